@@ -1,0 +1,33 @@
+//! Every bound on what an image may be, and how content is cut; each with its unit and its reason.
+
+/// Files up to this many bytes are kept in the tree: creating an object costs more than moving them.
+pub const INLINE_MAX: usize = 512;
+/// Objects smaller than this share a chunk with their neighbours.
+pub const SMALL_OBJECT_MAX: u64 = 128 * 1024;
+/// A shared chunk is closed when it holds at least this many bytes. Smaller than the design's 1 MiB:
+/// a start reads a few small files out of many chunks, and every neighbour costs bandwidth.
+pub const PACK_TARGET: usize = 256 * 1024;
+/// FastCDC bounds for objects of several chunks, in bytes.
+pub const CDC_MIN: u32 = 128 * 1024;
+pub const CDC_AVG: u32 = 512 * 1024;
+pub const CDC_MAX: u32 = 2 * 1024 * 1024;
+/// No chunk is larger, plain or stored: a reader may allocate this much on a chunk's word.
+pub const CHUNK_PLAIN_MAX: usize = CDC_MAX as usize;
+pub const CHUNK_STORED_MAX: usize = CHUNK_PLAIN_MAX + CHUNK_PLAIN_MAX / 128 + 1024;
+
+/// `PATH_MAX` and `NAME_MAX` of Linux: a longer name could not be opened.
+pub const PATH_MAX: usize = 4096;
+pub const NAME_MAX: usize = 255;
+/// Nested directories; bounded so that no walk of ours can be made deep.
+pub const DEPTH_MAX: usize = 1024;
+/// Members of one layer, and entries of one tree.
+pub const ENTRIES_MAX: usize = 4_000_000;
+/// One PAX or GNU extension block, in bytes.
+pub const TAR_EXTENSION_MAX: u64 = 1024 * 1024;
+/// Linux accepts 64 KiB per value; all of an inode's together must fit the tree's format.
+pub const XATTR_VALUE_MAX: usize = 65_535;
+pub const XATTRS_TOTAL_MAX: usize = 65_535;
+/// Data extents in one sparse member.
+pub const SPARSE_EXTENTS_MAX: usize = 65_536;
+/// An encoded record, tree or map, plain: a decoder refuses to inflate more.
+pub const ENCODED_PLAIN_MAX: usize = 1 << 30;

@@ -1,0 +1,168 @@
+//! What is remembered of a layer and of an image.
+//!
+//! A [`LayerRecord`] is all that the scan of one layer found: with it an image of known layers is
+//! imported without a download. An [`ImageRecord`] names an image's tree and map; the fetcher
+//! signs its encoding. Both are stored as [`crate::encoding`] writes them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+
+/// The scan of one layer. Entries stand in tar order; a later one of the same path wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// sha256 of the uncompressed tar, raw.
+    pub diff_id: [u8; 32],
+    /// Length of the uncompressed tar in bytes.
+    pub tar_len: u64,
+    pub entries: Vec<Entry>,
+    /// The chunks that this layer's objects stand in, in the order they were cut.
+    pub chunks: Vec<ChunkRef>,
+    /// Where each distinct object of the layer stands; in order of first appearance.
+    pub objects: Vec<ObjectPlace>,
+}
+
+/// One member of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Relative, normalised, without leading, trailing or doubled slash, without `.` or `..`;
+    /// empty for the root. Not necessarily UTF-8.
+    #[serde(with = "crate::encoding::bytes")]
+    pub path: Vec<u8>,
+    pub kind: EntryKind,
+    pub meta: Meta,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    Directory,
+    File(Content),
+    Symlink(#[serde(with = "crate::encoding::bytes")] Vec<u8>),
+    /// Another name of an earlier entry, of this layer or of a lower one; a normalised path.
+    Hardlink(#[serde(with = "crate::encoding::bytes")] Vec<u8>),
+    CharDevice(Device),
+    BlockDevice(Device),
+    Fifo,
+    /// `.wh.NAME`: what lower layers have at `path` is gone (`path` is the target's).
+    Whiteout,
+    /// `.wh..wh..opq`: what lower layers have inside the directory `path` is gone.
+    Opaque,
+}
+
+/// The bytes of a regular file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// At most [`crate::limits::INLINE_MAX`] bytes: kept in the tree itself.
+    Inline(#[serde(with = "crate::encoding::bytes")] Vec<u8>),
+    Object { digest: Digest, len: u64 },
+}
+
+impl Content {
+    pub fn len(&self) -> u64 {
+        match self {
+            Content::Inline(bytes) => bytes.len() as u64,
+            Content::Object { len, .. } => *len,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Permission, set-id and sticky bits: `0o7777` at most.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Mtime,
+    /// Sorted by name, each name once.
+    pub xattrs: Vec<Xattr>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mtime {
+    pub secs: i64,
+    pub nanos: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Xattr {
+    /// With its namespace: `security.capability`.
+    #[serde(with = "crate::encoding::bytes")]
+    pub name: Vec<u8>,
+    #[serde(with = "crate::encoding::bytes")]
+    pub value: Vec<u8>,
+}
+
+/// A chunk as it is stored: zstd over `plain_len` bytes whose BLAKE3 digest is its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChunkRef {
+    pub digest: Digest,
+    pub plain_len: u32,
+    pub stored_len: u32,
+}
+
+/// Where an object stands: in consecutive chunks `first_chunk ..= first_chunk + chunk_count - 1`
+/// of the table beside it. An object of one chunk begins at `offset` in it, and may share the chunk
+/// with others; an object of several fills all of them exactly (`offset` is 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectPlace {
+    pub digest: Digest,
+    pub len: u64,
+    pub first_chunk: u32,
+    pub chunk_count: u32,
+    pub offset: u32,
+}
+
+/// All that is needed to stream an image. The fetcher signs its encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    pub project: String,
+    /// `sha256:<hex>` of the platform's manifest.
+    pub manifest_digest: String,
+    /// How the image was named by those who imported it; sorted, each once.
+    pub references: Vec<String>,
+    /// The image's config, verbatim JSON: its digest stands in the manifest.
+    #[serde(with = "crate::encoding::bytes")]
+    pub config: Vec<u8>,
+    pub tree: IndexRef,
+    pub map: IndexRef,
+    pub layers: Vec<LayerRef>,
+    /// Regular files in the tree, hard links counted once.
+    pub files: u64,
+    /// Plain bytes of all distinct objects.
+    pub plain_bytes: u64,
+    /// Stored bytes of all distinct chunks.
+    pub stored_bytes: u64,
+    pub imported_unix: u64,
+    /// Who imported it: the fetcher's instance name.
+    pub imported_by: String,
+}
+
+/// A tree or a map in the store: BLAKE3 of its plain bytes, and its lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexRef {
+    pub digest: Digest,
+    pub plain_len: u64,
+    pub stored_len: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRef {
+    /// `sha256:<hex>` of the blob, as in the manifest.
+    pub digest: String,
+    /// `sha256:<hex>` of the uncompressed tar, as in the config.
+    pub diff_id: String,
+    pub media_type: String,
+    /// Of the blob, in bytes.
+    pub size: u64,
+    pub entries: u64,
+}
