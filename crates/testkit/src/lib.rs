@@ -1,1 +1,16 @@
-//! Under construction.
+//! Real servers and real images for the tests of all crates.
+//!
+//! Every server listens on loopback at a port of its own, keeps its data in a folder that goes
+//! with it, and is stopped, by its process id, when its value is dropped. What cannot be had is an
+//! error that says which package is missing: a test never passes because its peer was absent.
+
+pub mod layout;
+pub mod nats;
+pub mod port;
+pub mod process;
+pub mod registry;
+
+pub use layout::{Compression, ImageSpec, LayoutWriter};
+pub use nats::Nats;
+pub use process::Server;
+pub use registry::Registry;

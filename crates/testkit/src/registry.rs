@@ -1,0 +1,103 @@
+//! The reference OCI registry (Debian's `docker-registry`), filled by `skopeo`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::Server;
+use crate::port;
+
+/// How often a start is tried when another process took the port in between.
+const START_ATTEMPTS: usize = 5;
+
+/// A registry of its own on loopback, speaking plain HTTP; gone when dropped.
+#[derive(Debug)]
+pub struct Registry {
+    server: Server,
+    port: u16,
+    folder: tempfile::TempDir,
+    htpasswd: Option<String>,
+}
+
+impl Registry {
+    pub fn start() -> anyhow::Result<Registry> {
+        Registry::start_with(None)
+    }
+
+    /// A registry that asks for basic authentication; `htpasswd` holds `user:bcrypt-hash` lines.
+    pub fn start_with(htpasswd: Option<String>) -> anyhow::Result<Registry> {
+        let folder = tempfile::tempdir()?;
+        let mut failure = None;
+        for _ in 0..START_ATTEMPTS {
+            let port = port::free()?;
+            match serve(folder.path(), port, htpasswd.as_deref()) {
+                Ok(server) => return Ok(Registry { server, port, folder, htpasswd }),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.context("no attempt to start docker-registry was made")?)
+    }
+
+    /// `127.0.0.1:PORT`, the host part of a reference.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn reference(&self, name: &str) -> String {
+        format!("{}/{name}", self.host())
+    }
+
+    /// Copies the image `source` (in skopeo's words, `oci:DIR:TAG`) here as `name`.
+    pub fn push(&self, source: &str, name: &str) -> anyhow::Result<String> {
+        let reference = self.reference(name);
+        let output = Command::new("skopeo")
+            .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", source])
+            .arg(format!("docker://{reference}"))
+            .output()
+            .context("starting skopeo (Debian's package `skopeo`)")?;
+        if !output.status.success() {
+            bail!("copying {source} to {reference}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(reference)
+    }
+
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.server.kill()
+    }
+
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.server = serve(self.folder.path(), self.port, self.htpasswd.as_deref())?;
+        Ok(())
+    }
+
+    /// All requests so far, a line each.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+}
+
+fn serve(folder: &Path, port: u16, htpasswd: Option<&str>) -> anyhow::Result<Server> {
+    let data = folder.join("data");
+    let mut config = serde_json::json!({
+        "version": 0.1,
+        "log": { "level": "info", "accesslog": { "disabled": false } },
+        "storage": { "filesystem": { "rootdirectory": data }, "delete": { "enabled": true } },
+        "http": { "addr": format!("127.0.0.1:{port}") },
+    });
+    if let Some(lines) = htpasswd {
+        let path = folder.join("htpasswd");
+        fs::write(&path, lines)?;
+        config["auth"] = serde_json::json!({ "htpasswd": { "realm": "sluice tests", "path": path } });
+    }
+    // JSON is YAML.
+    let path = folder.join("config.yml");
+    fs::write(&path, serde_json::to_vec_pretty(&config)?)?;
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(&path);
+    let mut server =
+        Server::spawn(command, &folder.join("registry.log"), "Debian's package `docker-registry`")?;
+    server.wait_for_port("docker-registry", port)?;
+    Ok(server)
+}
