@@ -1,0 +1,41 @@
+# Recipes. `./just` lists them; each does all of its own set-up.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+export SLUICE_IMAGES := env("SLUICE_IMAGES", justfile_directory() / "target-images")
+sluice := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "release/sluice"
+
+# list the recipes
+[private]
+default:
+    @just --list --unsorted
+
+# install what demo, test and bench need (Debian or Ubuntu packages, nats-server, cargo-deny)
+setup:
+    scripts/setup
+
+# compare a normal pull with streaming, side by side: `./just demo [IMAGE] [-- CMD…]`
+demo *IMAGE: setup
+    scripts/demo {{ IMAGE }}
+
+# all tests, against a real registry, a real NATS, containerd and the kernel
+test *ARGS: setup
+    cargo test --workspace {{ ARGS }}
+
+# ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
+bench OUTPUT="target-bench": setup release
+    scripts/bench {{ sluice }} {{ OUTPUT }}
+
+# run every fuzz target for some seconds
+fuzz SECONDS="20": setup
+    fuzz/run.sh {{ SECONDS }}
+
+# formatting, lints, licences
+check: setup
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo deny --offline check bans licenses sources
+
+# the optimised command, at target/release/sluice
+release:
+    cargo build --release --package cli
