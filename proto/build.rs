@@ -3,8 +3,6 @@
 fn main() -> anyhow::Result<()> {
     let files = ["sluice/v1/mesh.proto", "sluice/v1/content.proto", "sluice/v1/node.proto"];
     let descriptors = protox::compile(files, ["."])?;
-    tonic_prost_build::configure()
-        .bytes(".sluice.v1.ChunkFrame.data")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".sluice.v1.ChunkFrame.data").compile_fds(descriptors)?;
     Ok(())
 }

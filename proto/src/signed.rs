@@ -42,7 +42,11 @@ pub fn sign(key: &SigningKey, domain: Domain, payload: Vec<u8>) -> Signed {
 }
 
 /// The payload of `signed`, once one of `trusted` vouches for it.
-pub fn verify<'a>(trusted: &[VerifyingKey], domain: Domain, signed: &'a Signed) -> Result<&'a [u8], VerifyError> {
+pub fn verify<'a>(
+    trusted: &[VerifyingKey],
+    domain: Domain,
+    signed: &'a Signed,
+) -> Result<&'a [u8], VerifyError> {
     let key = trusted
         .iter()
         .find(|key| key_id(key) == signed.key_id)

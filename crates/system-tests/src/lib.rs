@@ -1,1 +1,8 @@
-//! Under construction.
+//! What the end-to-end tests share: the commands as users run them, and the facts of a file tree.
+
+pub mod binaries;
+pub mod facts;
+pub mod scratch;
+
+pub use facts::Facts;
+pub use scratch::Scratch;

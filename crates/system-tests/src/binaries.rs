@@ -1,0 +1,21 @@
+//! Finds the workspace's own binaries: they stand beside the test's.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+/// The path of the workspace binary `name`.
+pub fn path(name: &str) -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder =
+        test.parent().and_then(|deps| deps.parent()).context("a test stands in target/PROFILE/deps")?;
+    let path = folder.join(name);
+    ensure!(path.exists(), "{} is missing: `cargo build --workspace --bins` makes it", path.display());
+    Ok(path)
+}
+
+/// A command that runs the workspace binary `name`.
+pub fn command(name: &str) -> anyhow::Result<Command> {
+    Ok(Command::new(path(name)?))
+}
