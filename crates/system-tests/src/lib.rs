@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: the commands as users run them, and the facts of a file tree.
 
 pub mod binaries;
+pub mod builders;
 pub mod facts;
 pub mod scratch;
 

@@ -9,8 +9,10 @@ pub mod nats;
 pub mod port;
 pub mod process;
 pub mod registry;
+pub mod tarball;
 
 pub use layout::{Compression, ImageSpec, LayoutWriter};
 pub use nats::Nats;
 pub use process::Server;
 pub use registry::Registry;
+pub use tarball::Tarball;

@@ -1,0 +1,4 @@
+//! The end-to-end tests: one binary, one file per promise.
+
+mod bad_input;
+mod equality;
