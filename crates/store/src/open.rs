@@ -1,0 +1,79 @@
+//! Opening a store by its address.
+
+use std::collections::HashMap;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, parse_url_opts};
+use url::Url;
+
+use crate::{ProjectStore, StoreError};
+
+/// Where content is kept: a folder, or a bucket of S3, GCS or Azure. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    address: Arc<str>,
+}
+
+impl Store {
+    /// Opens `address`: a folder's path (made when absent), or a URL (`file`, `s3`, `gs`, `az`, …) with
+    /// the `options` of its kind (`region`, `endpoint`, `allow_http`, …). Credentials that are not
+    /// among the options are taken from the machine's environment by nobody: they must be given.
+    pub fn open(address: &str, options: &HashMap<String, String>) -> Result<Store, StoreError> {
+        let objects = match folder_of(address)? {
+            Some(folder) => open_folder(FilePath::new(&folder))?,
+            None => open_remote(address, options)?,
+        };
+        Ok(Store { objects, address: address.into() })
+    }
+
+    /// The part of the store that belongs to `project`; the empty name means "default".
+    pub fn project(&self, project: &str) -> Result<ProjectStore, StoreError> {
+        ProjectStore::new(Arc::clone(&self.objects), if project.is_empty() { "default" } else { project })
+    }
+
+    /// As it was opened; for logs.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+fn bad_address(address: &str) -> StoreError {
+    StoreError::BadName { what: "store address", name: address.to_owned() }
+}
+
+fn folder_of(address: &str) -> Result<Option<String>, StoreError> {
+    if address.starts_with("file:") {
+        let url = Url::parse(address).map_err(|_| bad_address(address))?;
+        let path = url.to_file_path().map_err(|()| bad_address(address))?;
+        return Ok(Some(path.to_str().ok_or_else(|| bad_address(address))?.to_owned()));
+    }
+    let is_path = !address.is_empty() && !address.contains("://");
+    Ok(is_path.then(|| address.to_owned()))
+}
+
+fn open_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let object = folder.display().to_string();
+    std::fs::create_dir_all(folder).map_err(|cause| {
+        let cause = object_store::Error::Generic { store: "LocalFileSystem", source: cause.into() };
+        StoreError::new("open store", &object, &cause)
+    })?;
+    let local = LocalFileSystem::new_with_prefix(folder)
+        .map_err(|cause| StoreError::new("open store", &object, &cause))?;
+    Ok(Arc::new(local))
+}
+
+fn open_remote(address: &str, options: &HashMap<String, String>) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let url = Url::parse(address).map_err(|_| bad_address(address))?;
+    let (objects, prefix) =
+        parse_url_opts(&url, options).map_err(|cause| StoreError::new("open store", address, &cause))?;
+    let objects: Arc<dyn ObjectStore> = Arc::from(objects);
+    Ok(match prefix == Path::default() {
+        true => objects,
+        false => Arc::new(PrefixStore::new(objects, prefix)),
+    })
+}

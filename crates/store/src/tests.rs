@@ -1,0 +1,93 @@
+//! The store against a real folder.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use image::Digest;
+use tempfile::TempDir;
+
+use crate::{Index, Kind, Put, Store, StoreError};
+
+fn folder() -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("made/when/absent");
+    let store = Store::open(path.to_str().unwrap(), &HashMap::new()).unwrap();
+    (folder, store)
+}
+
+fn named(seed: u8) -> String {
+    format!("sha256:{}", format!("{seed:02x}").repeat(32))
+}
+
+#[tokio::test]
+async fn a_chunk_is_written_once_and_replaced_when_asked() {
+    let (folder, store) = folder();
+    let project = store.project("").unwrap();
+    let digest = Digest::of(b"one");
+    assert!(project.chunk(digest).await.unwrap_err().is_not_found());
+    assert_eq!(project.put_chunk(digest, Bytes::from_static(b"one")).await.unwrap(), Put::Written);
+    assert_eq!(project.put_chunk(digest, Bytes::from_static(b"two")).await.unwrap(), Put::Present);
+    assert_eq!(project.chunk(digest).await.unwrap(), "one");
+    assert_eq!(project.chunk_len(digest).await.unwrap(), Some(3));
+    let file = folder.path().join("made/when/absent/default/chunks").join(digest.path());
+    assert_eq!(std::fs::read(file).unwrap(), b"one");
+    project.replace_chunk(digest, Bytes::from_static(b"three")).await.unwrap();
+    assert_eq!(project.chunk(digest).await.unwrap(), "three");
+    project.delete_chunk(digest).await.unwrap();
+    project.delete_chunk(digest).await.unwrap();
+    assert!(!project.has_chunk(digest).await.unwrap());
+}
+
+#[tokio::test]
+async fn projects_do_not_see_each_other() {
+    let (_folder, store) = folder();
+    let (one, two) = (store.project("one").unwrap(), store.project("two").unwrap());
+    one.put_image(&named(1), Bytes::from_static(b"record")).await.unwrap();
+    assert_eq!(one.images().await.unwrap(), [named(1)]);
+    assert!(two.images().await.unwrap().is_empty());
+    assert!(two.image(&named(1)).await.unwrap_err().is_not_found());
+    for wrong in ["../one", "a/b", "A", ".", "-", &"x".repeat(64)] {
+        assert!(matches!(store.project(wrong), Err(StoreError::BadName { .. })), "{wrong}");
+    }
+    for wrong in ["", "sha256:", "sha256:../../one", "sha512:00", &named(1).to_uppercase()] {
+        assert!(matches!(one.image(wrong).await, Err(StoreError::BadName { .. })), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn lists_and_deletes_each_kind() {
+    let (folder, store) = folder();
+    let project = store.project("p").unwrap();
+    let content = Bytes::from_static(b"content");
+    project.put_chunk(Digest::of(b"1"), content.clone()).await.unwrap();
+    project.put_index(Index::Tree, Digest::of(b"2"), content.clone()).await.unwrap();
+    project.put_index(Index::Map, Digest::of(b"3"), content.clone()).await.unwrap();
+    project.put_layer(&named(1), content.clone()).await.unwrap();
+    project.put_image(&named(2), content.clone()).await.unwrap();
+    project.put_source(&named(3), content.clone()).await.unwrap();
+    project.put_profile(&named(4), content.clone()).await.unwrap();
+    std::fs::write(folder.path().join("made/when/absent/p/images/stray"), b"not ours").unwrap();
+    for kind in Kind::ALL {
+        let found: Vec<_> = project.list(kind).try_collect().await.unwrap();
+        assert_eq!(found.len(), 1, "{kind:?}");
+        assert_eq!((found[0].kind, found[0].size), (kind, 7));
+        project.delete(&found[0]).await.unwrap();
+        assert!(project.list(kind).try_collect::<Vec<_>>().await.unwrap().is_empty(), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn errors_say_what_happened_to_what() {
+    let missing = Store::open("/sys/no-store-here", &HashMap::new()).unwrap_err();
+    assert!(matches!(missing, StoreError::Denied { .. }), "{missing}");
+    for wrong in ["", "://", "ftp://host/path", "s3://"] {
+        assert!(Store::open(wrong, &HashMap::new()).is_err(), "{wrong}");
+    }
+    let (_folder, store) = folder();
+    let error = store.project("p").unwrap().image(&named(7)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("read image record p/images/{}: not in the store", "07".repeat(32))
+    );
+}
