@@ -15,6 +15,7 @@ pub mod erofs;
 pub mod limits;
 pub mod map;
 pub mod merge;
+pub mod path;
 pub mod profile;
 pub mod record;
 pub mod scan;

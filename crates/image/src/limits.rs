@@ -27,7 +27,19 @@ pub const TAR_EXTENSION_MAX: u64 = 1024 * 1024;
 /// Linux accepts 64 KiB per value; all of an inode's together must fit the tree's format.
 pub const XATTR_VALUE_MAX: usize = 65_535;
 pub const XATTRS_TOTAL_MAX: usize = 65_535;
+/// Of Linux, with the namespace; and how many one inode may have: far above any in use.
+pub const XATTR_NAME_MAX: usize = 255;
+pub const XATTRS_MAX: usize = 4096;
 /// Data extents in one sparse member.
 pub const SPARSE_EXTENTS_MAX: usize = 65_536;
 /// An encoded record, tree or map, plain: a decoder refuses to inflate more.
 pub const ENCODED_PLAIN_MAX: usize = 1 << 30;
+/// Chunks and objects of one layer or image: a 1 TiB layer of packed chunks has this many.
+pub const CHUNKS_MAX: usize = 4 * 1024 * 1024;
+/// Chunks in one profile: 64 GiB of average ones, more than any start reads.
+pub const PROFILE_CHUNKS_MAX: usize = 131_072;
+/// Names of one image, and layers of one image (overlay and Docker stop at 127).
+pub const REFERENCES_MAX: usize = 1024;
+pub const LAYERS_MAX: usize = 1024;
+/// Plain bytes of one layer when the caller knows no better bound: larger than any layer in use.
+pub const LAYER_PLAIN_MAX: u64 = 1 << 40;

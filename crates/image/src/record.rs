@@ -4,9 +4,19 @@
 //! imported without a download. An [`ImageRecord`] names an image's tree and map; the fetcher
 //! signs its encoding. Both are stored as [`crate::encoding`] writes them.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
+use crate::encoding::{self, EncodingError, IMAGE_RECORD, LAYER_RECORD};
+use crate::limits::{CHUNKS_MAX, ENTRIES_MAX, LAYERS_MAX, REFERENCES_MAX, XATTRS_MAX};
+
+pub(crate) mod check;
+#[cfg(test)]
+mod tests;
+
+pub use check::places as check_places;
 
 /// The scan of one layer. Entries stand in tar order; a later one of the same path wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,10 +25,13 @@ pub struct LayerRecord {
     pub diff_id: [u8; 32],
     /// Length of the uncompressed tar in bytes.
     pub tar_len: u64,
+    #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
     pub entries: Vec<Entry>,
     /// The chunks that this layer's objects stand in, in the order they were cut.
+    #[serde(deserialize_with = "encoding::at_most::<_, _, CHUNKS_MAX>")]
     pub chunks: Vec<ChunkRef>,
     /// Where each distinct object of the layer stands; in order of first appearance.
+    #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
     pub objects: Vec<ObjectPlace>,
 }
 
@@ -54,7 +67,10 @@ pub enum EntryKind {
 pub enum Content {
     /// At most [`crate::limits::INLINE_MAX`] bytes: kept in the tree itself.
     Inline(#[serde(with = "crate::encoding::bytes")] Vec<u8>),
-    Object { digest: Digest, len: u64 },
+    Object {
+        digest: Digest,
+        len: u64,
+    },
 }
 
 impl Content {
@@ -84,6 +100,7 @@ pub struct Meta {
     pub gid: u32,
     pub mtime: Mtime,
     /// Sorted by name, each name once.
+    #[serde(deserialize_with = "encoding::at_most::<_, _, XATTRS_MAX>")]
     pub xattrs: Vec<Xattr>,
 }
 
@@ -110,6 +127,11 @@ pub struct ChunkRef {
     pub stored_len: u32,
 }
 
+/// A chunk of the record that was never stored.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the stored length of chunk {0} is not known")]
+pub struct UnknownChunk(pub Digest);
+
 /// Where an object stands: in consecutive chunks `first_chunk ..= first_chunk + chunk_count - 1`
 /// of the table beside it. An object of one chunk begins at `offset` in it, and may share the chunk
 /// with others; an object of several fills all of them exactly (`offset` is 0).
@@ -129,12 +151,14 @@ pub struct ImageRecord {
     /// `sha256:<hex>` of the platform's manifest.
     pub manifest_digest: String,
     /// How the image was named by those who imported it; sorted, each once.
+    #[serde(deserialize_with = "encoding::at_most::<_, _, REFERENCES_MAX>")]
     pub references: Vec<String>,
     /// The image's config, verbatim JSON: its digest stands in the manifest.
     #[serde(with = "crate::encoding::bytes")]
     pub config: Vec<u8>,
     pub tree: IndexRef,
     pub map: IndexRef,
+    #[serde(deserialize_with = "encoding::at_most::<_, _, LAYERS_MAX>")]
     pub layers: Vec<LayerRef>,
     /// Regular files in the tree, hard links counted once.
     pub files: u64,
@@ -165,4 +189,37 @@ pub struct LayerRef {
     /// Of the blob, in bytes.
     pub size: u64,
     pub entries: u64,
+}
+
+impl LayerRecord {
+    pub fn encode(&self) -> Result<Vec<u8>, EncodingError> {
+        encoding::encode(LAYER_RECORD, self)
+    }
+
+    /// A record that keeps every rule of its types, whoever wrote the bytes.
+    pub fn decode(encoded: &[u8]) -> Result<LayerRecord, EncodingError> {
+        let record: LayerRecord = encoding::decode(LAYER_RECORD, encoded)?;
+        check::layer(&record).map_err(|reason| LAYER_RECORD.invalid(reason))?;
+        Ok(record)
+    }
+
+    /// Fills in what the scan cannot know: how long each chunk became when it was stored.
+    pub fn set_stored_lens(&mut self, stored_lens: &HashMap<Digest, u32>) -> Result<(), UnknownChunk> {
+        for chunk in &mut self.chunks {
+            chunk.stored_len = *stored_lens.get(&chunk.digest).ok_or(UnknownChunk(chunk.digest))?;
+        }
+        Ok(())
+    }
+}
+
+impl ImageRecord {
+    pub fn encode(&self) -> Result<Vec<u8>, EncodingError> {
+        encoding::encode(IMAGE_RECORD, self)
+    }
+
+    pub fn decode(encoded: &[u8]) -> Result<ImageRecord, EncodingError> {
+        let record: ImageRecord = encoding::decode(IMAGE_RECORD, encoded)?;
+        check::image(&record).map_err(|reason| IMAGE_RECORD.invalid(reason))?;
+        Ok(record)
+    }
 }
