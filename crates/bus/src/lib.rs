@@ -1,1 +1,154 @@
-//! Under construction.
+//! Requests between services: typed, always answered, with a deadline.
+//!
+//! [`Bus`] has two transports that keep the same promises (`tests/conformance.rs` runs against
+//! both): one inside the process, for `sluice` alone, and NATS, for a mesh. Several who answer the
+//! same call share it: each request goes to one of them. Bulk bytes never cross the bus; a message
+//! is bounded by [`MESSAGE_MAX`].
+//!
+//! A [`Bus`] is cheap to clone and may be used from any task. Handlers run as tasks of their own,
+//! at most [`Answer::in_flight`] at a time; one more is told "busy" at once, and waits nowhere.
+
+mod call;
+mod endpoint;
+mod in_process;
+mod lease;
+mod nats;
+mod wire;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::Call;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use endpoint::Endpoint;
+use in_process::InProcess;
+use nats::Nats;
+
+pub use lease::Lease;
+pub use nats::NatsConfig;
+pub use wire::MESSAGE_MAX;
+
+/// The way to all other services.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    transport: Transport,
+}
+
+#[derive(Clone, Debug)]
+enum Transport {
+    InProcess(Arc<InProcess>),
+    Nats(Nats),
+}
+
+/// How a call is answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Requests that are handled at the same time; one more is refused as busy.
+    pub in_flight: usize,
+    /// Also answer `<subject>.<instance>`, for requests that only this instance can serve.
+    pub instance: Option<String>,
+}
+
+/// Answers a call for as long as it exists. Dropped, it takes no more requests, and those that are
+/// being handled are still replied to.
+#[derive(Debug)]
+pub struct Answering {
+    tasks: TaskTracker,
+    stop: DropGuard,
+}
+
+impl Bus {
+    /// A bus that reaches whoever holds a clone of it.
+    pub fn in_process() -> Bus {
+        Bus { transport: Transport::InProcess(Arc::default()) }
+    }
+
+    /// A bus over NATS. Succeeds while the server is away: the connection is retried for ever.
+    pub async fn connect(config: &NatsConfig) -> anyhow::Result<Bus> {
+        Ok(Bus { transport: Transport::Nats(Nats::connect(config).await?) })
+    }
+
+    /// Asks whoever answers `C`. While nobody does, asks again until `deadline` has passed: services
+    /// restart. The last answer is then `UNAVAILABLE`.
+    pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
+        call::until_answered(&self.transport, C::SUBJECT, &request, deadline).await
+    }
+
+    /// Like [`Bus::call`], but `UNAVAILABLE` at once when nobody answers.
+    pub async fn call_once<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
+        call::once(&self.transport, C::SUBJECT, &request, deadline).await
+    }
+
+    /// Asks one instance. `UNAVAILABLE` at once when it is gone: what it knew went with it.
+    pub async fn call_instance<C: Call>(
+        &self,
+        instance: &str,
+        request: C,
+        deadline: Duration,
+    ) -> Result<C::Reply, Status> {
+        let subject = wire::instance_subject(C::SUBJECT, instance)?;
+        call::once(&self.transport, &subject, &request, deadline).await
+    }
+
+    /// Has `handler` answer `C`; requests are taken from when this returns.
+    pub async fn answer<C, H, F>(&self, answer: Answer, handler: H) -> anyhow::Result<Answering>
+    where
+        C: Call,
+        H: Fn(C) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let endpoint = Arc::new(Endpoint::new::<C, H, F>(answer.in_flight, handler));
+        let mut subjects = vec![C::SUBJECT.to_owned()];
+        if let Some(instance) = &answer.instance {
+            subjects.push(wire::instance_subject(C::SUBJECT, instance)?);
+        }
+        let answering = Answering { tasks: endpoint.tasks(), stop: stop.clone().drop_guard() };
+        for subject in subjects {
+            match &self.transport {
+                Transport::InProcess(bus) => bus.listen(subject, endpoint.clone(), stop.clone()),
+                Transport::Nats(bus) => bus.listen(subject, endpoint.clone(), stop.clone()).await?,
+            }
+        }
+        Ok(answering)
+    }
+
+    /// Takes the lease `name`, unless somebody in the mesh holds it. It is renewed until it is
+    /// dropped; when its holder dies it is free again after `ttl` (whole seconds, at least one).
+    pub async fn lease(&self, name: &str, ttl: Duration) -> Result<Option<Lease>, Status> {
+        match &self.transport {
+            Transport::InProcess(bus) => Ok(bus.lease(name)),
+            Transport::Nats(bus) => bus.lease(name, ttl).await,
+        }
+    }
+}
+
+impl Answering {
+    /// Takes no more requests, and waits until those being handled are replied to.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Why a transport has no reply.
+enum Undelivered {
+    /// Nobody listens on the subject.
+    NoResponder,
+    Status(Status),
+}
+
+impl Transport {
+    async fn request(&self, subject: &str, payload: Bytes, deadline: Duration) -> Result<Bytes, Undelivered> {
+        match self {
+            Transport::InProcess(bus) => bus.request(subject, payload, deadline).await,
+            Transport::Nats(bus) => bus.request(subject, payload, deadline).await,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The bus inside one process: a table of who answers what.
+//!
+//! Messages are encoded here too, so that nothing works in one process that would fail in a mesh.
+//! The table is locked only to look up or change an entry, never while a request is handled.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::endpoint::Endpoint;
+use crate::lease::Lease;
+use crate::{Undelivered, wire};
+
+#[derive(Default)]
+pub(crate) struct InProcess {
+    /// Those who answer a subject, the next to be asked first.
+    endpoints: Mutex<HashMap<String, VecDeque<Listener>>>,
+    leases: Arc<Leases>,
+}
+
+struct Listener {
+    endpoint: Arc<Endpoint>,
+    stop: CancellationToken,
+}
+
+/// The names that are held now.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    held: Mutex<HashSet<String>>,
+}
+
+/// One held name; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    name: String,
+    leases: Arc<Leases>,
+}
+
+impl InProcess {
+    pub(crate) fn listen(&self, subject: String, endpoint: Arc<Endpoint>, stop: CancellationToken) {
+        let mut endpoints = lock(&self.endpoints);
+        endpoints.entry(subject).or_default().push_back(Listener { endpoint, stop });
+    }
+
+    pub(crate) async fn request(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, Undelivered> {
+        let endpoint = self.next(subject).ok_or(Undelivered::NoResponder)?;
+        let (sender, receiver) = oneshot::channel();
+        let reply = |outcome| async {
+            // The caller may have given up.
+            let _ = sender.send(outcome);
+        };
+        endpoint.accept(payload, deadline, reply).await;
+        match receiver.await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(status)) => Err(Undelivered::Status(wire::decode_status(wire::encode_status(&status)))),
+            Err(_) => Err(Undelivered::Status(Status::unavailable(format!("{subject} went away")))),
+        }
+    }
+
+    /// Who is to answer next; those who stopped are forgotten on the way.
+    fn next(&self, subject: &str) -> Option<Arc<Endpoint>> {
+        let mut endpoints = lock(&self.endpoints);
+        let listeners = endpoints.get_mut(subject)?;
+        listeners.retain(|listener| !listener.stop.is_cancelled());
+        listeners.rotate_left(usize::from(listeners.len() > 1));
+        let next = listeners.back().map(|listener| listener.endpoint.clone());
+        if next.is_none() {
+            endpoints.remove(subject);
+        }
+        next
+    }
+
+    pub(crate) fn lease(&self, name: &str) -> Option<Lease> {
+        lock(&self.leases.held)
+            .insert(name.to_owned())
+            .then(|| Lease::in_process(Held { name: name.to_owned(), leases: self.leases.clone() }))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.leases.held).remove(&self.name);
+    }
+}
+
+impl std::fmt::Debug for InProcess {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let endpoints = lock(&self.endpoints);
+        formatter.debug_struct("InProcess").field("subjects", &endpoints.keys().collect::<Vec<_>>()).finish()
+    }
+}
+
+/// Nothing can panic while the tables are locked, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,232 @@
+//! The bus over NATS: one connection, queue subscriptions, core request and reply.
+//!
+//! The loop of a subscription only takes a message and hands it on; it never waits for a handler.
+//! Whatever happens to the connection, it is made again, without end.
+
+mod lease;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::client::RequestErrorKind;
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::endpoint::Endpoint;
+use crate::{Undelivered, wire};
+
+/// Requests that may wait in one subscription: at a megabyte each at worst, and mostly a kilobyte.
+/// The loop empties it at once; beyond it NATS drops, and the caller's deadline ends the wait.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 256;
+/// A dead connection is noticed after two of these.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a stopping subscription waits for what the server had already sent.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// For a request that names no deadline, which none of ours does.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Where the NATS servers are and how to log in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsConfig {
+    /// Servers of one cluster, separated by commas.
+    pub url: String,
+    /// How this connection is named in the server's reports.
+    pub name: String,
+    /// A file that holds an nkey seed.
+    pub nkey_seed_file: Option<PathBuf>,
+    /// A file with a JWT and its seed, as `nsc` writes it.
+    pub credentials_file: Option<PathBuf>,
+    /// PEM certificates to trust. When set, the connection must use TLS.
+    pub ca_file: Option<PathBuf>,
+    /// PEM certificate and key to show to the server; both or neither.
+    pub certificate_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    /// Copies of the lease bucket that a cluster keeps.
+    pub replicas: usize,
+}
+
+/// A connection that is shared by all clones.
+#[derive(Clone)]
+pub(crate) struct Nats {
+    client: Client,
+    replicas: usize,
+    leases: Arc<OnceCell<async_nats::jetstream::kv::Store>>,
+}
+
+impl Default for NatsConfig {
+    fn default() -> NatsConfig {
+        NatsConfig {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            name: "sluice".to_owned(),
+            nkey_seed_file: None,
+            credentials_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            replicas: 1,
+        }
+    }
+}
+
+impl Nats {
+    pub(crate) async fn connect(config: &NatsConfig) -> anyhow::Result<Nats> {
+        let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        // The address may carry a password: the error does not repeat it.
+        let client = options(config)?.connect(servers).await.context("connecting to NATS (bus.nats.url)")?;
+        Ok(Nats { client, replicas: config.replicas, leases: Arc::default() })
+    }
+
+    pub(crate) async fn request(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, Undelivered> {
+        let mut headers = HeaderMap::new();
+        headers.insert(wire::DEADLINE_HEADER, deadline.as_millis().to_string());
+        let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(deadline));
+        let reply = self.client.send_request(subject.to_owned(), request).await.map_err(|error| {
+            Undelivered::Status(match error.kind() {
+                RequestErrorKind::NoResponders => return Undelivered::NoResponder,
+                RequestErrorKind::TimedOut => wire::deadline_exceeded(subject, deadline),
+                RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
+                    Status::invalid_argument(format!("asking {subject}: {error}"))
+                }
+                RequestErrorKind::Other => Status::unavailable(format!("asking {subject}: {error}")),
+            })
+        })?;
+        match &reply.headers {
+            Some(headers) if headers.get(wire::STATUS_HEADER).is_some() => {
+                Err(Undelivered::Status(wire::decode_status(reply.payload)))
+            }
+            _ => Ok(reply.payload),
+        }
+    }
+
+    /// Feeds `endpoint` until `stop`; requests arrive from when this returns.
+    pub(crate) async fn listen(
+        &self,
+        subject: String,
+        endpoint: Arc<Endpoint>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let subscribing = || format!("subscribing to {subject}");
+        let queue = "sluice".to_owned();
+        let subscriber =
+            self.client.queue_subscribe(subject.clone(), queue).await.with_context(subscribing)?;
+        // Without a server the subscription is made as soon as there is one.
+        if self.client.connection_state() == async_nats::connection::State::Connected {
+            self.client.flush().await.with_context(subscribing)?;
+        }
+        let client = self.client.clone();
+        endpoint.tasks().spawn(async move { feed(subscriber, client, endpoint, stop).await });
+        Ok(())
+    }
+}
+
+fn options(config: &NatsConfig) -> anyhow::Result<ConnectOptions> {
+    let mut options = ConnectOptions::new()
+        .name(&config.name)
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .ping_interval(PING_INTERVAL)
+        .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+        .event_callback(|event| async move { log(&event) });
+    if let Some(path) = &config.nkey_seed_file {
+        options = options.nkey(read(path)?.trim().to_owned());
+    }
+    if let Some(path) = &config.credentials_file {
+        let reading = || format!("reading NATS credentials {}", path.display());
+        options = options.credentials(&read(path)?).with_context(reading)?;
+    }
+    if let Some(path) = &config.ca_file {
+        options = options.add_root_certificates(path.clone()).require_tls(true);
+    }
+    match (&config.certificate_file, &config.key_file) {
+        (Some(certificate), Some(key)) => {
+            Ok(options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true))
+        }
+        (None, None) => Ok(options),
+        _ => anyhow::bail!("NATS: certificate_file and key_file need each other"),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection ended"),
+        Event::Disconnected
+        | Event::LameDuckMode
+        | Event::SlowConsumer(_)
+        | Event::ServerError(_)
+        | Event::ClientError(_) => tracing::warn!(%event, "NATS connection disturbed"),
+    }
+}
+
+async fn feed(mut subscriber: Subscriber, client: Client, endpoint: Arc<Endpoint>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            message = subscriber.next() => match message {
+                Some(message) => accept(message, &client, &endpoint).await,
+                None => return,
+            },
+        }
+    }
+    // What the server had sent before it learned of the end is still answered.
+    let rest = async {
+        subscriber.drain().await.ok();
+        while let Some(message) = subscriber.next().await {
+            accept(message, &client, &endpoint).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_MAX, rest).await.is_err() {
+        tracing::debug!("a NATS subscription was not drained in time");
+    }
+}
+
+async fn accept(message: Message, client: &Client, endpoint: &Arc<Endpoint>) {
+    let Some(inbox) = message.reply else {
+        tracing::debug!(subject = %message.subject, "ignored a request that wants no reply");
+        return;
+    };
+    let deadline = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(wire::DEADLINE_HEADER))
+        .and_then(|value| value.as_str().parse().ok())
+        .map_or(DEADLINE_DEFAULT, Duration::from_millis);
+    let client = client.clone();
+    let reply = move |outcome: Result<Bytes, Status>| async move {
+        let sent = match outcome {
+            Ok(payload) => client.publish(inbox, payload).await,
+            Err(status) => {
+                let mut headers = HeaderMap::new();
+                headers.insert(wire::STATUS_HEADER, i32::from(status.code()).to_string());
+                client.publish_with_headers(inbox, headers, wire::encode_status(&status)).await
+            }
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%error, "sending a reply failed");
+        }
+    };
+    endpoint.accept(message.payload, deadline, reply).await;
+}
+
+impl std::fmt::Debug for Nats {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Nats").field("state", &self.client.connection_state()).finish()
+    }
+}

@@ -1,0 +1,370 @@
+//! What every bus promises, checked against each transport: in one process, and over a real NATS
+//! server.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bus::{Answer, Answering, Bus, MESSAGE_MAX, NatsConfig};
+use proto::{InspectReply, InspectRequest, LocateReply, LocateRequest, ReportReply, ReportRequest};
+use tokio::sync::{Notify, Semaphore};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Long enough for a busy machine; no test waits for it when all is well.
+const SOON: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Runs `check` on a bus of either kind.
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod in_process {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Bus::in_process()).await;
+            })*
+        }
+        mod nats {
+            $(#[tokio::test]
+            async fn $name() {
+                let server = testkit::Nats::start().unwrap();
+                super::$name(super::connect(&server).await).await;
+            })*
+        }
+    };
+}
+
+conformance! {
+    a_request_gets_its_reply,
+    an_error_arrives_with_code_message_and_details,
+    nobody_answers_is_unavailable,
+    a_call_waits_for_a_service_that_starts,
+    a_full_service_says_so,
+    a_handler_that_panics_still_replies,
+    the_deadline_reaches_the_handler,
+    the_caller_does_not_wait_longer_than_its_deadline,
+    an_instance_is_asked_by_name,
+    several_share_the_requests,
+    a_stopped_service_takes_no_more_and_finishes_what_it_has,
+    messages_are_bounded,
+    an_unreadable_request_is_refused,
+    a_lease_has_one_holder,
+    a_dropped_lease_is_free_again,
+    leases_of_different_names_are_independent,
+}
+
+async fn connect(server: &testkit::Nats) -> Bus {
+    Bus::connect(&NatsConfig { url: server.url(), ..NatsConfig::default() }).await.unwrap()
+}
+
+fn free() -> Answer {
+    Answer { in_flight: 16, instance: None }
+}
+
+async fn locate<F>(bus: &Bus, answer: Answer, handler: impl Fn() -> F + Send + Sync + 'static) -> Answering
+where
+    F: Future<Output = Result<LocateReply, Status>> + Send + 'static,
+{
+    bus.answer(answer, move |_: LocateRequest| handler()).await.unwrap()
+}
+
+fn endpoints(name: &str) -> LocateReply {
+    LocateReply { endpoints: vec![name.to_owned()] }
+}
+
+async fn a_request_gets_its_reply(bus: Bus) {
+    let _answering = bus
+        .answer(free(), |request: InspectRequest| async move {
+            Ok(InspectReply { reference: request.reference, ..InspectReply::default() })
+        })
+        .await
+        .unwrap();
+    let request = InspectRequest { reference: "example/image:1".to_owned(), ..InspectRequest::default() };
+    assert_eq!(bus.call(request, SOON).await.unwrap().reference, "example/image:1");
+}
+
+async fn an_error_arrives_with_code_message_and_details(bus: Bus) {
+    let refuse = || async {
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(7)));
+        Err(Status::with_error_details(Code::PermissionDenied, "the registry refused", details))
+    };
+    let _answering = locate(&bus, free(), refuse).await;
+    let status = bus.call(LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "the registry refused"));
+    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    assert_eq!(retry, Some(Duration::from_secs(7)));
+}
+
+async fn nobody_answers_is_unavailable(bus: Bus) {
+    let once = bus.call_once(LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!(once.code(), Code::Unavailable);
+    let instance = bus.call_instance("gone", LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!(instance.code(), Code::Unavailable);
+    let bounded = bus.call(LocateRequest {}, Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(bounded.code(), Code::Unavailable);
+}
+
+async fn a_call_waits_for_a_service_that_starts(bus: Bus) {
+    let caller = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.call(LocateRequest {}, SOON).await }
+    });
+    // Likely after the first attempt; the outcome is the same when not.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let _answering = locate(&bus, free(), || async { Ok(endpoints("late")) }).await;
+    assert_eq!(caller.await.unwrap().unwrap(), endpoints("late"));
+}
+
+async fn a_full_service_says_so(bus: Bus) {
+    let (started, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let answer = Answer { in_flight: 1, instance: None };
+    let _answering = locate(&bus, answer, {
+        let (started, finish) = (started.clone(), finish.clone());
+        move || {
+            let (started, finish) = (started.clone(), finish.clone());
+            async move {
+                started.notify_one();
+                finish.notified().await;
+                Ok(endpoints("first"))
+            }
+        }
+    })
+    .await;
+    let first = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.call(LocateRequest {}, SOON).await }
+    });
+    started.notified().await;
+    let second = bus.call(LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!((second.code(), second.message()), (Code::ResourceExhausted, "busy"));
+    finish.notify_one();
+    assert_eq!(first.await.unwrap().unwrap(), endpoints("first"));
+}
+
+async fn a_handler_that_panics_still_replies(bus: Bus) {
+    let _answering = locate(&bus, free(), || async { panic!("a bug") }).await;
+    assert_eq!(bus.call(LocateRequest {}, SOON).await.unwrap_err().code(), Code::Internal);
+    let again = bus.call(LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!(again.code(), Code::Internal, "the service lives on");
+}
+
+async fn the_deadline_reaches_the_handler(bus: Bus) {
+    /// Tells when the handler's future was dropped unfinished.
+    struct Dropped(Arc<Notify>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let ended = Arc::new(Notify::new());
+    let _answering = locate(&bus, free(), {
+        let ended = ended.clone();
+        move || {
+            let dropped = Dropped(ended.clone());
+            async move {
+                std::future::pending::<()>().await;
+                drop(dropped);
+                Ok(LocateReply::default())
+            }
+        }
+    })
+    .await;
+    let status = bus.call(LocateRequest {}, Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    tokio::time::timeout(SOON, ended.notified()).await.expect("the handler outlived the deadline");
+}
+
+async fn the_caller_does_not_wait_longer_than_its_deadline(bus: Bus) {
+    let _answering = locate(&bus, free(), std::future::pending).await;
+    let call = bus.call(LocateRequest {}, Duration::from_millis(100));
+    let status = tokio::time::timeout(SOON, call).await.expect("the call hangs").unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+async fn an_instance_is_asked_by_name(bus: Bus) {
+    let named = |name: &str| Answer { in_flight: 1, instance: Some(name.to_owned()) };
+    let _one = locate(&bus, named("one"), || async { Ok(endpoints("one")) }).await;
+    let _two = locate(&bus, named("two"), || async { Ok(endpoints("two")) }).await;
+    for name in ["one", "two", "one", "one", "two", "two"] {
+        assert_eq!(bus.call_instance(name, LocateRequest {}, SOON).await.unwrap(), endpoints(name));
+    }
+    let wrong = bus.call_instance("one.two", LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    let refused = bus.answer(named("a b"), |_: LocateRequest| async { Ok(LocateReply::default()) }).await;
+    assert!(refused.is_err());
+}
+
+async fn several_share_the_requests(bus: Bus) {
+    let counts = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    let mut answering = Vec::new();
+    for count in counts.clone() {
+        let handler = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { Ok(LocateReply::default()) }
+        };
+        answering.push(locate(&bus, free(), handler).await);
+    }
+    // NATS chooses at random: 2^-63 that one of the two is never chosen.
+    for _ in 0..64 {
+        bus.call(LocateRequest {}, SOON).await.unwrap();
+    }
+    let counts = counts.map(|count| count.load(Ordering::Relaxed));
+    assert_eq!(counts.iter().sum::<usize>(), 64, "each request is handled once");
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+async fn a_stopped_service_takes_no_more_and_finishes_what_it_has(bus: Bus) {
+    let (started, finish) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let answering = locate(&bus, free(), {
+        let (started, finish) = (started.clone(), finish.clone());
+        move || {
+            let (started, finish) = (started.clone(), finish.clone());
+            async move {
+                started.notify_one();
+                finish.acquire().await.unwrap().forget();
+                Ok(endpoints("finished"))
+            }
+        }
+    })
+    .await;
+    let pending = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.call(LocateRequest {}, SOON).await }
+    });
+    started.notified().await;
+    let stopping = tokio::spawn(answering.stop());
+    // The stop is on its way; from some moment on nobody listens.
+    loop {
+        match bus.call_once(LocateRequest {}, Duration::from_millis(100)).await {
+            Err(status) if status.code() == Code::Unavailable => break,
+            Err(status) => assert_eq!(status.code(), Code::DeadlineExceeded),
+            Ok(reply) => assert_eq!(reply, endpoints("finished")),
+        }
+    }
+    assert!(!stopping.is_finished());
+    finish.add_permits(64);
+    assert_eq!(pending.await.unwrap().unwrap(), endpoints("finished"));
+    tokio::time::timeout(SOON, stopping).await.expect("stopping hangs").unwrap();
+}
+
+async fn messages_are_bounded(bus: Bus) {
+    let _reports = bus.answer(free(), |_: ReportRequest| async { Ok(ReportReply::default()) }).await.unwrap();
+    let report = |len| ReportRequest { profile: vec![7; len], ..ReportRequest::default() };
+    bus.call(report(MESSAGE_MAX - 16), SOON).await.unwrap();
+    let refused = bus.call(report(MESSAGE_MAX + 1), SOON).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    let _locate = locate(&bus, free(), || async { Ok(endpoints(&"x".repeat(MESSAGE_MAX + 1))) }).await;
+    let refused = bus.call(LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+}
+
+async fn an_unreadable_request_is_refused(bus: Bus) {
+    /// Bytes that are no message of the subject they are sent to.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Garbage {
+        #[prost(fixed64, tag = "1")]
+        field: u64,
+    }
+    impl proto::Call for Garbage {
+        const SUBJECT: &'static str = <InspectRequest as proto::Call>::SUBJECT;
+        type Reply = InspectReply;
+    }
+    let _answering =
+        bus.answer(free(), |_: InspectRequest| async { Ok(InspectReply::default()) }).await.unwrap();
+    let status = bus.call(Garbage { field: 1 }, SOON).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+async fn a_lease_has_one_holder(bus: Bus) {
+    let held = bus.lease("import sha256:ab", LEASE).await.unwrap().expect("the name is free");
+    assert!(bus.lease("import sha256:ab", LEASE).await.unwrap().is_none());
+    assert!(!held.lost().is_cancelled());
+    held.release().await;
+    let again = bus.lease("import sha256:ab", LEASE).await.unwrap().expect("the name is free again");
+    assert!(bus.lease("import sha256:ab", LEASE).await.unwrap().is_none());
+    again.release().await;
+}
+
+async fn a_dropped_lease_is_free_again(bus: Bus) {
+    drop(bus.lease("name", LEASE).await.unwrap().expect("the name is free"));
+    let taken = async {
+        while bus.lease("name", LEASE).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, taken).await.expect("the dropped lease is still held");
+}
+
+async fn leases_of_different_names_are_independent(bus: Bus) {
+    let one = bus.lease("a:b", LEASE).await.unwrap();
+    let two = bus.lease("a=3ab", LEASE).await.unwrap();
+    assert!(one.is_some() && two.is_some());
+}
+
+mod nats_only {
+    use super::*;
+
+    /// A holder whose process died: its lease is free after its time to live, also the second time,
+    /// when the name was held and freed before.
+    #[tokio::test]
+    async fn a_dead_holders_lease_expires() {
+        let server = testkit::Nats::start().unwrap();
+        let survivor = connect(&server).await;
+        for round in 0..2 {
+            let url = server.url();
+            // The holder's runtime goes, and with it everything that would renew or release.
+            let holder = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Runtime::new().unwrap();
+                let lease = runtime.block_on(async {
+                    let bus = Bus::connect(&NatsConfig { url, ..NatsConfig::default() }).await.unwrap();
+                    bus.lease("name", Duration::from_secs(1)).await.unwrap()
+                });
+                runtime.shutdown_background();
+                assert!(lease.is_some(), "round {round}: the name is free");
+            });
+            holder.join().unwrap();
+            let taken = async {
+                loop {
+                    if let Some(lease) = survivor.lease("name", LEASE).await.unwrap() {
+                        return lease.release().await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::time::timeout(SOON, taken).await.expect("the lease never expired");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_held_lease_outlives_its_time_to_live() {
+        let server = testkit::Nats::start().unwrap();
+        let bus = connect(&server).await;
+        let lease = bus.lease("name", Duration::from_secs(1)).await.unwrap().expect("the name is free");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(!lease.lost().is_cancelled());
+        assert!(bus.lease("name", LEASE).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_holder_learns_that_it_lost_the_server() {
+        let mut server = testkit::Nats::start().unwrap();
+        let bus = connect(&server).await;
+        let lease = bus.lease("name", Duration::from_secs(1)).await.unwrap().expect("the name is free");
+        server.kill().unwrap();
+        tokio::time::timeout(SOON, lease.lost().cancelled()).await.expect("the loss went unnoticed");
+    }
+
+    #[tokio::test]
+    async fn requests_go_on_after_the_server_came_back() {
+        let mut server = testkit::Nats::start().unwrap();
+        let bus = connect(&server).await;
+        let _answering = locate(&bus, free(), || async { Ok(endpoints("here")) }).await;
+        bus.call(LocateRequest {}, SOON).await.unwrap();
+        server.kill().unwrap();
+        server.restart().unwrap();
+        let answered = async { while bus.call(LocateRequest {}, Duration::from_secs(1)).await.is_err() {} };
+        tokio::time::timeout(SOON, answered).await.expect("the bus did not come back");
+    }
+}
