@@ -3,7 +3,9 @@
 pub mod binaries;
 pub mod builders;
 pub mod facts;
+pub mod noise;
 pub mod scratch;
 
 pub use facts::Facts;
+pub use noise::noise;
 pub use scratch::Scratch;

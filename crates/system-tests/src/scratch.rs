@@ -102,6 +102,12 @@ impl Scratch {
         fs::read_to_string(self.state().join("serve.log")).unwrap_or_default()
     }
 
+    /// SIGKILL to the node's background process.
+    pub fn kill_node(&self) -> anyhow::Result<()> {
+        ensure!(stop_processes_of(self.folder.path()) > 0, "no node runs");
+        Ok(())
+    }
+
     /// Mounts below this folder, innermost last.
     pub fn mounts(&self) -> anyhow::Result<Vec<PathBuf>> {
         mounts_below(self.folder.path())
@@ -126,9 +132,10 @@ fn mounts_below(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(points.filter(|point| point.starts_with(folder)).collect())
 }
 
-/// Kills the background processes that were started with this folder on their command line.
-fn stop_processes_of(folder: &Path) {
-    let Ok(processes) = fs::read_dir("/proc") else { return };
+/// Kills the background processes that were started with this folder on their command line; how many.
+fn stop_processes_of(folder: &Path) -> usize {
+    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
+    let mut stopped = 0;
     let folder = folder.to_string_lossy();
     for process in processes.flatten() {
         let Some(id) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -139,7 +146,8 @@ fn stop_processes_of(folder: &Path) {
         if let (true, Some(id)) =
             (is_ours && id != std::process::id() as i32, rustix::process::Pid::from_raw(id))
         {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+            stopped += usize::from(rustix::process::kill_process(id, rustix::process::Signal::KILL).is_ok());
         }
     }
+    stopped
 }

@@ -2,3 +2,5 @@
 
 mod bad_input;
 mod equality;
+mod healing;
+mod kills;

@@ -1,0 +1,103 @@
+//! Killing the process in the middle of an import or of a download, and starting again, completes
+//! without starting over and without a wrong byte.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use system_tests::{Scratch, noise};
+use testkit::{Compression, ImageSpec, LayoutWriter, Tarball};
+
+const FILES: usize = 40;
+const FILE_LEN: usize = 2_000_000;
+const POLL: Duration = Duration::from_millis(10);
+/// How long a step may take before the test gives up; far more than it needs.
+const STEP_MAX: Duration = Duration::from_secs(120);
+
+/// An image of two layers of noise; its reference.
+fn image(scratch: &Scratch) -> anyhow::Result<String> {
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let layer = |numbers: std::ops::Range<usize>| {
+        numbers
+            .fold(Tarball::new(), |tar, number| {
+                tar.file(&format!("file-{number}"), &noise(number as u64, FILE_LEN))
+            })
+            .finish()
+    };
+    let layers = [layer(0..FILES / 2), layer(FILES / 2..FILES)];
+    let spec = ImageSpec { layers: layers.map(|tar| (tar, Some(Compression::Zstd))).into(), config: None };
+    layout.image("app", &spec)?;
+    Ok(layout.reference("app"))
+}
+
+fn assert_content(root: &Path) -> anyhow::Result<()> {
+    for number in 0..FILES {
+        let bytes = fs::read(root.join(format!("file-{number}")))?;
+        assert!(bytes == noise(number as u64, FILE_LEN), "file-{number} has wrong bytes");
+    }
+    Ok(())
+}
+
+fn count_below(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    entries.flatten().map(|entry| if entry.path().is_dir() { count_below(&entry.path()) } else { 1 }).sum()
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < STEP_MAX, "{what} did not happen");
+        sleep(POLL);
+    }
+}
+
+#[test]
+fn an_import_that_is_killed_goes_on() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let reference = image(&scratch)?;
+    let chunks = scratch.store().join("default/chunks");
+    let mut import = scratch.command(["import", &reference])?.spawn()?;
+    wait_until("a first chunk", || count_below(&chunks) > 5);
+    import.kill()?;
+    import.wait()?;
+    assert_eq!(scratch.json(["ls"])?["images"], serde_json::json!([]), "a half-imported image is listed");
+    let kept = count_below(&chunks) as u64;
+
+    let result = scratch.json(["import", &reference])?;
+    let present = result["images"][0]["chunks_present"].as_u64().unwrap_or_default();
+    assert!(present + 4 >= kept, "{kept} chunks were there, only {present} were used: {result}");
+    let root = scratch.mount_point("root")?;
+    scratch.succeed([Path::new("mount"), Path::new(&reference), &root])?;
+    assert_content(&root)
+}
+
+#[test]
+fn a_download_that_is_killed_goes_on() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let reference = image(&scratch)?;
+    let root = scratch.mount_point("root")?;
+    scratch.succeed(["import", &reference])?;
+    // Slow enough that the kill comes in the middle.
+    let slow = ["--set", "frontend.downloads.background_bytes_per_second=20MB"];
+    let mount = [Path::new("mount"), Path::new(&reference), &root];
+    scratch.succeed(slow.iter().map(Path::new).chain(mount))?;
+    let objects = scratch.state().join("objects");
+    wait_until("some objects", || count_below(&objects) > FILES / 4);
+    scratch.kill_node()?;
+    let kept = count_below(&objects) as u64;
+    assert!(kept < FILES as u64, "the download ended before the kill");
+
+    scratch.succeed(["umount", root.to_str().unwrap_or_default()]).ok();
+    let status = scratch.json(["mount", "--complete", &reference, root.to_str().unwrap_or_default()]);
+    status?;
+    assert_content(&root)?;
+    let status = scratch.json(["status"])?;
+    let received = status["received_bytes"].as_u64().unwrap_or_default();
+    let all = (FILES * FILE_LEN) as u64;
+    assert!(
+        received < all - (kept - 1) * FILE_LEN as u64,
+        "{received} of {all} bytes were moved again: {status}"
+    );
+    Ok(())
+}
