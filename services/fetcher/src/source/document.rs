@@ -1,0 +1,320 @@
+//! Manifests, indexes and configs: what of them is read, and their bounds.
+//!
+//! Both families (OCI and Docker schema 2) have the same shape and differ in media types. What a
+//! document is, its own `mediaType` decides: the digest covers it, the HTTP header is anyone's.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{BlobDigest, Compression, SourceError};
+
+/// One manifest or index, in bytes: what registries accept at most.
+pub(super) const MANIFEST_MAX: u64 = 4 * 1024 * 1024;
+/// One image config, in bytes. Large ones are some 100 KiB (long histories).
+pub(super) const CONFIG_MAX: u64 = 8 * 1024 * 1024;
+
+/// What is asked for: everything that [`Document::read`] can make sense of or refuse by name.
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
+pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
+
+/// Where a blob is said to be, and what it is said to be.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) digest: BlobDigest,
+    pub(super) size: u64,
+    #[serde(default)]
+    pub(super) platform: Option<PlatformField>,
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
+    /// Set on things attached to an image (signatures, attestations), which are not images.
+    #[serde(default)]
+    pub(super) artifact_type: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct PlatformField {
+    #[serde(default)]
+    pub(super) os: String,
+    #[serde(default)]
+    pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) variant: String,
+}
+
+#[derive(Debug)]
+pub(super) enum Document {
+    Index(Index),
+    Manifest(Manifest),
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Index {
+    pub(super) manifests: Vec<Descriptor>,
+}
+
+#[derive(Debug)]
+pub(super) struct Manifest {
+    pub(super) media_type: String,
+    pub(super) config: Descriptor,
+    pub(super) layers: Vec<Descriptor>,
+}
+
+/// What of an image's config matters for its import.
+#[derive(Debug, Deserialize)]
+pub(super) struct Config {
+    #[serde(flatten)]
+    pub(super) platform: PlatformField,
+    pub(super) rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RootFs {
+    #[serde(default)]
+    pub(super) diff_ids: Vec<BlobDigest>,
+}
+
+/// Why a document is not one we can use.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// It is well formed, and of a kind that we do not take.
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// Everything that tells the kinds of documents apart.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape {
+    #[serde(default)]
+    schema_version: u64,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    manifests: Option<serde_json::Value>,
+    config: Option<serde_json::Value>,
+    layers: Option<serde_json::Value>,
+}
+
+impl Descriptor {
+    /// The descriptor of a document that nobody else describes.
+    pub(super) fn of(media_type: &str, bytes: &[u8]) -> Descriptor {
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest: BlobDigest::of(bytes),
+            size: bytes.len() as u64,
+            platform: None,
+            annotations: BTreeMap::new(),
+            artifact_type: None,
+        }
+    }
+
+    /// Refuses a document that is said to be larger than `max` bytes, before it is read.
+    pub(super) fn within(&self, image: &str, max: u64) -> Result<(), SourceError> {
+        if self.size > max {
+            let reason =
+                format!("{} is said to have {} bytes; at most {max} are accepted", self.digest, self.size);
+            return Err(SourceError::unsupported(image, reason));
+        }
+        Ok(())
+    }
+
+    /// Checks what was read against what was promised; the error says how it differs.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), String> {
+        let (digest, size) = (BlobDigest::of(bytes), bytes.len() as u64);
+        if size != self.size {
+            return Err(format!("it has {size} bytes, {} were promised", self.size));
+        }
+        if digest != self.digest {
+            return Err(format!("its content is {digest}"));
+        }
+        Ok(())
+    }
+}
+
+impl Document {
+    /// Reads a manifest or an index; `header` is the media type that came beside it, if any.
+    pub(super) fn read(bytes: &[u8], header: Option<&str>) -> Result<Document, Unreadable> {
+        let shape: Shape = serde_json::from_slice(bytes)
+            .map_err(|error| Unreadable::Malformed(format!("not a JSON object: {error}")))?;
+        let media_type = shape.media_type.clone().or_else(|| {
+            let header = header?.split(';').next()?.trim();
+            header.contains("vnd.").then(|| header.to_owned())
+        });
+        if shape.schema_version == 1 || media_type.as_deref().is_some_and(|t| t.starts_with(SCHEMA_1)) {
+            let reason = "a schema 1 manifest, which names no layer contents that can be verified; \
+                          push the image again with a current tool";
+            return Err(Unreadable::Unsupported(reason.into()));
+        }
+        // One document that is both would be read differently by different tools.
+        if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
+            return Err(Unreadable::Malformed("it is an index and a manifest at once".into()));
+        }
+        match media_type.as_deref() {
+            Some(OCI_INDEX | DOCKER_INDEX) => Ok(Document::Index(shape.index()?)),
+            Some(kind @ (OCI_MANIFEST | DOCKER_MANIFEST)) => Ok(Document::Manifest(shape.manifest(kind)?)),
+            Some(other) => {
+                Err(Unreadable::Unsupported(format!("its media type {} is not an image's", brief(other))))
+            }
+            None if shape.manifests.is_some() => Ok(Document::Index(shape.index()?)),
+            None => Ok(Document::Manifest(shape.manifest(OCI_MANIFEST)?)),
+        }
+    }
+}
+
+impl Shape {
+    fn index(self) -> Result<Index, Unreadable> {
+        let manifests = self.manifests.ok_or_else(|| missing("manifests"))?;
+        Ok(Index { manifests: parse(manifests, "manifests")? })
+    }
+
+    fn manifest(self, media_type: &str) -> Result<Manifest, Unreadable> {
+        let config: Descriptor = parse(self.config.ok_or_else(|| missing("config"))?, "config")?;
+        if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+            let kind = self.artifact_type.unwrap_or(config.media_type);
+            return Err(Unreadable::Unsupported(format!(
+                "an artifact of type {}, not an image",
+                brief(&kind)
+            )));
+        }
+        let layers = parse(self.layers.ok_or_else(|| missing("layers"))?, "layers")?;
+        Ok(Manifest { media_type: media_type.to_owned(), config, layers })
+    }
+}
+
+impl Config {
+    pub(super) fn read(bytes: &[u8]) -> Result<Config, Unreadable> {
+        serde_json::from_slice(bytes)
+            .map_err(|error| Unreadable::Malformed(format!("not an image config: {error}")))
+    }
+}
+
+/// How a layer is compressed, or why a layer of this media type cannot be streamed.
+pub(super) fn compression(media_type: &str) -> Result<Compression, String> {
+    if media_type.ends_with("+encrypted") {
+        return Err(format!("it is encrypted ({})", brief(media_type)));
+    }
+    if media_type.contains("nondistributable") || media_type.contains(".foreign.") {
+        return Err(format!("it may not be distributed ({})", brief(media_type)));
+    }
+    match media_type {
+        OCI_LAYER
+        | "application/vnd.docker.image.rootfs.diff.tar"
+        | "application/vnd.docker.image.rootfs.diff" => Ok(Compression::None),
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Compression::Gzip),
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
+        other => Err(format!("its media type {} is not known", brief(other))),
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(value: serde_json::Value, what: &str) -> Result<T, Unreadable> {
+    serde_json::from_value(value).map_err(|error| Unreadable::Malformed(format!("its {what}: {error}")))
+}
+
+fn missing(what: &str) -> Unreadable {
+    Unreadable::Malformed(format!("it has no {what}"))
+}
+
+/// Hostile text, short enough for a message and on one line.
+pub(super) fn brief(text: &str) -> String {
+    const SHOWN_CHARS: usize = 120;
+    format!("{:?}", text.chars().take(SHOWN_CHARS).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(value: serde_json::Value, header: Option<&str>) -> Result<Document, Unreadable> {
+        Document::read(&serde_json::to_vec(&value).unwrap(), header)
+    }
+
+    fn blob(media_type: &str) -> serde_json::Value {
+        json!({ "mediaType": media_type, "digest": BlobDigest::of(b"x").to_string(), "size": 1 })
+    }
+
+    #[test]
+    fn reads_both_families() {
+        for (manifest, config) in [(OCI_MANIFEST, OCI_CONFIG), (DOCKER_MANIFEST, DOCKER_CONFIG)] {
+            let body = json!({"schemaVersion": 2, "mediaType": manifest, "config": blob(config), "layers": [blob(OCI_LAYER)]});
+            let Ok(Document::Manifest(read)) = read(body, None) else { panic!("{manifest}") };
+            assert_eq!((read.media_type.as_str(), read.layers.len()), (manifest, 1));
+        }
+        for index in [OCI_INDEX, DOCKER_INDEX] {
+            let body = json!({"schemaVersion": 2, "mediaType": index, "manifests": [blob(OCI_MANIFEST)]});
+            assert!(matches!(read(body, None), Ok(Document::Index(_))), "{index}");
+        }
+    }
+
+    #[test]
+    fn the_document_itself_decides_what_it_is() {
+        let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []});
+        assert!(matches!(read(index, Some(OCI_MANIFEST)), Ok(Document::Index(_))));
+        let bare = json!({"schemaVersion": 2, "manifests": []});
+        assert!(matches!(read(bare.clone(), Some("application/json")), Ok(Document::Index(_))));
+        assert!(matches!(read(bare, Some(OCI_MANIFEST)), Err(Unreadable::Malformed(_))));
+        let both = json!({"schemaVersion": 2, "manifests": [], "layers": []});
+        assert!(matches!(read(both, None), Err(Unreadable::Malformed(_))));
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        let config = "application/vnd.example.thing.v1+json";
+        for (body, header, expected) in [
+            (json!({"schemaVersion": 1, "fsLayers": []}), None, "schema 1"),
+            (json!({}), Some("application/vnd.docker.distribution.manifest.v1+prettyjws"), "schema 1"),
+            (json!({"schemaVersion": 2, "mediaType": "application/vnd.x"}), None, "application/vnd.x"),
+            (json!({"schemaVersion": 2, "config": blob(config), "layers": []}), None, "vnd.example.thing"),
+            (json!({"schemaVersion": 2, "config": blob(OCI_CONFIG)}), None, "no layers"),
+            (json!([]), None, "not a JSON object"),
+            (
+                json!({"schemaVersion": 2, "config": {"digest": "sha256:../x", "size": 1}}),
+                None,
+                "not a digest",
+            ),
+            (
+                json!({"schemaVersion": 2, "config": {"digest": BlobDigest::of(b"").to_string(), "size": -1}}),
+                None,
+                "config",
+            ),
+        ] {
+            let error = read(body, header).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error} (expected {expected})");
+        }
+    }
+
+    #[test]
+    fn knows_which_layers_can_be_read() {
+        assert_eq!(compression("application/vnd.oci.image.layer.v1.tar+zstd"), Ok(Compression::Zstd));
+        for (media_type, expected) in [
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "distributed"),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "distributed"),
+            ("application/vnd.oci.image.layer.v1.tar+lzma", "tar+lzma"),
+        ] {
+            let reason = compression(media_type).unwrap_err();
+            assert!(reason.contains(expected), "{reason}");
+        }
+    }
+}

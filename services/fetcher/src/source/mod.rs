@@ -1,0 +1,198 @@
+//! Where images come from: registries, layout folders and archives.
+//!
+//! A [`Sources`] is made once and holds what is shared (the HTTP client); a [`Source`] is one image
+//! as one caller may see it. Opening a source and asking for its manifest asks the registry with
+//! that caller's own credential, so a [`Found`] is also the proof that the caller may read it.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `reference` | how people name images |
+//! | `registry` | the OCI distribution protocol |
+//! | `layout`, `archive` | images in local folders and files |
+//! | `document`, `platform`, `resolve` | manifests, indexes, the choice of a platform: the same for all three |
+//!
+//! A source is a handle: cheap to clone, used from many tasks at once. Manifests and configs are
+//! verified here; a layer's bytes are not, because the import hashes them anyway.
+
+pub mod config;
+pub mod credential;
+pub mod digest;
+pub mod error;
+pub mod platform;
+pub mod reference;
+
+mod archive;
+mod document;
+mod file;
+mod layout;
+mod registry;
+mod resolve;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use proto::Platform;
+
+use document::Descriptor;
+
+pub use config::SourceConfig;
+pub use credential::Credential;
+pub use digest::BlobDigest;
+pub use error::SourceError;
+pub use reference::ImageName;
+
+/// A blob's bytes, in order, without gaps.
+pub type ByteStream = BoxStream<'static, Result<Bytes, SourceError>>;
+
+/// Opens sources. One per process: connections are shared by all images.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    config: Arc<SourceConfig>,
+    client: reqwest::Client,
+}
+
+/// What a caller brings along when it asks for an image.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Used before anything that the docker config holds.
+    pub credential: Option<Credential>,
+    /// Speak plain HTTP to the registry: only because the user asked.
+    pub plain_http: bool,
+}
+
+/// One image's source.
+#[derive(Clone, Debug)]
+pub struct Source {
+    image: Arc<str>,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Registry(Arc<registry::Registry>),
+    Layout(Arc<layout::Layout>),
+    Archive(Arc<archive::Archive>),
+}
+
+/// An image of one platform, as its source describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Of the platform's manifest, not of the index that named it: `sha256:<hex>`.
+    pub manifest_digest: String,
+    pub media_type: String,
+    pub config_digest: String,
+    /// Verbatim and verified.
+    pub config: Bytes,
+    /// As the config says.
+    pub platform: Platform,
+    /// From the lowest up.
+    pub layers: Vec<LayerDescriptor>,
+    /// Why this image cannot be streamed, each reason naming its layer; empty: it can.
+    pub ineligible: Vec<String>,
+}
+
+/// A layer as manifest and config describe it. Nothing of it is verified yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerDescriptor {
+    /// Of the blob: `sha256:<hex>`.
+    pub digest: String,
+    /// Of the blob, in bytes.
+    pub size: u64,
+    pub media_type: String,
+    /// Of the uncompressed tar: `sha256:<hex>`.
+    pub diff_id: String,
+    pub compression: Compression,
+}
+
+/// What the media type claims; the bytes themselves decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+    /// Not known, or not readable: then the image is ineligible.
+    Unknown,
+}
+
+impl Sources {
+    pub fn new(config: SourceConfig) -> anyhow::Result<Sources> {
+        let client = registry::client(&config)?;
+        Ok(Sources { config: Arc::new(config), client })
+    }
+
+    /// The source of `name`. Reads what is local; asks no registry yet.
+    pub async fn open(&self, name: &ImageName, access: Access) -> Result<Source, SourceError> {
+        let image: Arc<str> = name.to_string().into();
+        let place = match name {
+            ImageName::Registry(reference) => {
+                let registry = registry::Registry::new(self, reference, access)?;
+                Place::Registry(Arc::new(registry))
+            }
+            ImageName::Layout { dir, tag } => {
+                let layout = layout::Layout::open(image.clone(), dir, tag.as_deref()).await?;
+                Place::Layout(Arc::new(layout))
+            }
+            ImageName::Archive { file } => {
+                Place::Archive(Arc::new(archive::Archive::open(image.clone(), file).await?))
+            }
+        };
+        Ok(Source { image, place })
+    }
+}
+
+impl Source {
+    /// The image for `platform`; an empty platform means this machine's.
+    pub async fn manifest(&self, platform: &Platform) -> Result<Found, SourceError> {
+        resolve::resolve(self, platform).await
+    }
+
+    /// A layer's blob as the source holds it, from byte `from` on.
+    ///
+    /// Broken connections are resumed inside. Exactly the layer's declared size is delivered, or
+    /// an error; whether the bytes are the right ones is for the reader to hash.
+    pub async fn blob(&self, layer: &LayerDescriptor, from: u64) -> Result<ByteStream, SourceError> {
+        let digest: BlobDigest = layer
+            .digest
+            .parse()
+            .map_err(|error| SourceError::corrupt(&self.image, "layer", format!("{error}")))?;
+        if from > layer.size {
+            let reason = format!("byte {from} was asked for, it has {}", layer.size);
+            return Err(SourceError::corrupt(&self.image, format!("layer {digest}"), reason));
+        }
+        match &self.place {
+            Place::Registry(registry) => {
+                registry::blob::open(registry.clone(), digest, layer.size, from).await
+            }
+            Place::Layout(layout) => layout.blob(&digest, layer.size, from).await,
+            Place::Archive(archive) => archive.blob(&digest, layer.size, from),
+        }
+    }
+
+    /// The document that the name leads to: an index or a manifest.
+    async fn root(&self) -> Result<(Descriptor, Bytes), SourceError> {
+        match &self.place {
+            Place::Registry(registry) => registry.root().await,
+            Place::Layout(layout) => layout.root().await,
+            Place::Archive(archive) => Ok(archive.root()),
+        }
+    }
+
+    /// A manifest or an index that another document names; verified.
+    async fn manifest_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
+        match &self.place {
+            Place::Registry(registry) => registry.manifest_document(descriptor).await,
+            Place::Layout(layout) => layout.document(descriptor).await,
+            Place::Archive(archive) => archive.document(descriptor),
+        }
+    }
+
+    /// A config; verified.
+    async fn config_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
+        match &self.place {
+            Place::Registry(registry) => registry.config_document(descriptor).await,
+            Place::Layout(layout) => layout.document(descriptor).await,
+            Place::Archive(archive) => archive.document(descriptor),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Images in registries, by the OCI distribution protocol.
+//!
+//! A [`Registry`] is one repository as one caller may read it, behind one or more endpoints: the
+//! registry's mirrors in the configured order, then the registry itself. Every request goes
+//! through the same three layers:
+//!
+//! 1. endpoints: what a mirror cannot give is asked of the next one; the registry's own answer counts;
+//! 2. tries: what may pass (a broken connection, 429, 5xx) is tried again after a pause;
+//! 3. one exchange: authorised, redirected, judged; a refused authorisation is renewed once.
+//!
+//! Docker Hub's names are normalised by the reference; only its host name is special here.
+
+pub(super) mod blob;
+
+mod auth;
+mod challenge;
+mod retry;
+mod transfer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, RANGE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use oci_spec::distribution::Reference;
+use reqwest::Response;
+use url::Url;
+
+use super::document::{ACCEPT as MANIFESTS, CONFIG_MAX, Descriptor, MANIFEST_MAX};
+use super::{Access, BlobDigest, SourceError, Sources};
+use auth::Login;
+use challenge::Challenge;
+use retry::Retry;
+use transfer::{Failure, Transfer};
+
+pub(super) use transfer::client;
+
+/// How Docker Hub is named, and where it answers.
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    image: Arc<str>,
+    reference: Reference,
+    transfer: Transfer,
+    /// Mirrors first, the registry itself last.
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    base: Url,
+    /// For messages.
+    host: String,
+    /// The registry that it stands for, when it is a mirror.
+    mirror_of: Option<String>,
+    login: Login,
+    /// A mirror that did not answer; it is not asked again for this image.
+    down: AtomicBool,
+}
+
+/// One thing to get.
+#[derive(Debug)]
+struct Ask<'a> {
+    /// For messages: `layer sha256:…`.
+    what: String,
+    /// `manifests/latest`, `blobs/sha256:…`
+    path: String,
+    accept: Option<&'static str>,
+    body: Body<'a>,
+}
+
+#[derive(Debug)]
+enum Body<'a> {
+    /// All of it, at most so many bytes; verified when somebody described it.
+    Whole { max: u64, expected: Option<&'a Descriptor> },
+    /// As it comes, from this byte on.
+    Stream { from: u64 },
+}
+
+#[derive(Debug)]
+enum Answer {
+    Whole { media_type: Option<String>, bytes: Bytes },
+    Stream { response: Response, host: String },
+}
+
+impl Registry {
+    pub(super) fn new(
+        sources: &Sources,
+        reference: &Reference,
+        access: Access,
+    ) -> Result<Registry, SourceError> {
+        let image: Arc<str> = reference.to_string().into();
+        let registry = reference.registry();
+        let repository = reference.repository();
+        let config = &sources.config;
+        let mut endpoints = Vec::new();
+        for base in config.mirrors.get(registry).into_iter().flatten() {
+            endpoints.push(Endpoint::mirror(base, registry, repository).ok_or_else(|| {
+                SourceError::unsupported(
+                    &image,
+                    format!("the mirror {base} of {registry} is not an HTTP URL"),
+                )
+            })?);
+        }
+        let plain_http = access.plain_http || config.plain_http.iter().any(|host| host == registry);
+        endpoints.push(Endpoint::origin(registry, repository, access, plain_http).ok_or_else(|| {
+            SourceError::unsupported(&image, format!("{registry:?} is not the host of a registry"))
+        })?);
+        let transfer = Transfer::new(sources.client.clone(), config.clone());
+        Ok(Registry { image, reference: reference.clone(), transfer, endpoints })
+    }
+
+    /// What the reference names. With a digest, that is what must come.
+    pub(super) async fn root(&self) -> Result<(Descriptor, Bytes), SourceError> {
+        let name = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
+        let ask = Ask {
+            what: "the image".into(),
+            path: format!("manifests/{name}"),
+            accept: Some(MANIFESTS),
+            body: Body::Whole { max: MANIFEST_MAX, expected: None },
+        };
+        let (media_type, bytes) = self.whole(&ask).await?;
+        let descriptor = Descriptor::of(media_type.as_deref().unwrap_or_default(), &bytes);
+        if let Some(digest) =
+            self.reference.digest().filter(|digest| *digest != descriptor.digest.to_string())
+        {
+            let reason = format!("its content is {}", descriptor.digest);
+            return Err(SourceError::corrupt(&self.image, format!("the manifest {digest}"), reason));
+        }
+        Ok((descriptor, bytes))
+    }
+
+    pub(super) async fn manifest_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
+        self.described("manifests", descriptor, MANIFEST_MAX, Some(MANIFESTS)).await
+    }
+
+    pub(super) async fn config_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
+        self.described("blobs", descriptor, CONFIG_MAX, None).await
+    }
+
+    async fn described(
+        &self,
+        kind: &str,
+        descriptor: &Descriptor,
+        max: u64,
+        accept: Option<&'static str>,
+    ) -> Result<Bytes, SourceError> {
+        descriptor.within(&self.image, max)?;
+        let ask = Ask {
+            what: format!(
+                "{} {}",
+                if kind == "blobs" { "the config" } else { "the manifest" },
+                descriptor.digest
+            ),
+            path: format!("{kind}/{}", descriptor.digest),
+            accept,
+            body: Body::Whole { max, expected: Some(descriptor) },
+        };
+        Ok(self.whole(&ask).await?.1)
+    }
+
+    async fn whole(&self, ask: &Ask<'_>) -> Result<(Option<String>, Bytes), SourceError> {
+        match self.answer(ask).await? {
+            Answer::Whole { media_type, bytes } => Ok((media_type, bytes)),
+            Answer::Stream { host, .. } => Err(self.unreachable(&host, "it answers with part of a document")),
+        }
+    }
+
+    /// A blob's bytes from `from` on, or from the start when the server knows no ranges.
+    async fn stream(&self, digest: &BlobDigest, from: u64) -> Result<(Response, String), SourceError> {
+        let ask = Ask {
+            what: format!("layer {digest}"),
+            path: format!("blobs/{digest}"),
+            accept: None,
+            body: Body::Stream { from },
+        };
+        match self.answer(&ask).await? {
+            Answer::Stream { response, host } => Ok((response, host)),
+            Answer::Whole { .. } => Err(SourceError::corrupt(&self.image, ask.what, "it came as a document")),
+        }
+    }
+
+    /// The first endpoint's answer that is one; of failures, the registry's own.
+    async fn answer(&self, ask: &Ask<'_>) -> Result<Answer, SourceError> {
+        let mut failed = None;
+        for endpoint in self.endpoints.iter().filter(|endpoint| !endpoint.down.load(Ordering::Relaxed)) {
+            match self.tries(endpoint, ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => {
+                    let error = self.error(endpoint, ask, failure).await;
+                    if endpoint.mirror_of.is_some() {
+                        tracing::warn!(mirror = endpoint.host, %error, "a mirror failed: asking the next one");
+                        let gone =
+                            matches!(error, SourceError::Unreachable { .. } | SourceError::Limited { .. });
+                        endpoint.down.fetch_or(gone, Ordering::Relaxed);
+                    }
+                    failed = Some(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| self.unreachable(self.reference.registry(), "it has no endpoint")))
+    }
+
+    async fn tries(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        let mut retry = Retry::new(&self.transfer.config.retry);
+        loop {
+            let failure = match self.exchange(endpoint, ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let (Failure::Passing { reason, wait } | Failure::Limited { reason, wait }) = &failure else {
+                return Err(failure);
+            };
+            // Behind a mirror there is always somebody else to ask.
+            let pause = if endpoint.mirror_of.is_some() { None } else { retry.pause(*wait) };
+            let Some(pause) = pause else { return Err(failure) };
+            tracing::debug!(host = endpoint.host, what = ask.what, reason, ?pause, "trying again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One request and its answer; a second one when the authorisation had to be renewed.
+    async fn exchange(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+        let url = endpoint.url(self.reference.repository(), &ask.path);
+        let mut authorisation = endpoint.login.authorisation(&self.transfer).await?;
+        let mut renewed = false;
+        loop {
+            let header = authorisation.as_ref().map(|authorisation| &authorisation.header);
+            let response = self.transfer.get(&url, ask.headers(), header).await?;
+            let status = response.status();
+            if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+                return self.accept(endpoint, ask, response).await;
+            }
+            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !renewed {
+                renewed = true;
+                let challenge = Challenge::of(response.headers());
+                let fresh = endpoint.login.renew(&self.transfer, authorisation.as_ref(), challenge).await?;
+                if fresh.is_some() {
+                    authorisation = fresh;
+                    continue;
+                }
+            }
+            return Err(self.transfer.failure(response).await);
+        }
+    }
+
+    async fn accept(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        response: Response,
+    ) -> Result<Answer, Failure> {
+        let Body::Whole { max, expected } = ask.body else {
+            return Ok(Answer::Stream { response, host: endpoint.host.clone() });
+        };
+        let media_type =
+            response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let bytes = self.transfer.body(response, max).await?;
+        if let Some(expected) = expected {
+            expected.check(&bytes).map_err(Failure::Corrupt)?;
+        }
+        Ok(Answer::Whole { media_type, bytes })
+    }
+
+    async fn error(&self, endpoint: &Endpoint, ask: &Ask<'_>, failure: Failure) -> SourceError {
+        let (image, host, what) = (self.image.to_string(), endpoint.host.clone(), ask.what.clone());
+        match failure {
+            Failure::Passing { reason, .. } => SourceError::Unreachable { image, host, reason },
+            Failure::Limited { reason: detail, .. } => SourceError::Limited { image, host, detail },
+            Failure::Absent(detail) => {
+                SourceError::NotFound { image, what, detail: format!("{host}: {detail}") }
+            }
+            Failure::Denied(detail) => SourceError::Denied { image, host, detail },
+            Failure::Unauthorized(detail) => {
+                let detail = match endpoint.login.trouble().await {
+                    Some(trouble) => format!("{detail}; the docker config gave none: {trouble}"),
+                    None => detail,
+                };
+                SourceError::Unauthorized { image, host, detail }
+            }
+            Failure::OutOfRange => {
+                SourceError::Corrupt { image, what, reason: "it is shorter than the manifest says".into() }
+            }
+            Failure::Corrupt(reason) => {
+                SourceError::Corrupt { image, what, reason: format!("{host}: {reason}") }
+            }
+            Failure::Refused(reason) => {
+                SourceError::Unsupported { image, reason: format!("{what}: {host}: {reason}") }
+            }
+        }
+    }
+
+    fn unreachable(&self, host: &str, reason: impl Into<String>) -> SourceError {
+        SourceError::Unreachable {
+            image: self.image.to_string(),
+            host: host.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl Endpoint {
+    fn origin(registry: &str, repository: &str, access: Access, plain_http: bool) -> Option<Endpoint> {
+        let host = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
+        let scheme = if plain_http { "http" } else { "https" };
+        let base = Url::parse(&format!("{scheme}://{host}/")).ok()?;
+        let login = Login::new(access.credential, registry.to_owned(), repository.to_owned(), plain_http);
+        Some(Endpoint { base, host: host.to_owned(), mirror_of: None, login, down: AtomicBool::new(false) })
+    }
+
+    /// A mirror is asked with its own credential: the caller's is for the registry alone.
+    fn mirror(base: &Url, registry: &str, repository: &str) -> Option<Endpoint> {
+        let host = match (base.host_str()?, base.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        if !matches!(base.scheme(), "http" | "https") {
+            return None;
+        }
+        let login = Login::new(None, host.clone(), repository.to_owned(), base.scheme() == "http");
+        let mirror_of = Some(registry.to_owned());
+        Some(Endpoint { base: base.clone(), host, mirror_of, login, down: AtomicBool::new(false) })
+    }
+
+    fn url(&self, repository: &str, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/v2/{repository}/{path}", self.base.path().trim_end_matches('/')));
+        // Mirrors of several registries need to know which one is meant (containerd's convention).
+        if let Some(registry) = &self.mirror_of {
+            url.query_pairs_mut().append_pair("ns", registry);
+        }
+        url
+    }
+}
+
+impl Ask<'_> {
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = self.accept {
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        if let Body::Stream { from: from @ 1.. } = self.body
+            && let Ok(range) = HeaderValue::try_from(format!("bytes={from}-"))
+        {
+            headers.insert(RANGE, range);
+        }
+        headers
+    }
+}

@@ -1,0 +1,252 @@
+//! One HTTP exchange: sent, redirected, and its failure put into words.
+//!
+//! Redirects are followed here and not by the client: the `Authorization` header never leaves the
+//! registry's own origin (blobs usually come from somebody else's storage), and HTTPS is never
+//! given up for plain HTTP.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use reqwest::{RequestBuilder, Response};
+use serde::Deserialize;
+use url::Url;
+
+use crate::source::SourceConfig;
+use crate::source::document::brief;
+
+/// Redirects followed for one request; registries use one or two.
+const REDIRECTS_MAX: usize = 8;
+/// What is read of an error's body, in bytes.
+const ERROR_BODY_MAX: u64 = 16 * 1024;
+
+/// Why an exchange did not give what was asked. The kinds say what can be done about it.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Worth another try.
+    Passing {
+        reason: String,
+        wait: Option<Duration>,
+    },
+    /// Worth another try, when the server says so.
+    Limited {
+        reason: String,
+        wait: Option<Duration>,
+    },
+    Absent(String),
+    Unauthorized(String),
+    Denied(String),
+    /// The object ends before the range begins.
+    OutOfRange,
+    /// The answer makes no sense, whoever asks.
+    Corrupt(String),
+    Refused(String),
+}
+
+impl Failure {
+    pub(super) fn passing(reason: impl Into<String>) -> Failure {
+        Failure::Passing { reason: reason.into(), wait: None }
+    }
+
+    pub(super) fn refused(reason: impl Into<String>) -> Failure {
+        Failure::Refused(reason.into())
+    }
+
+    pub(super) fn reason(self) -> String {
+        match self {
+            Failure::Passing { reason, .. } | Failure::Limited { reason, .. } => reason,
+            Failure::OutOfRange => "the range is not there".to_owned(),
+            Failure::Absent(reason)
+            | Failure::Unauthorized(reason)
+            | Failure::Denied(reason)
+            | Failure::Corrupt(reason)
+            | Failure::Refused(reason) => reason,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    client: reqwest::Client,
+    pub(super) config: Arc<SourceConfig>,
+}
+
+/// The client for all registries of a process.
+pub(in crate::source) fn client(config: &SourceConfig) -> anyhow::Result<reqwest::Client> {
+    let mut headers = HeaderMap::new();
+    // A blob's digest is that of its stored bytes: nobody may encode it on the way.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+        .default_headers(headers)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
+        .connect_timeout(config.connect_timeout);
+    for path in &config.certificates {
+        let context = || format!("reading the certificates in {}", path.display());
+        let pem = std::fs::read(path).with_context(context)?;
+        builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem).with_context(context)?);
+    }
+    builder.build().context("preparing the HTTP client for registries")
+}
+
+impl Transfer {
+    pub(super) fn new(client: reqwest::Client, config: Arc<SourceConfig>) -> Transfer {
+        Transfer { client, config }
+    }
+
+    pub(super) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// GET, through redirects. The answer's status is for the caller to judge.
+    pub(super) async fn get(
+        &self,
+        start: &Url,
+        headers: HeaderMap,
+        authorisation: Option<&HeaderValue>,
+    ) -> Result<Response, Failure> {
+        let mut url = start.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut request = self.client.get(url.clone()).headers(headers.clone());
+            if let Some(value) = authorisation.filter(|_| url.origin() == start.origin()) {
+                request = request.header(AUTHORIZATION, value.clone());
+            }
+            let response = self.send(request).await?;
+            if !is_redirect(response.status()) {
+                return Ok(response);
+            }
+            url = target(&url, response.headers())?;
+            if url.scheme() != "https" && start.scheme() == "https" {
+                let host = url.host_str().unwrap_or_default();
+                return Err(Failure::refused(format!("it redirects to {host} without HTTPS")));
+            }
+        }
+        Err(Failure::refused(format!("it redirects more than {REDIRECTS_MAX} times")))
+    }
+
+    /// A request whose answer is small and must be a success.
+    pub(super) async fn small(
+        &self,
+        request: RequestBuilder,
+        max: u64,
+        what: &str,
+    ) -> Result<Bytes, Failure> {
+        let response = self.send(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return self.body(response, max).await;
+        }
+        Err(match self.failure(response).await {
+            // A token server refuses a wrong password in any of these ways.
+            Failure::Refused(reason) | Failure::Denied(reason) | Failure::Unauthorized(reason) => {
+                Failure::Unauthorized(format!("the token server refuses {what}: {reason}"))
+            }
+            other => other,
+        })
+    }
+
+    /// A whole body of at most `max` bytes.
+    pub(super) async fn body(&self, mut response: Response, max: u64) -> Result<Bytes, Failure> {
+        let mut body = BytesMut::new();
+        while let Some(bytes) = self.chunk(&mut response).await? {
+            if body.len() as u64 + bytes.len() as u64 > max {
+                return Err(Failure::Corrupt(format!("the answer has more than {max} bytes")));
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The next bytes of a body, none at its end.
+    pub(super) async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        let stall = self.config.stall_timeout;
+        match tokio::time::timeout(stall, response.chunk()).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(Failure::passing(in_words(error))),
+            Err(_) => Err(Failure::passing(format!("nothing arrived for {stall:?}"))),
+        }
+    }
+
+    /// What an answer that is no success means.
+    pub(super) async fn failure(&self, response: Response) -> Failure {
+        let status = response.status();
+        let wait = retry_after(response.headers());
+        let said = self.body(response, ERROR_BODY_MAX).await.unwrap_or_default();
+        let reason = format!("it answers {status}{}", message(&said));
+        match status {
+            StatusCode::NOT_FOUND => Failure::Absent(reason),
+            StatusCode::UNAUTHORIZED => Failure::Unauthorized(reason),
+            StatusCode::FORBIDDEN => Failure::Denied(reason),
+            StatusCode::RANGE_NOT_SATISFIABLE => Failure::OutOfRange,
+            StatusCode::TOO_MANY_REQUESTS => Failure::Limited { reason, wait },
+            StatusCode::REQUEST_TIMEOUT => Failure::Passing { reason, wait },
+            status if status.is_server_error() => Failure::Passing { reason, wait },
+            _ => Failure::Refused(reason),
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let limit = self.config.connect_timeout.saturating_add(self.config.stall_timeout);
+        match tokio::time::timeout(limit, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_builder() => Err(Failure::refused(in_words(error))),
+            Ok(Err(error)) => Err(Failure::passing(in_words(error))),
+            Err(_) => Err(Failure::passing(format!("no answer within {limit:?}"))),
+        }
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn target(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let url = location.and_then(|location| from.join(location).ok());
+    url.filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or_else(|| Failure::refused("it redirects to nowhere"))
+}
+
+/// Only the form in seconds: registries do not send dates.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The error with its causes; without its URL, which may be a signed one.
+fn in_words(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
+
+/// `: CODE: message` of the specification's error body, if it is one.
+fn message(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Message>,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let first = serde_json::from_slice(body).ok().and_then(|body: Errors| body.errors.into_iter().next());
+    first.map_or(String::new(), |first| {
+        format!(", {}", brief(format!("{} {}", first.code, first.message).trim()))
+    })
+}
