@@ -1,0 +1,125 @@
+//! Where every inode will stand: entries name inodes that are written after them, so offsets come first.
+
+use crate::erofs::directory::Directory;
+use crate::erofs::format::{BLOCK, DataLayout, FIRST_INODE, HOLE, INODE_LEN, INODE_SLOT};
+use crate::erofs::{TreeError, xattr};
+use crate::limits::ENCODED_PLAIN_MAX;
+use crate::merge::{FileTree, Inode, Node};
+use crate::record::Content;
+
+pub(super) struct Plan {
+    places: Vec<Place>,
+    /// Of every directory the one that it stands in; of the root, itself.
+    parents: Vec<u32>,
+    data_start: usize,
+    data_blocks: usize,
+}
+
+pub(super) struct Place {
+    pub(super) offset: usize,
+    pub(super) layout: DataLayout,
+    /// The first of its blocks, counted from the start of the data.
+    block: Option<u32>,
+}
+
+impl Plan {
+    pub(super) fn of(tree: &FileTree<'_>) -> Result<Plan, TreeError> {
+        let mut places = Vec::with_capacity(tree.inodes().len());
+        let mut xattrs = Vec::new();
+        let mut end = FIRST_INODE;
+        let mut data_blocks = 0usize;
+        for (at, inode) in tree.inodes().iter().enumerate() {
+            xattrs.clear();
+            xattr::encode(inode, &mut xattrs).map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
+            let shape = Shape::of(tree, inode, INODE_LEN + xattrs.len());
+            let offset = shape.offset(end);
+            let block = (shape.blocks > 0).then_some(data_blocks as u32);
+            end = offset + shape.len;
+            data_blocks += shape.blocks;
+            if end.saturating_add(data_blocks.saturating_mul(BLOCK)) > ENCODED_PLAIN_MAX - BLOCK {
+                return Err(TreeError::TooLarge);
+            }
+            places.push(Place { offset, layout: shape.layout, block });
+        }
+        Ok(Plan { places, parents: parents(tree), data_start: end.next_multiple_of(BLOCK), data_blocks })
+    }
+
+    pub(super) fn place(&self, at: usize) -> &Place {
+        &self.places[at]
+    }
+
+    pub(super) fn nid(&self, at: usize) -> u64 {
+        (self.places[at].offset / INODE_SLOT) as u64
+    }
+
+    pub(super) fn parent(&self, at: usize) -> usize {
+        self.parents[at] as usize
+    }
+
+    pub(super) fn block(&self, place: &Place) -> u32 {
+        // Fits: the whole image is bounded to 2^18 blocks.
+        place.block.map_or(0, |block| block + (self.data_start / BLOCK) as u32)
+    }
+
+    pub(super) fn data_start(&self) -> usize {
+        self.data_start
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.data_start + self.data_blocks * BLOCK
+    }
+
+    pub(super) fn blocks(&self) -> u32 {
+        (self.len() / BLOCK) as u32
+    }
+}
+
+/// What an inode takes up.
+struct Shape {
+    layout: DataLayout,
+    /// The inode, its attributes and what stands behind them.
+    len: usize,
+    /// Further blocks elsewhere.
+    blocks: usize,
+}
+
+impl Shape {
+    /// `head` is the length of the inode with its attributes.
+    fn of(tree: &FileTree<'_>, inode: &Inode<'_>, head: usize) -> Shape {
+        let body = match &inode.node {
+            Node::Directory(children) => Directory::new(tree, children).len(),
+            Node::Symlink(target) => target.len(),
+            Node::File(Content::Inline(bytes)) => bytes.len(),
+            Node::File(Content::Object { .. }) => {
+                return Shape { layout: DataLayout::Holes, len: head + HOLE.len(), blocks: 0 };
+            }
+            Node::CharDevice(_) | Node::BlockDevice(_) | Node::Fifo => 0,
+        };
+        let tail = body % BLOCK;
+        if tail > 0 && head + tail <= BLOCK {
+            Shape { layout: DataLayout::Inline, len: head + tail, blocks: body / BLOCK }
+        } else {
+            Shape { layout: DataLayout::Plain, len: head, blocks: body.div_ceil(BLOCK) }
+        }
+    }
+
+    /// The first place from `end` on. The kernel wants an inode and the data behind it in one block.
+    fn offset(&self, end: usize) -> usize {
+        let offset = end.next_multiple_of(INODE_SLOT);
+        if self.layout == DataLayout::Inline && offset % BLOCK + self.len > BLOCK {
+            offset.next_multiple_of(BLOCK)
+        } else {
+            offset
+        }
+    }
+}
+
+fn parents(tree: &FileTree<'_>) -> Vec<u32> {
+    let mut parents = vec![0; tree.inodes().len()];
+    for (at, inode) in tree.inodes().iter().enumerate() {
+        for child in inode.children() {
+            parents[child.id.index()] = at as u32;
+        }
+    }
+    parents
+}

@@ -1,0 +1,90 @@
+//! A map of the objects that a tree names, out of the records of its layers.
+
+use std::collections::HashMap;
+
+use crate::Digest;
+use crate::map::Map;
+use crate::merge::{FileTree, Node};
+use crate::record::{ChunkRef, Content, LayerRecord, ObjectPlace};
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MapError {
+    #[error("build map: object {0} stands in no layer")]
+    NoSuchObject(Digest),
+    #[error("build map: object {digest} has {found} bytes where the tree says {expected}")]
+    WrongLength { digest: Digest, expected: u64, found: u64 },
+    #[error("build map: {0}")]
+    Invalid(String),
+}
+
+impl Map {
+    /// Only the objects that the tree names, and only the chunks that those need. An object that
+    /// several layers hold is taken from the lowest.
+    pub fn build(tree: &FileTree<'_>, layers: &[&LayerRecord]) -> Result<Map, MapError> {
+        let mut wanted = wanted(tree);
+        let mut map = Map::default();
+        for layer in layers {
+            let taken: Vec<&ObjectPlace> = layer
+                .objects
+                .iter()
+                .filter_map(|place| Some((place, wanted.remove(&place.digest)?)))
+                .map(|(place, expected)| check_len(place, expected))
+                .collect::<Result<_, _>>()?;
+            map.take(layer, &taken)?;
+        }
+        if let Some(digest) = wanted.into_keys().min() {
+            return Err(MapError::NoSuchObject(digest));
+        }
+        map.objects.sort_unstable_by_key(|place| place.digest);
+        map.check().map_err(MapError::Invalid)?;
+        Ok(map)
+    }
+
+    /// Appends the chunks of these places of a layer, and the places as they stand in this map.
+    fn take(&mut self, layer: &LayerRecord, places: &[&ObjectPlace]) -> Result<(), MapError> {
+        let positions = self.take_chunks(&layer.chunks, places)?;
+        for place in places {
+            let first_chunk = positions[place.first_chunk as usize];
+            self.objects.push(ObjectPlace { first_chunk, ..**place });
+        }
+        Ok(())
+    }
+
+    /// Appends the chunks that the places stand in; says for each chunk of the layer where it is now.
+    fn take_chunks(&mut self, chunks: &[ChunkRef], places: &[&ObjectPlace]) -> Result<Vec<u32>, MapError> {
+        let mut needed = vec![false; chunks.len()];
+        for place in places {
+            let first = place.first_chunk as usize;
+            let run = needed.get_mut(first..first.saturating_add(place.chunk_count as usize));
+            let run = run.filter(|run| !run.is_empty()).ok_or_else(|| {
+                MapError::Invalid(format!("object {}: stands in chunks that are not there", place.digest))
+            })?;
+            run.fill(true);
+        }
+        let mut positions = vec![0; chunks.len()];
+        for ((chunk, needed), position) in chunks.iter().zip(needed).zip(&mut positions) {
+            *position =
+                u32::try_from(self.chunks.len()).map_err(|_| MapError::Invalid("too many chunks".into()))?;
+            if needed {
+                self.chunks.push(*chunk);
+            }
+        }
+        Ok(positions)
+    }
+}
+
+/// The objects that the tree names, and their lengths.
+fn wanted(tree: &FileTree<'_>) -> HashMap<Digest, u64> {
+    let object = |node: &Node<'_>| match node {
+        Node::File(Content::Object { digest, len }) => Some((*digest, *len)),
+        _ => None,
+    };
+    tree.inodes().iter().filter_map(|inode| object(&inode.node)).collect()
+}
+
+fn check_len(place: &ObjectPlace, expected: u64) -> Result<&ObjectPlace, MapError> {
+    match place.len == expected {
+        true => Ok(place),
+        false => Err(MapError::WrongLength { digest: place.digest, expected, found: place.len }),
+    }
+}
