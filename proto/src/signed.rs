@@ -1,4 +1,4 @@
-//! Signatures of the fetcher: over image records, and over grants.
+//! Signatures of the fetcher: over image records, layer records and grants.
 //!
 //! Ed25519 (RFC 8032) over `domain || 0x00 || payload`; the domain keeps a grant from ever passing
 //! for a record.
@@ -11,6 +11,7 @@ use crate::Signed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     ImageRecord,
+    LayerRecord,
     Grant,
 }
 
@@ -18,6 +19,7 @@ impl Domain {
     fn label(self) -> &'static [u8] {
         match self {
             Domain::ImageRecord => b"sluice image record v1",
+            Domain::LayerRecord => b"sluice layer record v1",
             Domain::Grant => b"sluice grant v1",
         }
     }
