@@ -13,6 +13,7 @@ mod generated {
     )]
     tonic::include_proto!("sluice.v1");
 }
+pub mod placement;
 pub mod signed;
 pub mod subjects;
 

@@ -30,4 +30,5 @@ conversation! {
     "sluice.v1.fetcher.report": ReportRequest -> ReportReply;
     "sluice.v1.fetcher.repair": RepairRequest -> RepairReply;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply;
+    "sluice.v1.cache.present": PresentRequest -> LocateReply;
 }

@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::endpoint::Endpoint;
 use crate::lease::Lease;
-use crate::{Undelivered, wire};
+use crate::{GATHERED_MAX, Undelivered, wire};
 
 #[derive(Default)]
 pub(crate) struct InProcess {
@@ -54,17 +55,25 @@ impl InProcess {
         deadline: Duration,
     ) -> Result<Bytes, Undelivered> {
         let endpoint = self.next(subject).ok_or(Undelivered::NoResponder)?;
-        let (sender, receiver) = oneshot::channel();
-        let reply = |outcome| async {
-            // The caller may have given up.
-            let _ = sender.send(outcome);
+        ask(&endpoint, subject, payload, deadline).await
+    }
+
+    /// The replies of everyone who listens on `subject`.
+    pub(crate) async fn gather(&self, subject: &str, payload: Bytes, wait: Duration) -> Vec<Bytes> {
+        let endpoints: Vec<Arc<Endpoint>> = match lock(&self.endpoints).get(subject) {
+            Some(listeners) => listeners
+                .iter()
+                .filter(|listener| !listener.stop.is_cancelled())
+                .take(GATHERED_MAX)
+                .map(|listener| listener.endpoint.clone())
+                .collect(),
+            None => Vec::new(),
         };
-        endpoint.accept(payload, deadline, reply).await;
-        match receiver.await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(status)) => Err(Undelivered::Status(wire::decode_status(wire::encode_status(&status)))),
-            Err(_) => Err(Undelivered::Status(Status::unavailable(format!("{subject} went away")))),
-        }
+        let asked = endpoints.iter().map(|endpoint| {
+            let reply = ask(endpoint, subject, payload.clone(), wait);
+            async { tokio::time::timeout(wait, reply).await.ok()?.ok() }
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Who is to answer next; those who stopped are forgotten on the way.
@@ -97,6 +106,25 @@ impl std::fmt::Debug for InProcess {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let endpoints = lock(&self.endpoints);
         formatter.debug_struct("InProcess").field("subjects", &endpoints.keys().collect::<Vec<_>>()).finish()
+    }
+}
+
+async fn ask(
+    endpoint: &Arc<Endpoint>,
+    subject: &str,
+    payload: Bytes,
+    deadline: Duration,
+) -> Result<Bytes, Undelivered> {
+    let (sender, receiver) = oneshot::channel();
+    let reply = |outcome| async {
+        // The caller may have given up.
+        let _ = sender.send(outcome);
+    };
+    endpoint.accept(payload, deadline, reply).await;
+    match receiver.await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(status)) => Err(Undelivered::Status(wire::decode_status(wire::encode_status(&status)))),
+        Err(_) => Err(Undelivered::Status(Status::unavailable(format!("{subject} went away")))),
     }
 }
 

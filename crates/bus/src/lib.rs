@@ -95,6 +95,18 @@ impl Bus {
         call::once(&self.transport, &subject, &request, deadline).await
     }
 
+    /// Asks everyone who answers `C`: the replies that come within `wait`, errors left out. None are
+    /// a valid outcome.
+    pub async fn gather<C: Call>(&self, request: C, wait: Duration) -> Result<Vec<C::Reply>, Status> {
+        let payload = wire::encode_request(C::SUBJECT, &request)?;
+        let subject = wire::all_subject(C::SUBJECT);
+        let replies = match &self.transport {
+            Transport::InProcess(bus) => bus.gather(&subject, payload, wait).await,
+            Transport::Nats(bus) => bus.gather(&subject, payload, wait).await?,
+        };
+        Ok(replies.into_iter().filter_map(|reply| wire::decode_reply(C::SUBJECT, reply).ok()).collect())
+    }
+
     /// Has `handler` answer `C`; requests are taken from when this returns.
     pub async fn answer<C, H, F>(&self, answer: Answer, handler: H) -> anyhow::Result<Answering>
     where
@@ -103,16 +115,17 @@ impl Bus {
         F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
     {
         let stop = CancellationToken::new();
+        let all = wire::all_subject(C::SUBJECT);
         let endpoint = Arc::new(Endpoint::new::<C, H, F>(answer.in_flight, handler));
-        let mut subjects = vec![C::SUBJECT.to_owned()];
+        let mut subjects = vec![(C::SUBJECT.to_owned(), Share::Queue), (all, Share::All)];
         if let Some(instance) = &answer.instance {
-            subjects.push(wire::instance_subject(C::SUBJECT, instance)?);
+            subjects.push((wire::instance_subject(C::SUBJECT, instance)?, Share::Queue));
         }
         let answering = Answering { tasks: endpoint.tasks(), stop: stop.clone().drop_guard() };
-        for subject in subjects {
+        for (subject, share) in subjects {
             match &self.transport {
                 Transport::InProcess(bus) => bus.listen(subject, endpoint.clone(), stop.clone()),
-                Transport::Nats(bus) => bus.listen(subject, endpoint.clone(), stop.clone()).await?,
+                Transport::Nats(bus) => bus.listen(subject, share, endpoint.clone(), stop.clone()).await?,
             }
         }
         Ok(answering)
@@ -136,6 +149,16 @@ impl Answering {
         self.tasks.wait().await;
     }
 }
+
+/// Who of those who listen on a subject gets a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    Queue,
+    All,
+}
+
+/// How many replies are gathered at most: more replicas than any service has.
+const GATHERED_MAX: usize = 1024;
 
 /// Why a transport has no reply.
 enum Undelivered {

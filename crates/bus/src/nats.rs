@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::endpoint::Endpoint;
-use crate::{Undelivered, wire};
+use crate::{GATHERED_MAX, Share, Undelivered, wire};
 
 /// Requests that may wait in one subscription: at a megabyte each at worst, and mostly a kilobyte.
 /// The loop empties it at once; beyond it NATS drops, and the caller's deadline ends the wait.
@@ -29,6 +29,8 @@ const SUBSCRIPTION_MESSAGES_MAX: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a stopping subscription waits for what the server had already sent.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// All who answer a subject share one queue.
+const QUEUE: &str = "sluice";
 /// For a request that names no deadline, which none of ours does.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
 
@@ -90,9 +92,8 @@ impl Nats {
         payload: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, Undelivered> {
-        let mut headers = HeaderMap::new();
-        headers.insert(wire::DEADLINE_HEADER, deadline.as_millis().to_string());
-        let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(deadline));
+        let request =
+            async_nats::Request::new().payload(payload).headers(waiting(deadline)).timeout(Some(deadline));
         let reply = self.client.send_request(subject.to_owned(), request).await.map_err(|error| {
             Undelivered::Status(match error.kind() {
                 RequestErrorKind::NoResponders => return Undelivered::NoResponder,
@@ -103,25 +104,56 @@ impl Nats {
                 RequestErrorKind::Other => Status::unavailable(format!("asking {subject}: {error}")),
             })
         })?;
-        match &reply.headers {
-            Some(headers) if headers.get(wire::STATUS_HEADER).is_some() => {
-                Err(Undelivered::Status(wire::decode_status(reply.payload)))
-            }
-            _ => Ok(reply.payload),
+        match is_error(&reply) {
+            true => Err(Undelivered::Status(wire::decode_status(reply.payload))),
+            false => Ok(reply.payload),
         }
+    }
+
+    /// The replies of everyone who listens on `subject`, as far as they come within `wait`.
+    pub(crate) async fn gather(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        wait: Duration,
+    ) -> Result<Vec<Bytes>, Status> {
+        let failed =
+            |error: &dyn std::fmt::Display| Status::unavailable(format!("asking {subject}: {error}"));
+        let inbox = self.client.new_inbox();
+        let mut replies = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
+        let asked = subject.to_owned();
+        let sent = self.client.publish_with_reply_and_headers(asked, inbox, waiting(wait), payload).await;
+        sent.map_err(|error| failed(&error))?;
+        let mut gathered = Vec::new();
+        let collect = async {
+            while let Some(reply) = replies.next().await {
+                if reply.status.is_some() || gathered.len() == GATHERED_MAX {
+                    break;
+                }
+                if !is_error(&reply) {
+                    gathered.push(reply.payload);
+                }
+            }
+        };
+        // Nobody knows how many there are: what came in time is the answer.
+        let _ = tokio::time::timeout(wait, collect).await;
+        Ok(gathered)
     }
 
     /// Feeds `endpoint` until `stop`; requests arrive from when this returns.
     pub(crate) async fn listen(
         &self,
         subject: String,
+        share: Share,
         endpoint: Arc<Endpoint>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let subscribing = || format!("subscribing to {subject}");
-        let queue = "sluice".to_owned();
-        let subscriber =
-            self.client.queue_subscribe(subject.clone(), queue).await.with_context(subscribing)?;
+        let subscriber = match share {
+            Share::Queue => self.client.queue_subscribe(subject.clone(), QUEUE.to_owned()).await,
+            Share::All => self.client.subscribe(subject.clone()).await,
+        };
+        let subscriber = subscriber.with_context(subscribing)?;
         // Without a server the subscription is made as soon as there is one.
         if self.client.connection_state() == async_nats::connection::State::Connected {
             self.client.flush().await.with_context(subscribing)?;
@@ -130,6 +162,16 @@ impl Nats {
         endpoint.tasks().spawn(async move { feed(subscriber, client, endpoint, stop).await });
         Ok(())
     }
+}
+
+fn waiting(deadline: Duration) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(wire::DEADLINE_HEADER, deadline.as_millis().to_string());
+    headers
+}
+
+fn is_error(reply: &Message) -> bool {
+    reply.headers.as_ref().is_some_and(|headers| headers.get(wire::STATUS_HEADER).is_some())
 }
 
 fn options(config: &NatsConfig) -> anyhow::Result<ConnectOptions> {

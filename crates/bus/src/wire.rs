@@ -76,9 +76,18 @@ pub(crate) fn deadline_exceeded(subject: &str, deadline: Duration) -> Status {
     Status::deadline_exceeded(format!("{subject} was not answered within {deadline:?}"))
 }
 
+/// The last token of the subject that everyone hears; no instance has this name.
+const ALL: &str = "all";
+
+/// The subject on which all who answer `subject` are asked at once.
+pub(crate) fn all_subject(subject: &str) -> String {
+    format!("{subject}.{ALL}")
+}
+
 /// The subject that only `instance` answers. Its name must be one subject token.
 pub(crate) fn instance_subject(subject: &str, instance: &str) -> Result<String, Status> {
     let is_token = !instance.is_empty()
+        && instance != ALL
         && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     if !is_token {
         return Err(Status::invalid_argument(format!("not an instance name: {instance:?}")));
@@ -118,7 +127,7 @@ mod tests {
 
     #[test]
     fn instance_names_cannot_change_the_subject() {
-        for wrong in ["", "a.b", "*", ">", "a b", "ä"] {
+        for wrong in ["", "all", "a.b", "*", ">", "a b", "ä"] {
             assert!(instance_subject("s", wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(instance_subject("s", "fetcher-1_a").unwrap(), "s.fetcher-1_a");

@@ -46,6 +46,7 @@ conformance! {
     the_caller_does_not_wait_longer_than_its_deadline,
     an_instance_is_asked_by_name,
     several_share_the_requests,
+    everyone_can_be_asked,
     a_stopped_service_takes_no_more_and_finishes_what_it_has,
     messages_are_bounded,
     an_unreadable_request_is_refused,
@@ -212,6 +213,26 @@ async fn several_share_the_requests(bus: Bus) {
     let counts = counts.map(|count| count.load(Ordering::Relaxed));
     assert_eq!(counts.iter().sum::<usize>(), 64, "each request is handled once");
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+async fn everyone_can_be_asked(bus: Bus) {
+    assert!(bus.gather(LocateRequest {}, SOON).await.unwrap().is_empty());
+    let _one = locate(&bus, free(), || async { Ok(endpoints("one")) }).await;
+    let _two = locate(&bus, free(), || async { Ok(endpoints("two")) }).await;
+    let _broken = locate(&bus, free(), || async { Err(Status::internal("broken")) }).await;
+    let gone = locate(&bus, free(), || async { Ok(endpoints("gone")) }).await;
+    gone.stop().await;
+    let mut names = Vec::new();
+    // Only a lost reply takes a second round: a machine may be slow.
+    for _ in 0..60 {
+        let replies = bus.gather(LocateRequest {}, Duration::from_millis(500)).await.unwrap();
+        names = replies.into_iter().flat_map(|reply| reply.endpoints).collect();
+        names.sort();
+        if names.len() == 2 {
+            break;
+        }
+    }
+    assert_eq!(names, ["one", "two"]);
 }
 
 async fn a_stopped_service_takes_no_more_and_finishes_what_it_has(bus: Bus) {
