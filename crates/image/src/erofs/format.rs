@@ -65,12 +65,13 @@ impl DiskInode<'_> {
     }
 }
 
-pub(super) fn superblock(inodes: u64, blocks: u32) -> [u8; SUPERBLOCK_LEN] {
+/// The root stands first, so that its number fits.
+pub(super) fn superblock(root: u64, inodes: u64, blocks: u32) -> [u8; SUPERBLOCK_LEN] {
     let mut bytes = Fields::<SUPERBLOCK_LEN>::new();
     bytes.put(0, MAGIC.to_le_bytes());
     bytes.put(8, FEATURE_COMPAT_MTIME.to_le_bytes());
     bytes.put(12, [BLOCK.ilog2() as u8]);
-    bytes.put(14, ((FIRST_INODE / INODE_SLOT) as u16).to_le_bytes());
+    bytes.put(14, (root as u16).to_le_bytes());
     bytes.put(16, inodes.to_le_bytes());
     bytes.put(36, blocks.to_le_bytes());
     bytes.put(80, FEATURE_INCOMPAT_CHUNKED_FILE.to_le_bytes());

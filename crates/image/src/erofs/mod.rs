@@ -48,7 +48,8 @@ pub fn write(tree: &FileTree<'_>) -> Result<Vec<u8>, TreeError> {
     let plan = Plan::of(tree)?;
     let mut image = Vec::with_capacity(plan.len());
     image.resize(format::SUPERBLOCK_OFFSET, 0);
-    image.extend_from_slice(&format::superblock(tree.inodes().len() as u64, plan.blocks()));
+    let root = plan.nid(tree.root().index());
+    image.extend_from_slice(&format::superblock(root, tree.inodes().len() as u64, plan.blocks()));
     let mut behind = Vec::new();
     for (at, inode) in tree.inodes().iter().enumerate() {
         image.resize(plan.place(at).offset, 0);
