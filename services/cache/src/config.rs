@@ -1,0 +1,150 @@
+//! What can be set, with its units and defaults.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use bytesize::ByteSize;
+use ed25519_dalek::VerifyingKey;
+use serde::{Deserialize, Serialize};
+
+/// Below this the memory tier could not hold the chunks of one request.
+const MEMORY_MIN: ByteSize = ByteSize::mib(32);
+/// The disk tier is written in blocks of 16 MiB, and needs a few of them.
+const DISK_MIN: ByteSize = ByteSize::mib(256);
+
+/// The `cache` section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where content is served; port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// How nodes reach this replica (`http://host:port`); as it is bound when absent.
+    pub advertise: Option<String>,
+    /// The memory tier's budget.
+    pub memory: ByteSize,
+    /// The disk tier; none when absent.
+    pub disk: Option<Disk>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// A folder of its own. What is in it may be deleted while the cache does not run.
+    pub path: PathBuf,
+    /// The disk tier's budget.
+    pub capacity: ByteSize,
+}
+
+/// The whole configuration of the service as a process of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub lifecycle: lifecycle::Config,
+    pub bus: bus::NatsConfig,
+    pub store: StoreConfig,
+    pub cache: Config,
+    /// Public keys of the fetchers, in hexadecimal.
+    pub trusted_keys: Vec<String>,
+}
+
+/// The `store` section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// A folder, or a URL of a bucket.
+    pub url: String,
+    /// What the kind of URL needs: region, endpoint, keys.
+    pub options: HashMap<String, String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            memory: ByteSize::mib(256),
+            disk: None,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.memory >= MEMORY_MIN,
+            "cache.memory is {}, at least {MEMORY_MIN} are needed",
+            self.memory
+        );
+        if let Some(disk) = &self.disk {
+            let capacity = disk.capacity;
+            ensure!(
+                capacity >= DISK_MIN,
+                "cache.disk.capacity is {capacity}, at least {DISK_MIN} are needed"
+            );
+        }
+        Ok(())
+    }
+
+    /// How nodes reach a cache that is bound to `address`.
+    pub(crate) fn endpoint(&self, address: SocketAddr) -> anyhow::Result<String> {
+        match &self.advertise {
+            Some(endpoint) if endpoint.starts_with("http://") || endpoint.starts_with("https://") => {
+                Ok(endpoint.trim_end_matches('/').to_owned())
+            }
+            Some(endpoint) => bail!("cache.advertise is {endpoint:?}, http://host:port is expected"),
+            None if address.ip().is_unspecified() => {
+                bail!("cache.listen is {address}: cache.advertise must say how nodes reach it")
+            }
+            None => Ok(format!("http://{address}")),
+        }
+    }
+}
+
+/// Public keys as they stand in a configuration.
+pub fn verifying_keys(trusted: &[String]) -> anyhow::Result<Vec<VerifyingKey>> {
+    let read = |text: &String| {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        VerifyingKey::from_bytes(&bytes).ok()
+    };
+    trusted
+        .iter()
+        .map(|text| read(text).with_context(|| format!("trusted_keys: {text:?} is not a public key")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_how_it_is_reached() {
+        let mut config = Config::default();
+        let loopback = "127.0.0.1:80".parse().unwrap();
+        assert_eq!(config.endpoint(loopback).unwrap(), "http://127.0.0.1:80");
+        assert!(config.endpoint("0.0.0.0:80".parse().unwrap()).is_err());
+        config.advertise = Some("http://cache-0:7460/".to_owned());
+        assert_eq!(config.endpoint(loopback).unwrap(), "http://cache-0:7460");
+        config.advertise = Some("cache-0:7460".to_owned());
+        assert!(config.endpoint(loopback).is_err());
+    }
+
+    #[test]
+    fn refuses_budgets_that_are_too_small() {
+        assert!(Config::default().check().is_ok());
+        assert!(Config { memory: ByteSize::mib(1), ..Config::default() }.check().is_err());
+        let disk = Some(Disk { path: "/".into(), capacity: ByteSize::mib(1) });
+        assert!(Config { disk, ..Config::default() }.check().is_err());
+    }
+
+    #[test]
+    fn keys_are_hexadecimal() {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
+        let text = hex::encode(key.as_bytes());
+        assert_eq!(verifying_keys(std::slice::from_ref(&text)).unwrap(), [key]);
+        assert!(verifying_keys(&[text[2..].to_owned()]).is_err());
+        assert!(verifying_keys(&["x".repeat(64)]).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! Who may read: a grant of the fetcher, for the project that is read, not yet expired.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ed25519_dalek::VerifyingKey;
+use prost::Message;
+use proto::signed::{Domain, verify};
+use proto::{Grant, Signed};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+/// The metadata that carries an encoded `Signed` grant with every call.
+const GRANT: &str = "sluice-grant-bin";
+/// What an empty project name means.
+const DEFAULT_PROJECT: &str = "default";
+
+/// Knows whose grants count.
+#[derive(Clone, Debug)]
+pub(crate) struct Gatekeeper {
+    trusted: Vec<VerifyingKey>,
+}
+
+impl Gatekeeper {
+    pub(crate) fn new(trusted: Vec<VerifyingKey>) -> Gatekeeper {
+        Gatekeeper { trusted }
+    }
+
+    /// The grant under which `project` may be read now.
+    pub(crate) fn admit(&self, metadata: &MetadataMap, project: &str) -> Result<Grant, Status> {
+        self.admit_at(metadata, project, SystemTime::now())
+    }
+
+    fn admit_at(&self, metadata: &MetadataMap, project: &str, now: SystemTime) -> Result<Grant, Status> {
+        let value = metadata.get_bin(GRANT).ok_or_else(|| Status::unauthenticated("no grant"))?;
+        let invalid =
+            |reason: &dyn std::fmt::Display| Status::unauthenticated(format!("invalid grant: {reason}"));
+        let bytes = value.to_bytes().map_err(|error| invalid(&error))?;
+        let signed = Signed::decode(bytes).map_err(|error| invalid(&error))?;
+        let payload = verify(&self.trusted, Domain::Grant, &signed).map_err(|error| invalid(&error))?;
+        let grant = Grant::decode(payload).map_err(|error| invalid(&error))?;
+        if now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()) >= grant.expires_unix {
+            return Err(Status::unauthenticated("the grant expired"));
+        }
+        if named(&grant.project) != named(project) {
+            return Err(Status::permission_denied(format!(
+                "the grant is for project {:?}, not {project:?}",
+                grant.project
+            )));
+        }
+        Ok(grant)
+    }
+}
+
+/// A project's name, spelled out.
+pub(crate) fn named(project: &str) -> &str {
+    if project.is_empty() { DEFAULT_PROJECT } else { project }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ed25519_dalek::SigningKey;
+    use proto::signed::sign;
+    use tonic::Code;
+    use tonic::metadata::MetadataValue;
+
+    use super::*;
+
+    const EXPIRES: u64 = 1000;
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_bytes(&[seed; 32])
+    }
+
+    fn carrying(bytes: &[u8]) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        metadata.insert_bin(GRANT, MetadataValue::from_bytes(bytes));
+        metadata
+    }
+
+    fn granted(seed: u8, domain: Domain) -> MetadataMap {
+        let grant = Grant { project: "p".to_owned(), expires_unix: EXPIRES, ..Grant::default() };
+        carrying(&sign(&key(seed), domain, grant.encode_to_vec()).encode_to_vec())
+    }
+
+    fn admit(metadata: &MetadataMap, project: &str, at: u64) -> Result<Grant, Code> {
+        let gatekeeper = Gatekeeper::new(vec![key(1).verifying_key()]);
+        let now = UNIX_EPOCH + Duration::from_secs(at);
+        gatekeeper.admit_at(metadata, project, now).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn admits_only_a_valid_grant_of_the_same_project() {
+        let metadata = granted(1, Domain::Grant);
+        assert_eq!(admit(&metadata, "p", EXPIRES - 1).unwrap().project, "p");
+        assert_eq!(admit(&metadata, "p", EXPIRES), Err(Code::Unauthenticated));
+        assert_eq!(admit(&metadata, "q", 0), Err(Code::PermissionDenied));
+        assert_eq!(admit(&metadata, "", 0), Err(Code::PermissionDenied));
+        assert_eq!(admit(&MetadataMap::new(), "p", 0), Err(Code::Unauthenticated));
+        assert_eq!(admit(&granted(2, Domain::Grant), "p", 0), Err(Code::Unauthenticated));
+        assert_eq!(admit(&granted(1, Domain::ImageRecord), "p", 0), Err(Code::Unauthenticated));
+        assert_eq!(admit(&carrying(b"\xff\xff\xff"), "p", 0), Err(Code::Unauthenticated));
+    }
+
+    #[test]
+    fn no_name_means_the_default_project() {
+        assert_eq!(named(""), "default");
+        assert_eq!(named("p"), "p");
+    }
+}

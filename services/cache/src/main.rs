@@ -1,0 +1,20 @@
+//! The cache as a process of its own.
+
+use anyhow::Context;
+use cache::{Cache, Settings, verifying_keys};
+use store::Store;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let about = "Serves image content from memory and disk in front of the object store";
+    let Some(settings) = lifecycle::command_line::load::<Settings>("cache", about)? else {
+        return Ok(());
+    };
+    let service = lifecycle::start("cache", &settings.lifecycle).await?;
+    let trusted = verifying_keys(&settings.trusted_keys)?;
+    let store = Store::open(&settings.store.url, &settings.store.options).context("opening the store")?;
+    let bus = bus::Bus::connect(&settings.bus).await?;
+    let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
+    Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;
+    service.run().await
+}
