@@ -1,0 +1,190 @@
+//! Brings verified content to the node: from cache replicas, or at last from the object store.
+//!
+//! [`Mesh`] is the node's: it knows the replicas and holds the connections to them. [`Content`] is one
+//! image's: the mesh with the project and the grant that the image is read under.
+//!
+//! What failed on a replica (an error, a stall, a corrupt chunk) is asked of the next one in
+//! rendezvous order; after [`STORE_AFTER_CYCLES`] rounds over all of them also of the object store
+//! directly; then again with back-off, until the caller's patience ends. Nothing leaves here that was
+//! not inflated within bounds and hashed, on a blocking thread.
+//!
+//! Requests for which a process waits have connections of their own: a full pipe of prefetched bytes
+//! must not stand before them.
+
+mod chunks;
+mod endpoints;
+mod frames;
+mod index;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bus::Bus;
+use image::Digest;
+use prost::Message;
+use proto::Signed;
+use proto::chunks_request::Priority;
+use store::{ProjectStore, Store};
+use tonic::metadata::{BinaryMetadataValue, MetadataMap};
+
+use endpoints::Endpoints;
+
+pub(crate) use chunks::{Fetched, Gate, Plain};
+
+/// The name of the metadata that carries an encoded grant.
+const GRANT_METADATA: &str = "sluice-grant-bin";
+/// Rounds over all replicas before the store is asked directly: a replica that restarts is back by then,
+/// and a hiccup of the caches must not send every node to the store.
+const STORE_AFTER_CYCLES: u32 = 2;
+/// The wait after a first failed round over all replicas, and the longest one.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Who waits for a chunk. A lower class never delays a higher one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// A read of a process.
+    Demand,
+    /// The start that is under way will probably read it.
+    Prefetch,
+    /// Everything else of a present image.
+    Background,
+}
+
+/// How patient the client is.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// A replica that sends nothing for this long is left for the next. One frame is at most 1 MiB, so
+    /// this is also the slowest link that can be used.
+    pub stall_timeout: Duration,
+    /// How long content that a process or a mount waits for is tried for, all retries included.
+    pub demand_patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { stall_timeout: Duration::from_secs(10), demand_patience: Duration::from_secs(120) }
+    }
+}
+
+/// The replicas and the store, as this node sees them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    endpoints: Arc<Endpoints>,
+    store: Option<Store>,
+    options: Options,
+}
+
+/// What an image is read under.
+#[derive(Clone, Debug)]
+pub struct Access {
+    pub project: String,
+    pub grant: Signed,
+    /// `sha256:<hex>`: tells a replica which image to have repaired when a chunk is corrupt.
+    pub manifest_digest: String,
+}
+
+/// One image's way to its content. Cheap to clone; the clones share the grant.
+#[derive(Clone, Debug)]
+pub struct Content {
+    mesh: Mesh,
+    store: Option<ProjectStore>,
+    project: Arc<str>,
+    manifest_digest: Arc<str>,
+    grant: Arc<RwLock<BinaryMetadataValue>>,
+}
+
+/// Why content did not come, after everything was tried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    #[error("{0} is in no replica and not in the store")]
+    Missing(Digest),
+    #[error("every copy of {0} is corrupt")]
+    Corrupt(Digest),
+    #[error("no access to {digest}: {reason}")]
+    Denied { digest: Digest, reason: String },
+    #[error("failed to fetch {digest}: {reason}")]
+    Unavailable { digest: Digest, reason: String },
+    #[error("nobody needs {0} any more")]
+    Cancelled(Digest),
+}
+
+impl Mesh {
+    pub fn new(bus: Bus, store: Option<Store>, options: Options) -> Mesh {
+        Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, options }
+    }
+
+    /// The content of one image.
+    pub fn content(&self, access: Access) -> Result<Content, store::StoreError> {
+        let store = self.store.as_ref().map(|store| store.project(&access.project)).transpose()?;
+        Ok(Content {
+            mesh: self.clone(),
+            store,
+            project: access.project.into(),
+            manifest_digest: access.manifest_digest.into(),
+            grant: Arc::new(RwLock::new(encoded(&access.grant))),
+        })
+    }
+}
+
+impl Content {
+    /// Reads under a newer grant from now on.
+    pub fn renew(&self, grant: &Signed) {
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = encoded(grant);
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert_bin(GRANT_METADATA, self.grant.read().unwrap_or_else(PoisonError::into_inner).clone());
+        tonic::Request::from_parts(metadata, Default::default(), message)
+    }
+}
+
+impl From<Class> for Priority {
+    fn from(class: Class) -> Priority {
+        match class {
+            Class::Demand => Priority::Demand,
+            Class::Prefetch => Priority::Prefetch,
+            Class::Background => Priority::Background,
+        }
+    }
+}
+
+impl FetchError {
+    pub(crate) fn unavailable(digest: Digest, reason: impl std::fmt::Display) -> FetchError {
+        FetchError::Unavailable { digest, reason: reason.to_string() }
+    }
+
+    fn from_status(digest: Digest, status: &tonic::Status) -> FetchError {
+        let reason = format!("{:?}: {}", status.code(), status.message());
+        match status.code() {
+            tonic::Code::NotFound => FetchError::Missing(digest),
+            tonic::Code::DataLoss => FetchError::Corrupt(digest),
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => FetchError::Denied { digest, reason },
+            _ => FetchError::Unavailable { digest, reason },
+        }
+    }
+
+    fn from_store(digest: Digest, error: &store::StoreError) -> FetchError {
+        match error.is_not_found() {
+            true => FetchError::Missing(digest),
+            false => FetchError::unavailable(digest, error),
+        }
+    }
+}
+
+fn encoded(grant: &Signed) -> BinaryMetadataValue {
+    BinaryMetadataValue::from_bytes(&grant.encode_to_vec())
+}
+
+/// The wait before cycle `cycle` over all replicas (the first is 0).
+fn backoff(cycle: u32) -> Duration {
+    match cycle.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => BACKOFF_FIRST.saturating_mul(1 << doublings.min(16)).min(BACKOFF_MAX),
+    }
+}

@@ -1,0 +1,177 @@
+//! Which chunks are on their way, for whom, and how far away. Pure.
+//!
+//! A chunk is in flight once, whoever wants it. A read that needs a chunk which a lower class already
+//! asked for joins that flight when it lands soon: when at most [`JOIN_BYTES`] are due before it. Otherwise
+//! it is asked again as demand and the copy of the lower class, when it comes, is not needed any more.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use image::Digest;
+use image::record::ChunkRef;
+
+use super::scheduler::Waiter;
+use crate::content::Class;
+
+/// What may still be due before a flight that a read joins. To ask again costs a round trip: at the 20 ms
+/// and 200 Mbit/s that the design counts with, that is the time of 500 KB.
+const JOIN_BYTES: u64 = 512 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    flights: HashMap<Digest, Flight>,
+    demand: Lane,
+    prefetch: Lane,
+    background: Lane,
+}
+
+/// One chunk on its way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) class: Class,
+    pub(super) chunk: ChunkRef,
+    pub(super) asked: Instant,
+    pub(super) waiters: Vec<Waiter>,
+    /// The lane's `asked_bytes` when this was asked, itself included.
+    due_after: u64,
+}
+
+/// What one class has asked and got, in stored bytes.
+#[derive(Debug, Default)]
+struct Lane {
+    asked_bytes: u64,
+    ended_bytes: u64,
+    /// Requests for chunks that have not ended.
+    chunks: usize,
+    /// Flights of this lane with waiters.
+    joined: usize,
+}
+
+/// What to do with a read's chunk.
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// It waits for a flight that is under way.
+    Waits,
+    /// It must be asked as demand; the waiter comes back.
+    Ask(Waiter),
+}
+
+impl Flights {
+    pub(super) fn contains(&self, chunk: &Digest) -> bool {
+        self.flights.contains_key(chunk)
+    }
+
+    /// Lets a read wait for a flight that lands soon.
+    pub(super) fn join(&mut self, chunk: &Digest, waiter: Waiter) -> Joined {
+        let Some(flight) = self.flights.get_mut(chunk) else { return Joined::Ask(waiter) };
+        let lane = match flight.class {
+            Class::Demand => None,
+            Class::Prefetch => Some(&mut self.prefetch),
+            Class::Background => Some(&mut self.background),
+        };
+        if let Some(lane) = lane {
+            let before = flight.due_after.saturating_sub(u64::from(flight.chunk.stored_len));
+            if flight.waiters.is_empty() && before.saturating_sub(lane.ended_bytes) > JOIN_BYTES {
+                return Joined::Ask(waiter);
+            }
+            lane.joined += usize::from(flight.waiters.is_empty());
+        }
+        flight.waiters.push(waiter);
+        Joined::Waits
+    }
+
+    /// Notes that a chunk is asked now. A flight of a lower class becomes this one.
+    pub(super) fn ask(&mut self, class: Class, chunk: ChunkRef, now: Instant) {
+        let lane = self.lane(class);
+        lane.asked_bytes += u64::from(chunk.stored_len);
+        lane.chunks += 1;
+        let due_after = lane.asked_bytes;
+        let earlier = self.flights.remove(&chunk.digest);
+        let waiters = earlier.map_or_else(Vec::new, |flight| {
+            self.left(&flight);
+            flight.waiters
+        });
+        let joined = usize::from(!waiters.is_empty());
+        self.lane(class).joined += joined;
+        let flight = Flight { class, chunk, asked: now, waiters, due_after };
+        self.flights.insert(chunk.digest, flight);
+    }
+
+    /// Adds a waiter to a flight that was just asked for it.
+    pub(super) fn wait(&mut self, chunk: &Digest, waiter: Waiter) {
+        let Some(flight) = self.flights.get_mut(chunk) else { return };
+        let first = flight.waiters.is_empty();
+        flight.waiters.push(waiter);
+        let class = flight.class;
+        self.lane(class).joined += usize::from(first);
+    }
+
+    /// A request of `class` for the chunk ended, however.
+    pub(super) fn ended(&mut self, class: Class, chunk: &ChunkRef) {
+        let lane = self.lane(class);
+        lane.ended_bytes += u64::from(chunk.stored_len);
+        lane.chunks = lane.chunks.saturating_sub(1);
+    }
+
+    /// The chunk is here: whoever waits for it gets it.
+    pub(super) fn land(&mut self, chunk: &Digest) -> Option<Flight> {
+        let flight = self.flights.remove(chunk)?;
+        self.left(&flight);
+        Some(flight)
+    }
+
+    /// The request of `class` failed. Gives the flight back unless another class still flies it.
+    pub(super) fn fail(&mut self, class: Class, chunk: &Digest) -> Option<Flight> {
+        let flies = self.flights.get(chunk).is_some_and(|flight| flight.class == class);
+        if flies { self.land(chunk) } else { None }
+    }
+
+    /// Stored bytes of `class` that were asked and have not ended.
+    pub(super) fn outstanding_bytes(&self, class: Class) -> u64 {
+        let lane = match class {
+            Class::Demand => &self.demand,
+            Class::Prefetch => &self.prefetch,
+            Class::Background => &self.background,
+        };
+        lane.asked_bytes.saturating_sub(lane.ended_bytes)
+    }
+
+    pub(super) fn outstanding(&self, class: Class) -> usize {
+        match class {
+            Class::Demand => self.demand.chunks,
+            Class::Prefetch => self.prefetch.chunks,
+            Class::Background => self.background.chunks,
+        }
+    }
+
+    /// The lowest class that may go on reading now. A class that a read has joined goes on: the
+    /// read waits for it.
+    pub(super) fn lowest_reading(&self) -> Class {
+        if self.background.joined > 0 {
+            return Class::Background;
+        }
+        if self.prefetch.joined > 0 {
+            return Class::Prefetch;
+        }
+        match (self.demand.chunks, self.prefetch.chunks) {
+            (0, 0) => Class::Background,
+            (0, _) => Class::Prefetch,
+            _ => Class::Demand,
+        }
+    }
+
+    fn left(&mut self, flight: &Flight) {
+        if !flight.waiters.is_empty() {
+            let lane = self.lane(flight.class);
+            lane.joined = lane.joined.saturating_sub(1);
+        }
+    }
+
+    fn lane(&mut self, class: Class) -> &mut Lane {
+        match class {
+            Class::Demand => &mut self.demand,
+            Class::Prefetch => &mut self.prefetch,
+            Class::Background => &mut self.background,
+        }
+    }
+}

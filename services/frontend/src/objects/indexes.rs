@@ -1,0 +1,88 @@
+//! Trees, maps and image records on the node's disk.
+//!
+//! Trees and maps are kept as plain bytes under their digest; a tree is mounted from here. A record
+//! is kept as it was signed, so that an image can be mounted while the mesh is away. Whoever loads
+//! one checks it again: the disk is not trusted.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
+use image::Digest;
+
+use super::Objects;
+use super::partial::hash_file;
+
+impl Objects {
+    pub fn tree_path(&self, tree: &Digest) -> PathBuf {
+        self.root.join("trees").join(format!("{tree}.erofs"))
+    }
+
+    /// Whether the tree is here and its bytes are still what its name says.
+    pub fn has_good_tree(&self, tree: &Digest) -> bool {
+        hash_file(&self.tree_path(tree)).is_ok_and(|(digest, _)| digest == *tree)
+    }
+
+    pub fn put_tree(&self, tree: &Digest, plain: &[u8]) -> io::Result<()> {
+        self.place(&self.tree_path(tree), plain)
+    }
+
+    /// The plain bytes of a map; `None` when it is not here, or not what its name says.
+    pub fn map(&self, map: &Digest) -> io::Result<Option<Vec<u8>>> {
+        let bytes = read(self.map_path(map))?;
+        Ok(bytes.filter(|bytes| Digest::of(bytes) == *map))
+    }
+
+    pub fn put_map(&self, map: &Digest, plain: &[u8]) -> io::Result<()> {
+        self.place(&self.map_path(map), plain)
+    }
+
+    /// The record of a manifest (64 hexadecimal digits), as it was put.
+    pub fn record(&self, manifest_hex: &str) -> io::Result<Option<Vec<u8>>> {
+        read(self.record_path(manifest_hex)?)
+    }
+
+    pub fn put_record(&self, manifest_hex: &str, signed: &[u8]) -> io::Result<()> {
+        self.place(&self.record_path(manifest_hex)?, signed)
+    }
+
+    /// The manifests whose records are here.
+    pub fn records(&self) -> io::Result<Vec<String>> {
+        let mut manifests = Vec::new();
+        for entry in fs::read_dir(self.root.join("records"))? {
+            manifests.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        manifests.sort();
+        Ok(manifests)
+    }
+
+    pub fn remove_record(&self, manifest_hex: &str) -> io::Result<u64> {
+        self.unlink(&self.record_path(manifest_hex)?)
+    }
+
+    /// Takes a tree and a map off the disk; the tree must not be mounted.
+    pub fn remove_indexes(&self, tree: &Digest, map: &Digest) -> io::Result<u64> {
+        Ok(self.unlink(&self.tree_path(tree))? + self.unlink(&self.map_path(map))?)
+    }
+
+    pub(super) fn map_path(&self, map: &Digest) -> PathBuf {
+        self.root.join("maps").join(map.to_string())
+    }
+
+    fn record_path(&self, manifest_hex: &str) -> io::Result<PathBuf> {
+        // The name came from outside: only a digest may become part of a path.
+        if manifest_hex.len() != 64 || !manifest_hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let message = format!("not a manifest digest: {manifest_hex:?}");
+            return Err(io::Error::new(ErrorKind::InvalidInput, message));
+        }
+        Ok(self.root.join("records").join(manifest_hex))
+    }
+}
+
+fn read(path: PathBuf) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

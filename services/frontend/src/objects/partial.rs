@@ -1,0 +1,186 @@
+//! Large objects that are still arriving: a sparse file beside a bitmap of its chunks.
+//!
+//! A chunk is written first and marked second, so that a mark is never ahead of its bytes: a crash
+//! of the process loses at most a mark. When all are there the whole file is hashed once more and
+//! renamed into `objects/`. After a power loss marks are worth nothing until checked: the bitmap is
+//! renamed to `.unverified` by `recovery`, and [`Objects::load_partial`] checks chunk by chunk.
+//!
+//! One task at a time writes (the downloads' writer); any number may read.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
+
+use image::Digest;
+use image::record::{ChunkRef, ObjectPlace};
+
+use super::{BLOCK_BYTES, Bits, Objects, PutError, put_error, read_at};
+
+const HAVE: u8 = b'1';
+/// One read of the final check: large enough for the disk's speed, small beside the memory budget.
+const HASH_BUFFER_BYTES: usize = 256 * 1024;
+
+impl Objects {
+    /// Whether chunk `index` of a partial object is here.
+    pub(crate) fn has_piece(&self, object: &Digest, index: usize) -> bool {
+        self.partials().get(object).is_some_and(|have| have.get(index))
+    }
+
+    /// Up to `len` bytes of a partial object at `offset`. The caller knows that their chunk is here.
+    pub(crate) fn read_partial(&self, object: &Digest, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        match File::open(self.partial_path(object)) {
+            Ok(file) => read_at(&file, offset, len).map(Some),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The chunks that an earlier process left of a partial object of `chunks`.
+    pub(crate) fn load_partial(&self, place: &ObjectPlace, chunks: &[ChunkRef]) -> io::Result<Bits> {
+        if let Some(have) = self.partials().get(&place.digest) {
+            return Ok(have.clone());
+        }
+        let Some(marks) = self.read_marks(place, chunks)? else { return Ok(Bits::new(chunks.len())) };
+        let have = parse_marks(&marks, chunks.len());
+        Ok(self.partials().entry(place.digest).or_insert(have).clone())
+    }
+
+    /// Keeps chunk `index` of a large object; tells whether the object is now whole, and in `objects/`.
+    pub(crate) fn put_piece(&self, place: &ObjectPlace, piece: Piece, bytes: &[u8]) -> Result<bool, PutError> {
+        if self.contains_of_len(&place.digest, place.len) {
+            return Ok(true);
+        }
+        self.write_piece(place, piece, bytes).map_err(|error| put_error(place.digest, error))?;
+        let whole = {
+            let mut partials = self.partials();
+            let have = match partials.entry(place.digest) {
+                Entry::Occupied(known) => known.into_mut(),
+                // Nobody loaded it yet: an earlier process may have left some of it.
+                Entry::Vacant(unknown) => {
+                    let marks = read_optional(&self.marks_path(&place.digest));
+                    let marks = marks.map_err(|error| put_error(place.digest, error))?.unwrap_or_default();
+                    unknown.insert(parse_marks(&marks, place.chunk_count as usize))
+                }
+            };
+            have.set(piece.index as usize);
+            have.all()
+        };
+        if whole { self.finish(place).map(|()| true) } else { Ok(false) }
+    }
+
+    /// Takes a partial object off the disk and tells how many bytes that freed.
+    pub fn remove_partial(&self, object: &Digest) -> io::Result<u64> {
+        self.partials().remove(object);
+        let freed = self.unlink(&self.partial_path(object))?;
+        Ok(freed + self.unlink(&self.marks_path(object))? + self.unlink(&self.unverified_path(object))?)
+    }
+
+    pub(super) fn partial_path(&self, object: &Digest) -> PathBuf {
+        self.root.join("partial").join(object.to_string())
+    }
+
+    fn marks_path(&self, object: &Digest) -> PathBuf {
+        self.root.join("partial").join(format!("{object}.have"))
+    }
+
+    fn unverified_path(&self, object: &Digest) -> PathBuf {
+        self.root.join("partial").join(format!("{object}.unverified"))
+    }
+
+    fn partials(&self) -> MutexGuard<'_, HashMap<Digest, Bits>> {
+        self.partials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_piece(&self, place: &ObjectPlace, piece: Piece, bytes: &[u8]) -> io::Result<()> {
+        let open = |path| OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = open(self.partial_path(&place.digest))?;
+        let before = file.metadata()?.blocks();
+        file.write_all_at(bytes, piece.offset)?;
+        let after = file.metadata()?.blocks();
+        open(self.marks_path(&place.digest))?.write_all_at(&[HAVE], u64::from(piece.index))?;
+        self.grew(after.saturating_sub(before) * BLOCK_BYTES);
+        Ok(())
+    }
+
+    /// Hashes a file that has all its chunks, and lets it in or drops it.
+    fn finish(&self, place: &ObjectPlace) -> Result<(), PutError> {
+        let digest = place.digest;
+        let path = self.partial_path(&digest);
+        let hashed = hash_file(&path).map_err(|error| put_error(digest, error))?;
+        if hashed != (digest, place.len) {
+            self.remove_partial(&digest).map_err(|error| put_error(digest, error))?;
+            return Err(PutError::Mismatch(digest));
+        }
+        fs::rename(&path, self.path(&digest)).map_err(|error| put_error(digest, error))?;
+        self.partials().remove(&digest);
+        // A mark without its file means nothing, and is dropped at the next start if it stays.
+        let _ = self.unlink(&self.marks_path(&digest));
+        Ok(())
+    }
+
+    /// The marks of a partial object, checked against its chunks when the last start was after a power loss.
+    fn read_marks(&self, place: &ObjectPlace, chunks: &[ChunkRef]) -> io::Result<Option<Vec<u8>>> {
+        if let Some(marks) = read_optional(&self.marks_path(&place.digest))? {
+            return Ok(Some(marks));
+        }
+        let unverified = self.unverified_path(&place.digest);
+        let Some(mut marks) = read_optional(&unverified)? else { return Ok(None) };
+        marks.truncate(chunks.len());
+        let mut offset = 0;
+        for (index, chunk) in chunks.iter().enumerate() {
+            let len = chunk.plain_len as usize;
+            if marks.get(index) == Some(&HAVE) {
+                let bytes = self.read_partial(&place.digest, offset, len)?;
+                if bytes.is_none_or(|bytes| Digest::of(&bytes) != chunk.digest) {
+                    marks[index] = b'0';
+                }
+            }
+            offset += len as u64;
+        }
+        fs::write(self.marks_path(&place.digest), &marks)?;
+        self.unlink(&unverified)?;
+        Ok(Some(marks))
+    }
+}
+
+/// Which chunk of an object, and where it begins in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) index: u32,
+    pub(crate) offset: u64,
+}
+
+/// The digest and the length of a file.
+pub(super) fn hash_file(path: &Path) -> io::Result<(Digest, u64)> {
+    let file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    loop {
+        let bytes = read_at(&file, offset, HASH_BUFFER_BYTES)?;
+        if bytes.is_empty() {
+            return Ok((hasher.finalize().into(), offset));
+        }
+        hasher.update(&bytes);
+        offset += bytes.len() as u64;
+    }
+}
+
+fn parse_marks(marks: &[u8], chunks: usize) -> Bits {
+    let mut have = Bits::new(chunks);
+    for (index, _) in marks.iter().enumerate().filter(|(_, mark)| **mark == HAVE) {
+        have.set(index);
+    }
+    have
+}
+
+fn read_optional(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,178 @@
+//! What is kept, what survives a crash, and what a power loss may cost.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use image::Digest;
+use image::record::{ChunkRef, ObjectPlace};
+use tempfile::TempDir;
+
+use super::partial::Piece;
+use super::*;
+
+fn open(folder: &TempDir, boot: &str) -> Objects {
+    Objects::open_in(folder.path(), boot.to_owned()).unwrap()
+}
+
+fn put(objects: &Objects, bytes: &[u8]) -> Digest {
+    let digest = Digest::of(bytes);
+    objects.put(&digest, bytes).unwrap();
+    digest
+}
+
+/// A large object of three chunks.
+struct Large {
+    bytes: Vec<u8>,
+    chunks: Vec<ChunkRef>,
+    place: ObjectPlace,
+}
+
+fn large() -> Large {
+    let bytes: Vec<u8> = (0..3000u32).map(|index| (index % 251) as u8).collect();
+    let chunks: Vec<ChunkRef> = bytes
+        .chunks(1000)
+        .map(|chunk| ChunkRef { digest: Digest::of(chunk), plain_len: 1000, stored_len: 1000 })
+        .collect();
+    let place =
+        ObjectPlace { digest: Digest::of(&bytes), len: 3000, first_chunk: 0, chunk_count: 3, offset: 0 };
+    Large { bytes, chunks, place }
+}
+
+impl Large {
+    fn put(&self, objects: &Objects, index: u32) -> Result<bool, PutError> {
+        let offset = u64::from(index) * 1000;
+        let bytes = &self.bytes[offset as usize..offset as usize + 1000];
+        objects.put_piece(&self.place, Piece { index, offset }, bytes)
+    }
+}
+
+#[test]
+fn reads_what_it_kept_and_refuses_what_does_not_match() {
+    let folder = TempDir::new().unwrap();
+    let objects = open(&folder, "boot");
+    let digest = put(&objects, b"hello world");
+    assert!(objects.contains(&digest) && objects.contains_of_len(&digest, 11));
+    assert!(!objects.contains_of_len(&digest, 10));
+    assert_eq!(objects.read(&digest, 6, 100).unwrap().unwrap(), b"world");
+    assert_eq!(objects.read(&digest, 100, 1).unwrap().unwrap(), b"");
+    assert_eq!(objects.read(&Digest::of(b"other"), 0, 1).unwrap(), None);
+    assert!(matches!(objects.put(&Digest::of(b"other"), b"wrong"), Err(PutError::Mismatch(_))));
+    assert!(!objects.contains(&Digest::of(b"other")));
+    assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+}
+
+#[test]
+fn counts_allocated_blocks() {
+    let folder = TempDir::new().unwrap();
+    let objects = open(&folder, "boot");
+    let digest = put(&objects, &[7; 10_000]);
+    let blocks = fs::metadata(objects.path(&digest)).unwrap().blocks() * 512;
+    assert!(blocks >= 10_000);
+    assert_eq!(objects.used(), blocks);
+    assert_eq!(objects.measure().unwrap(), blocks);
+    assert_eq!(objects.remove(&digest).unwrap(), blocks);
+    assert_eq!((objects.used(), objects.measure().unwrap()), (0, 0));
+    assert_eq!(objects.remove(&digest).unwrap(), 0);
+}
+
+#[test]
+fn a_crash_of_the_process_keeps_everything_but_what_was_arriving() {
+    let folder = TempDir::new().unwrap();
+    let large = large();
+    let digest = {
+        let objects = open(&folder, "boot");
+        fs::write(folder.path().join("incoming/7"), b"half").unwrap();
+        assert!(!large.put(&objects, 1).unwrap());
+        put(&objects, b"whole")
+    };
+    let objects = open(&folder, "boot");
+    assert_eq!(objects.recovered(), Recovered::default());
+    assert!(objects.contains(&digest));
+    assert!(!folder.path().join("incoming/7").exists());
+    let have = objects.load_partial(&large.place, &large.chunks).unwrap();
+    assert_eq!([have.get(0), have.get(1), have.get(2)], [false, true, false]);
+    assert!(objects.has_piece(&large.place.digest, 1));
+    assert_eq!(objects.read_partial(&large.place.digest, 1000, 1000).unwrap().unwrap(), large.bytes[1000..2000]);
+    assert!(!large.put(&objects, 2).unwrap());
+    assert!(large.put(&objects, 0).unwrap());
+    assert_eq!(objects.read(&large.place.digest, 0, 3000).unwrap().unwrap(), large.bytes);
+    assert_eq!(fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_power_loss_costs_what_was_not_synced_and_is_wrong() {
+    let folder = TempDir::new().unwrap();
+    let large = large();
+    let (good, emptied, named_wrong) = {
+        let objects = open(&folder, "first boot");
+        large.put(&objects, 0).unwrap();
+        large.put(&objects, 1).unwrap();
+        let emptied = put(&objects, b"will be empty");
+        // As ext4 leaves a file whose data never reached the disk.
+        fs::write(objects.path(&emptied), b"").unwrap();
+        let stray = objects.local_dir().join("ab/not-a-digest");
+        fs::write(&stray, b"stray").unwrap();
+        fs::write(objects.partial_path(&large.place.digest), [&large.bytes[..1000], &[0; 1000]].concat()).unwrap();
+        (put(&objects, b"good"), emptied, stray)
+    };
+    let objects = open(&folder, "second boot");
+    assert_eq!(objects.recovered(), Recovered { power_loss: true, checked: 3, dropped: 2 });
+    assert!(objects.contains(&good) && !objects.contains(&emptied) && !named_wrong.exists());
+    let have = objects.load_partial(&large.place, &large.chunks).unwrap();
+    assert_eq!([have.get(0), have.get(1), have.get(2)], [true, false, false]);
+    // The new boot is on record: another start of this boot checks nothing.
+    assert!(!open(&folder, "second boot").recovered().power_loss);
+}
+
+#[test]
+fn what_was_synced_long_ago_is_not_read_again() {
+    let folder = TempDir::new().unwrap();
+    let digest = {
+        let objects = open(&folder, "first boot");
+        let digest = put(&objects, b"old");
+        objects.sync().unwrap();
+        digest
+    };
+    let later = "first boot\n4000000000\n";
+    fs::write(folder.path().join("synced"), later).unwrap();
+    let objects = open(&folder, "second boot");
+    assert_eq!(objects.recovered(), Recovered { power_loss: true, checked: 0, dropped: 0 });
+    assert!(objects.contains(&digest));
+}
+
+#[test]
+fn a_large_object_with_a_wrong_chunk_never_becomes_whole() {
+    let folder = TempDir::new().unwrap();
+    let objects = open(&folder, "boot");
+    let large = large();
+    large.put(&objects, 0).unwrap();
+    large.put(&objects, 1).unwrap();
+    let wrong = objects.put_piece(&large.place, Piece { index: 2, offset: 2000 }, &[9; 1000]);
+    assert!(matches!(wrong, Err(PutError::Mismatch(_))));
+    assert!(!objects.contains(&large.place.digest));
+    assert!(!objects.has_piece(&large.place.digest, 0), "nothing of it is believed");
+}
+
+#[test]
+fn indexes_are_checked_when_they_are_loaded() {
+    let folder = TempDir::new().unwrap();
+    let objects = open(&folder, "boot");
+    let digest = Digest::of(b"bytes");
+    objects.put_map(&digest, b"bytes").unwrap();
+    objects.put_tree(&digest, b"bytes").unwrap();
+    assert_eq!(objects.map(&digest).unwrap().unwrap(), b"bytes");
+    assert!(objects.has_good_tree(&digest));
+    fs::write(objects.map_path(&digest), b"other").unwrap();
+    fs::write(objects.tree_path(&digest), b"other").unwrap();
+    assert_eq!(objects.map(&digest).unwrap(), None);
+    assert!(!objects.has_good_tree(&digest));
+    let manifest = "ab".repeat(32);
+    objects.put_record(&manifest, b"signed").unwrap();
+    assert_eq!(objects.record(&manifest).unwrap().unwrap(), b"signed");
+    assert_eq!(objects.records().unwrap(), [manifest.clone()]);
+    for outside in ["../synced", "", "/etc/passwd"] {
+        assert!(objects.put_record(outside, b"signed").is_err(), "{outside}");
+    }
+    objects.remove_record(&manifest).unwrap();
+    assert!(objects.records().unwrap().is_empty());
+}
