@@ -59,7 +59,7 @@ pub(super) struct PlatformField {
 #[derive(Debug)]
 pub(super) enum Document {
     Index(Index),
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -169,12 +169,14 @@ impl Document {
         }
         match media_type.as_deref() {
             Some(OCI_INDEX | DOCKER_INDEX) => Ok(Document::Index(shape.index()?)),
-            Some(kind @ (OCI_MANIFEST | DOCKER_MANIFEST)) => Ok(Document::Manifest(shape.manifest(kind)?)),
+            Some(kind @ (OCI_MANIFEST | DOCKER_MANIFEST)) => {
+                Ok(Document::Manifest(Box::new(shape.manifest(kind)?)))
+            }
             Some(other) => {
                 Err(Unreadable::Unsupported(format!("its media type {} is not an image's", brief(other))))
             }
             None if shape.manifests.is_some() => Ok(Document::Index(shape.index()?)),
-            None => Ok(Document::Manifest(shape.manifest(OCI_MANIFEST)?)),
+            None => Ok(Document::Manifest(Box::new(shape.manifest(OCI_MANIFEST)?))),
         }
     }
 }

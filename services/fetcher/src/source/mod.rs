@@ -196,3 +196,6 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

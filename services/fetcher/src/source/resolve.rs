@@ -52,7 +52,7 @@ impl Walk<'_> {
                 Document::read(&bytes, header).map_err(|error| self.unreadable(&descriptor, error))?;
             match document {
                 Document::Index(index) => self.index(index, depth).await,
-                Document::Manifest(manifest) => self.manifest(&descriptor, manifest).await,
+                Document::Manifest(manifest) => self.manifest(&descriptor, *manifest).await,
             }
         }
         .boxed()

@@ -34,6 +34,9 @@ const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// One read while a compressed layer is hashed, in bytes.
 const HASH_READ: u64 = 1024 * 1024;
 
+/// Where the layers' bytes stand in the archive.
+type LayerRanges = HashMap<BlobDigest, Range<u64>>;
+
 /// The one image of an archive.
 #[derive(Debug)]
 pub(super) struct Archive {
@@ -41,7 +44,7 @@ pub(super) struct Archive {
     file: LocalFile,
     manifest: (Descriptor, Bytes),
     config: (Descriptor, Bytes),
-    layers: HashMap<BlobDigest, Range<u64>>,
+    layers: LayerRanges,
 }
 
 /// An entry of `manifest.json`.
@@ -178,7 +181,7 @@ impl Reader<'_> {
         &self,
         saved: &Saved,
         config: &[u8],
-    ) -> Result<(HashMap<BlobDigest, Range<u64>>, Vec<MadeDescriptor>), SourceError> {
+    ) -> Result<(LayerRanges, Vec<MadeDescriptor>), SourceError> {
         let diff_ids = Config::read(config)
             .map_err(|error| self.corrupt("the config", error.to_string()))?
             .rootfs
@@ -187,7 +190,7 @@ impl Reader<'_> {
             let reason = format!("it names {} layers, the config {}", saved.layers.len(), diff_ids.len());
             return Err(self.corrupt("manifest.json", reason));
         }
-        let mut layers = HashMap::new();
+        let mut layers = LayerRanges::new();
         let mut descriptors = Vec::new();
         for (name, diff_id) in saved.layers.iter().zip(&diff_ids) {
             let range = self.range(name)?;

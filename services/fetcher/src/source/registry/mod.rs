@@ -63,19 +63,19 @@ struct Endpoint {
 
 /// One thing to get.
 #[derive(Debug)]
-struct Ask<'a> {
+struct Ask {
     /// For messages: `layer sha256:…`.
     what: String,
     /// `manifests/latest`, `blobs/sha256:…`
     path: String,
     accept: Option<&'static str>,
-    body: Body<'a>,
+    body: Body,
 }
 
 #[derive(Debug)]
-enum Body<'a> {
-    /// All of it, at most so many bytes; verified when somebody described it.
-    Whole { max: u64, expected: Option<&'a Descriptor> },
+enum Body {
+    /// All of it, at most so many bytes; verified when it was asked for by digest.
+    Whole { max: u64, digest: Option<BlobDigest> },
     /// As it comes, from this byte on.
     Stream { from: u64 },
 }
@@ -116,20 +116,16 @@ impl Registry {
     /// What the reference names. With a digest, that is what must come.
     pub(super) async fn root(&self) -> Result<(Descriptor, Bytes), SourceError> {
         let name = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
+        // A reference with a digest of another kind was refused when its name was read.
+        let digest = self.reference.digest().and_then(|digest| digest.parse().ok());
         let ask = Ask {
             what: "the image".into(),
             path: format!("manifests/{name}"),
             accept: Some(MANIFESTS),
-            body: Body::Whole { max: MANIFEST_MAX, expected: None },
+            body: Body::Whole { max: MANIFEST_MAX, digest },
         };
         let (media_type, bytes) = self.whole(&ask).await?;
         let descriptor = Descriptor::of(media_type.as_deref().unwrap_or_default(), &bytes);
-        if let Some(digest) =
-            self.reference.digest().filter(|digest| *digest != descriptor.digest.to_string())
-        {
-            let reason = format!("its content is {}", descriptor.digest);
-            return Err(SourceError::corrupt(&self.image, format!("the manifest {digest}"), reason));
-        }
         Ok((descriptor, bytes))
     }
 
@@ -157,12 +153,16 @@ impl Registry {
             ),
             path: format!("{kind}/{}", descriptor.digest),
             accept,
-            body: Body::Whole { max, expected: Some(descriptor) },
+            body: Body::Whole { max, digest: Some(descriptor.digest) },
         };
-        Ok(self.whole(&ask).await?.1)
+        let (_, bytes) = self.whole(&ask).await?;
+        match descriptor.check(&bytes) {
+            Ok(()) => Ok(bytes),
+            Err(reason) => Err(SourceError::corrupt(&self.image, ask.what, reason)),
+        }
     }
 
-    async fn whole(&self, ask: &Ask<'_>) -> Result<(Option<String>, Bytes), SourceError> {
+    async fn whole(&self, ask: &Ask) -> Result<(Option<String>, Bytes), SourceError> {
         match self.answer(ask).await? {
             Answer::Whole { media_type, bytes } => Ok((media_type, bytes)),
             Answer::Stream { host, .. } => Err(self.unreachable(&host, "it answers with part of a document")),
@@ -184,7 +184,7 @@ impl Registry {
     }
 
     /// The first endpoint's answer that is one; of failures, the registry's own.
-    async fn answer(&self, ask: &Ask<'_>) -> Result<Answer, SourceError> {
+    async fn answer(&self, ask: &Ask) -> Result<Answer, SourceError> {
         let mut failed = None;
         for endpoint in self.endpoints.iter().filter(|endpoint| !endpoint.down.load(Ordering::Relaxed)) {
             match self.tries(endpoint, ask).await {
@@ -204,7 +204,7 @@ impl Registry {
         Err(failed.unwrap_or_else(|| self.unreachable(self.reference.registry(), "it has no endpoint")))
     }
 
-    async fn tries(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    async fn tries(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Failure> {
         let mut retry = Retry::new(&self.transfer.config.retry);
         loop {
             let failure = match self.exchange(endpoint, ask).await {
@@ -223,7 +223,7 @@ impl Registry {
     }
 
     /// One request and its answer; a second one when the authorisation had to be renewed.
-    async fn exchange(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Answer, Failure> {
+    async fn exchange(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Failure> {
         let url = endpoint.url(self.reference.repository(), &ask.path);
         let mut authorisation = endpoint.login.authorisation(&self.transfer).await?;
         let mut renewed = false;
@@ -247,25 +247,21 @@ impl Registry {
         }
     }
 
-    async fn accept(
-        &self,
-        endpoint: &Endpoint,
-        ask: &Ask<'_>,
-        response: Response,
-    ) -> Result<Answer, Failure> {
-        let Body::Whole { max, expected } = ask.body else {
+    async fn accept(&self, endpoint: &Endpoint, ask: &Ask, response: Response) -> Result<Answer, Failure> {
+        let Body::Whole { max, digest } = ask.body else {
             return Ok(Answer::Stream { response, host: endpoint.host.clone() });
         };
         let media_type =
             response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let bytes = self.transfer.body(response, max).await?;
-        if let Some(expected) = expected {
-            expected.check(&bytes).map_err(Failure::Corrupt)?;
+        let content = BlobDigest::of(&bytes);
+        if digest.is_some_and(|digest| digest != content) {
+            return Err(Failure::Corrupt(format!("its content is {content}")));
         }
         Ok(Answer::Whole { media_type, bytes })
     }
 
-    async fn error(&self, endpoint: &Endpoint, ask: &Ask<'_>, failure: Failure) -> SourceError {
+    async fn error(&self, endpoint: &Endpoint, ask: &Ask, failure: Failure) -> SourceError {
         let (image, host, what) = (self.image.to_string(), endpoint.host.clone(), ask.what.clone());
         match failure {
             Failure::Passing { reason, .. } => SourceError::Unreachable { image, host, reason },
@@ -336,7 +332,7 @@ impl Endpoint {
     }
 }
 
-impl Ask<'_> {
+impl Ask {
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         if let Some(accept) = self.accept {
