@@ -34,12 +34,13 @@ pub const XATTRS_MAX: usize = 4096;
 pub const SPARSE_EXTENTS_MAX: usize = 65_536;
 /// An encoded record, tree or map, plain: a decoder refuses to inflate more.
 pub const ENCODED_PLAIN_MAX: usize = 1 << 30;
-/// Chunks and objects of one layer or image: a 1 TiB layer of packed chunks has this many.
+/// Chunks of one layer or image: as many as `LAYER_PLAIN_MAX` bytes can be cut into at worst (objects
+/// of just over `CDC_MIN` bytes, each cut in two).
 pub const CHUNKS_MAX: usize = 4 * 1024 * 1024;
 /// Chunks in one profile: 64 GiB of average ones, more than any start reads.
 pub const PROFILE_CHUNKS_MAX: usize = 131_072;
 /// Names of one image, and layers of one image (overlay and Docker stop at 127).
 pub const REFERENCES_MAX: usize = 1024;
 pub const LAYERS_MAX: usize = 1024;
-/// Plain bytes of one layer when the caller knows no better bound: larger than any layer in use.
-pub const LAYER_PLAIN_MAX: u64 = 1 << 40;
+/// Plain bytes of one layer (256 GiB), when the caller knows no better bound: larger than any in use.
+pub const LAYER_PLAIN_MAX: u64 = 1 << 38;

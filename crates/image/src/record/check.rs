@@ -8,7 +8,7 @@ use super::{
 use crate::Digest;
 use crate::limits::{
     CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, INLINE_MAX, PATH_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX,
-    XATTRS_TOTAL_MAX,
+    XATTRS_MAX, XATTRS_TOTAL_MAX,
 };
 use crate::path;
 
@@ -127,6 +127,9 @@ fn meta(meta: &Meta) -> Result<(), String> {
 
 /// One inode's extended attributes, as far as any file system could hold them.
 pub(crate) fn xattrs(xattrs: &[Xattr]) -> Result<(), String> {
+    if xattrs.len() > XATTRS_MAX {
+        return Err(format!("{} xattrs, more than {XATTRS_MAX}", xattrs.len()));
+    }
     let mut total = 0;
     for Xattr { name, value } in xattrs {
         if !(1..=XATTR_NAME_MAX).contains(&name.len()) || name.contains(&0) || value.len() > XATTR_VALUE_MAX {

@@ -1,0 +1,245 @@
+//! One pass over a layer's tar: entries, and objects cut into chunks.
+//!
+//! ```text
+//! plain tar bytes --tar::Reader--> members --names--> entries --------> LayerRecord
+//!                                  contents --Cutter--> CutChunks --> the caller stores them
+//! ```
+//!
+//! What comes out depends on the bytes alone, never on how they were sliced. Memory is bounded by
+//! the cutter's buffers and the record. The caller hashes the tar itself (for the diff id) and
+//! knows how long chunks become when stored: it fills in both.
+
+mod cutter;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::mem;
+
+use crate::Digest;
+use crate::limits::{ENCODED_PLAIN_MAX, ENTRIES_MAX, LAYER_PLAIN_MAX};
+use crate::path::{self, PathError};
+use crate::record::{Content, Device, Entry, EntryKind, LayerRecord, Meta, check};
+use crate::tar::{Event, Member, MemberKind, Reader, TarError};
+
+use cutter::Cutter;
+use names::Name;
+
+/// How large a layer may be, for this caller.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanLimits {
+    /// Bytes of the tar, and bytes of all its files with their holes.
+    pub plain_max: u64,
+    /// Members.
+    pub entries_max: usize,
+}
+
+impl Default for ScanLimits {
+    fn default() -> ScanLimits {
+        ScanLimits { plain_max: LAYER_PLAIN_MAX, entries_max: ENTRIES_MAX }
+    }
+}
+
+/// A chunk of the layer, to be stored. Each digest is given once.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CutChunk {
+    pub digest: Digest,
+    pub plain: Vec<u8>,
+}
+
+impl std::fmt::Debug for CutChunk {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "CutChunk({}, {} bytes)", self.digest, self.plain.len())
+    }
+}
+
+/// Why a layer cannot be imported.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ScanError {
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    #[error("the name {name:?} {error}")]
+    Name { name: String, error: PathError },
+    #[error("{name:?} cannot be imported: {reason}")]
+    Member { name: String, reason: String },
+    #[error("more than {0} members")]
+    TooManyMembers(usize),
+    #[error("more than {0} bytes of plain content")]
+    TooLong(u64),
+    #[error("names and attributes of all members take more than {ENCODED_PLAIN_MAX} bytes")]
+    RecordTooLong,
+}
+
+/// Reads one layer. Not to be used on after an error.
+#[derive(Debug)]
+pub struct LayerScanner {
+    reader: Reader,
+    limits: ScanLimits,
+    cutter: Cutter,
+    tar_len: u64,
+    /// Bytes of all files so far, as declared.
+    content_len: u64,
+    /// About how long the record will be, encoded.
+    record_len: usize,
+    members: usize,
+    entries: Vec<Entry>,
+    file: OpenFile,
+}
+
+/// Whose content comes next.
+#[derive(Debug)]
+enum OpenFile {
+    None,
+    /// Of a member that leaves no file behind: a whiteout, or bookkeeping of aufs.
+    Ignored,
+    Kept {
+        path: Vec<u8>,
+        meta: Meta,
+    },
+}
+
+impl LayerScanner {
+    /// Limits beyond those of [`crate::limits`] are lowered to them: a record must stay readable.
+    pub fn new(limits: ScanLimits) -> LayerScanner {
+        let limits = ScanLimits {
+            plain_max: limits.plain_max.min(LAYER_PLAIN_MAX),
+            entries_max: limits.entries_max.min(ENTRIES_MAX),
+        };
+        LayerScanner {
+            reader: Reader::new(),
+            limits,
+            cutter: Cutter::default(),
+            tar_len: 0,
+            content_len: 0,
+            record_len: 0,
+            members: 0,
+            entries: Vec::new(),
+            file: OpenFile::None,
+        }
+    }
+
+    /// Reads the next bytes of the tar; gives every chunk that is complete to `emit`.
+    pub fn push<E: From<ScanError>>(
+        &mut self,
+        plain: &[u8],
+        emit: &mut dyn FnMut(CutChunk) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.tar_len += plain.len() as u64;
+        if self.tar_len > self.limits.plain_max {
+            return Err(ScanError::TooLong(self.limits.plain_max).into());
+        }
+        let mut rest = plain;
+        while let Some(event) = self.reader.next(&mut rest).map_err(ScanError::Tar)? {
+            match (event, &self.file) {
+                (Event::Member(member), _) => self.begin(member)?,
+                (Event::Data(data), OpenFile::Kept { .. }) => self.cutter.write(data, emit)?,
+                (Event::Hole(len), OpenFile::Kept { .. }) => self.cutter.write_zeros(len, emit)?,
+                (Event::End, _) => self.end(emit)?,
+                (Event::Data(_) | Event::Hole(_), OpenFile::Ignored | OpenFile::None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of the layer whose tar ended here; the last chunks go to `emit`. The diff id and
+    /// the chunks' stored lengths are left to the caller: `diff_id` and
+    /// [`LayerRecord::set_stored_lens`].
+    pub fn finish<E: From<ScanError>>(
+        self,
+        emit: &mut dyn FnMut(CutChunk) -> Result<(), E>,
+    ) -> Result<LayerRecord, E> {
+        self.reader.finish().map_err(ScanError::Tar)?;
+        let (chunks, objects) = self.cutter.finish(emit)?;
+        Ok(LayerRecord { diff_id: [0; 32], tar_len: self.tar_len, entries: self.entries, chunks, objects })
+    }
+
+    fn begin(&mut self, member: Member) -> Result<(), ScanError> {
+        self.count(&member.kind)?;
+        self.file = OpenFile::Ignored;
+        let refuse = |error| ScanError::Name { name: lossy(&member.path), error };
+        let mark = |path, kind| Entry { path, kind, meta: Meta::default() };
+        match names::classify(path::normalise(&member.path).map_err(refuse)?) {
+            Name::Plain(path) => self.keep(path, member.kind, member.meta),
+            Name::Whiteout(path) => self.add(mark(path, EntryKind::Whiteout)),
+            Name::Opaque(path) => self.add(mark(path, EntryKind::Opaque)),
+            Name::Bookkeeping => Ok(()),
+            Name::Refused(error) => Err(refuse(error)),
+        }
+    }
+
+    fn keep(&mut self, path: Vec<u8>, kind: MemberKind, meta: Meta) -> Result<(), ScanError> {
+        let refuse = |reason| ScanError::Member { name: lossy(&path), reason };
+        if path.is_empty() && kind != MemberKind::Directory {
+            return Err(refuse("the root must be a directory".into()));
+        }
+        check::xattrs(&meta.xattrs).map_err(refuse)?;
+        let kind = match kind {
+            MemberKind::File(len) => {
+                self.cutter.begin(len);
+                self.file = OpenFile::Kept { path, meta };
+                return Ok(());
+            }
+            MemberKind::Directory => Ok(EntryKind::Directory),
+            MemberKind::Fifo => Ok(EntryKind::Fifo),
+            MemberKind::Symlink(target) => names::symlink_target(target).map(EntryKind::Symlink),
+            MemberKind::Hardlink(target) => names::link_target(&target).map(EntryKind::Hardlink),
+            // Overlayfs reads this device as "the file below is gone".
+            MemberKind::CharDevice(Device { major: 0, minor: 0 }) => {
+                Err("the character device 0:0 would hide a file instead of being one".into())
+            }
+            MemberKind::CharDevice(device) => check::device(device).map(|()| EntryKind::CharDevice(device)),
+            MemberKind::BlockDevice(device) => check::device(device).map(|()| EntryKind::BlockDevice(device)),
+        };
+        let kind = kind.map_err(refuse)?;
+        self.add(Entry { path, kind, meta })
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<(), ScanError> {
+        self.record_len += encoded_len(&entry);
+        if self.record_len > ENCODED_PLAIN_MAX {
+            return Err(ScanError::RecordTooLong);
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Counts a member before anything of it is kept.
+    fn count(&mut self, kind: &MemberKind) -> Result<(), ScanError> {
+        self.members += 1;
+        if self.members > self.limits.entries_max {
+            return Err(ScanError::TooManyMembers(self.limits.entries_max));
+        }
+        if let MemberKind::File(len) = kind {
+            self.content_len = self.content_len.saturating_add(*len);
+        }
+        match self.content_len > self.limits.plain_max {
+            true => Err(ScanError::TooLong(self.limits.plain_max)),
+            false => Ok(()),
+        }
+    }
+
+    fn end<E: From<ScanError>>(&mut self, emit: &mut dyn FnMut(CutChunk) -> Result<(), E>) -> Result<(), E> {
+        if let OpenFile::Kept { path, meta } = mem::replace(&mut self.file, OpenFile::None) {
+            let kind = EntryKind::File(self.cutter.end(emit)?);
+            self.add(Entry { path, kind, meta })?;
+        }
+        Ok(())
+    }
+}
+
+/// About how long an entry is in the record, and its object in the tables: never less.
+fn encoded_len(entry: &Entry) -> usize {
+    /// Numbers at their longest, a digest, an object's place.
+    const FIXED: usize = 160;
+    let xattrs: usize = entry.meta.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 8).sum();
+    let content = match &entry.kind {
+        EntryKind::Symlink(bytes) | EntryKind::Hardlink(bytes) => bytes.len(),
+        EntryKind::File(Content::Inline(bytes)) => bytes.len(),
+        _ => 0,
+    };
+    entry.path.len() + xattrs + content + FIXED
+}
+
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
