@@ -14,31 +14,27 @@ pub(super) mod blob;
 
 mod auth;
 mod challenge;
+mod endpoint;
 mod retry;
 mod transfer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use oci_spec::distribution::Reference;
 use reqwest::Response;
-use url::Url;
 
 use super::document::{ACCEPT as MANIFESTS, CONFIG_MAX, Descriptor, MANIFEST_MAX};
 use super::{Access, BlobDigest, SourceError, Sources};
-use auth::Login;
 use challenge::Challenge;
+use endpoint::Endpoint;
 use retry::Retry;
 use transfer::{Failure, Transfer};
 
 pub(super) use transfer::client;
-
-/// How Docker Hub is named, and where it answers.
-const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -47,18 +43,6 @@ pub(super) struct Registry {
     transfer: Transfer,
     /// Mirrors first, the registry itself last.
     endpoints: Vec<Endpoint>,
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    base: Url,
-    /// For messages.
-    host: String,
-    /// The registry that it stands for, when it is a mirror.
-    mirror_of: Option<String>,
-    login: Login,
-    /// A mirror that did not answer; it is not asked again for this image.
-    down: AtomicBool,
 }
 
 /// One thing to get.
@@ -295,40 +279,6 @@ impl Registry {
             host: host.to_owned(),
             reason: reason.into(),
         }
-    }
-}
-
-impl Endpoint {
-    fn origin(registry: &str, repository: &str, access: Access, plain_http: bool) -> Option<Endpoint> {
-        let host = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
-        let scheme = if plain_http { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{host}/")).ok()?;
-        let login = Login::new(access.credential, registry.to_owned(), repository.to_owned(), plain_http);
-        Some(Endpoint { base, host: host.to_owned(), mirror_of: None, login, down: AtomicBool::new(false) })
-    }
-
-    /// A mirror is asked with its own credential: the caller's is for the registry alone.
-    fn mirror(base: &Url, registry: &str, repository: &str) -> Option<Endpoint> {
-        let host = match (base.host_str()?, base.port()) {
-            (host, Some(port)) => format!("{host}:{port}"),
-            (host, None) => host.to_owned(),
-        };
-        if !matches!(base.scheme(), "http" | "https") {
-            return None;
-        }
-        let login = Login::new(None, host.clone(), repository.to_owned(), base.scheme() == "http");
-        let mirror_of = Some(registry.to_owned());
-        Some(Endpoint { base: base.clone(), host, mirror_of, login, down: AtomicBool::new(false) })
-    }
-
-    fn url(&self, repository: &str, path: &str) -> Url {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}/v2/{repository}/{path}", self.base.path().trim_end_matches('/')));
-        // Mirrors of several registries need to know which one is meant (containerd's convention).
-        if let Some(registry) = &self.mirror_of {
-            url.query_pairs_mut().append_pair("ns", registry);
-        }
-        url
     }
 }
 

@@ -197,11 +197,23 @@ impl Transfer {
         let limit = self.config.connect_timeout.saturating_add(self.config.stall_timeout);
         match tokio::time::timeout(limit, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_builder() => Err(Failure::refused(in_words(error))),
-            Ok(Err(error)) => Err(Failure::passing(in_words(error))),
+            Ok(Err(error)) => Err(unsent(error)),
             Err(_) => Err(Failure::passing(format!("no answer within {limit:?}"))),
         }
     }
+}
+
+/// A request that got no answer. Trying again does not change what a server is.
+fn unsent(error: reqwest::Error) -> Failure {
+    let builder = error.is_builder();
+    let reason = in_words(error);
+    if reason.contains("InvalidContentType") {
+        return Failure::refused("it does not speak HTTPS; plain HTTP must be asked for");
+    }
+    if builder || reason.contains("invalid peer certificate") {
+        return Failure::refused(reason);
+    }
+    Failure::passing(reason)
 }
 
 fn is_redirect(status: StatusCode) -> bool {

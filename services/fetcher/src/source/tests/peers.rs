@@ -71,6 +71,45 @@ async fn the_reference_registry_with_passwords() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_a_certificate_of_a_private_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LayoutWriter::create(&folder.path().join("layout")).unwrap();
+    let digest = writer.image("v1", &image()).unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (authority, certificate, key) = (path("authority.pem"), path("certificate.pem"), path("key.pem"));
+    let make = |subject: &str, extension: &str, files: &[&str]| {
+        let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
+        let names = ["-subj", subject, "-addext", "subjectAltName=IP:127.0.0.1", "-addext", extension];
+        run("openssl", &[&request[..], &names, files].concat());
+    };
+    let authority_key = path("authority.key");
+    make("/CN=authority", "keyUsage=keyCertSign", &["-keyout", &authority_key, "-out", &authority]);
+    let signed = ["-CA", &authority, "-CAkey", &authority_key, "-keyout", &key, "-out", &certificate];
+    make("/CN=registry", "basicConstraints=critical,CA:FALSE", &signed);
+
+    let port = testkit::port::free().unwrap();
+    let settings = serde_json::json!({
+        "version": 0.1, "storage": { "filesystem": { "rootdirectory": path("data") } },
+        "http": { "addr": format!("127.0.0.1:{port}"), "tls": { "certificate": &certificate, "key": &key } },
+    });
+    std::fs::write(path("config.yml"), settings.to_string()).unwrap();
+    let mut command = Command::new("docker-registry");
+    command.args(["serve", &path("config.yml")]);
+    let mut server = testkit::Server::spawn(command, &folder.path().join("log"), "docker-registry").unwrap();
+    server.wait_for_port("docker-registry", port).unwrap();
+    let name = format!("127.0.0.1:{port}/app:v1");
+    let copy = ["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", &writer.reference("v1")];
+    run("skopeo", &[&copy[..], &[&format!("docker://{name}")]].concat());
+
+    let trusting = SourceConfig { certificates: vec![authority.into()], ..config() };
+    let source = open(&trusting, &name, Access::default()).await.unwrap();
+    assert_eq!(source.manifest(&amd64()).await.unwrap().manifest_digest, digest);
+    let error =
+        open(&config(), &name, Access::default()).await.unwrap().manifest(&amd64()).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_restarts_in_mid_transfer() {
     use futures::StreamExt;
     let folder = tempfile::tempdir().unwrap();
