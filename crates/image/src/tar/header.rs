@@ -10,7 +10,7 @@ use super::{Block, Fault};
 use crate::record::{Device, Mtime};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+enum Dialect {
     V7,
     Ustar,
     Star,
@@ -21,7 +21,7 @@ pub(super) enum Dialect {
 #[derive(Debug)]
 pub(super) struct Header<'a> {
     block: &'a Block,
-    pub dialect: Dialect,
+    dialect: Dialect,
     /// `b'0'` and so on; zero in archives older than ustar.
     pub flag: u8,
     pub size: u64,
@@ -62,6 +62,11 @@ impl<'a> Header<'a> {
             b"" => name.to_vec(),
             _ => [prefix, b"/", name].concat(),
         }
+    }
+
+    /// Whether the block goes on with an old GNU sparse map.
+    pub(super) fn is_gnu_sparse(&self) -> bool {
+        self.flag == b'S' && self.dialect == Dialect::Gnu
     }
 
     pub(super) fn link(&self) -> Vec<u8> {

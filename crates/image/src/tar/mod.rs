@@ -14,6 +14,7 @@
 //! A [`Reader`] does no I/O, holds at most one header with its extensions (bounded by
 //! [`crate::limits`]), and belongs to one thread at a time.
 
+mod extension;
 mod header;
 mod pax;
 mod reader;

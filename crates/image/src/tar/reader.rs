@@ -2,12 +2,11 @@
 
 use std::mem;
 
-use super::header::{self, Dialect, Header};
-use super::pax::Records;
+use super::extension::{Described, ExtensionKind, Extensions};
+use super::header::{self, Header};
 use super::sparse::{Body, DataMap, GnuMap, Part};
 use super::{BLOCK, Block, Event, Fault, Member, MemberKind, TarError, padding};
 use crate::limits::TAR_EXTENSION_MAX;
-use crate::record::Meta;
 
 /// Turns pushed bytes into [`Event`]s. After an error it is of no more use.
 #[derive(Debug)]
@@ -20,19 +19,7 @@ pub struct Reader {
     offset: u64,
     /// Where the header of the current member begins.
     member_at: u64,
-    /// From `g` members: for all that follow.
-    global: Records,
-    /// For the next member only.
-    next: NextMember,
-}
-
-/// What extensions said of the member that follows them.
-#[derive(Debug, Default)]
-struct NextMember {
-    announced: bool,
-    records: Records,
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
+    extensions: Extensions,
 }
 
 #[derive(Debug)]
@@ -40,7 +27,7 @@ enum State {
     Header,
     /// One of the two blocks that end an archive was read.
     HalfEnd,
-    Extension(Extension),
+    Extension { kind: ExtensionKind, content: Vec<u8>, left: u64, padding: u64 },
     /// The rest of an old GNU sparse map comes before the data.
     GnuMap {
         map: GnuMap,
@@ -70,22 +57,6 @@ enum State {
     Ended,
 }
 
-#[derive(Debug)]
-struct Extension {
-    kind: ExtensionKind,
-    content: Vec<u8>,
-    left: u64,
-    padding: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum ExtensionKind {
-    Local,
-    Global,
-    LongPath,
-    LongLink,
-}
-
 impl Default for Reader {
     fn default() -> Reader {
         Reader::new()
@@ -100,8 +71,7 @@ impl Reader {
             filled: 0,
             offset: 0,
             member_at: 0,
-            global: Records::default(),
-            next: NextMember::default(),
+            extensions: Extensions::default(),
         }
     }
 
@@ -123,11 +93,11 @@ impl Reader {
     /// Whether the archive may end here. The end blocks may be missing, as may the last padding.
     pub fn finish(&self) -> Result<(), TarError> {
         let complete = match &self.state {
-            State::Header => self.filled == 0 && !self.next.announced,
+            State::Header => self.filled == 0 && !self.extensions.announced,
             State::HalfEnd | State::LinkBody { .. } => self.filled == 0,
             State::Skip { data, .. } => *data == 0,
             State::Ended => true,
-            State::Extension(_) | State::GnuMap { .. } | State::DataMap { .. } | State::Body(_) => false,
+            State::Extension { .. } | State::GnuMap { .. } | State::DataMap { .. } | State::Body(_) => false,
         };
         match complete {
             true => Ok(()),
@@ -159,17 +129,15 @@ impl Reader {
                 self.state = State::Header;
                 Ok(Step::More)
             }
-            State::Extension(extension) => {
-                let piece = take(input, extension.left);
-                extension.left -= piece.len() as u64;
-                extension.content.extend_from_slice(piece);
-                if extension.left > 0 {
+            State::Extension { kind, content, left, padding } => {
+                let piece = take(input, *left);
+                *left -= piece.len() as u64;
+                content.extend_from_slice(piece);
+                if *left > 0 {
                     return Ok(Step::Starved);
                 }
-                let Extension { kind, content, padding, .. } = extension;
-                let (kind, content, padding) = (*kind, mem::take(content), *padding);
-                self.state = State::Skip { data: 0, padding };
-                self.end_extension(kind, &content)?;
+                self.extensions.add(*kind, content)?;
+                self.state = State::Skip { data: 0, padding: *padding };
                 Ok(Step::More)
             }
             State::Ended => {
@@ -196,7 +164,7 @@ impl Reader {
             return None;
         }
         self.filled = 0;
-        if matches!(self.state, State::Header | State::LinkBody { .. }) && !self.next.announced {
+        if matches!(self.state, State::Header | State::LinkBody { .. }) && !self.extensions.announced {
             self.member_at = begins;
         }
         Some(*self.block)
@@ -236,7 +204,7 @@ impl Reader {
     fn read_header<'a>(&mut self, block: &Block) -> Result<Step<'a>, Fault> {
         if is_zero(block) {
             self.state = State::HalfEnd;
-            return match self.next.announced {
+            return match self.extensions.announced {
                 true => Err(Fault::Truncated),
                 false => Ok(Step::More),
             };
@@ -245,49 +213,26 @@ impl Reader {
         if let Some(kind) = ExtensionKind::of(header.flag) {
             return self.begin_extension(kind, header.size);
         }
-        let NextMember { records, path, link, .. } = mem::take(&mut self.next);
-        let mut records = records.or(&self.global);
-        let sparse_name = records.sparse.as_mut().and_then(|sparse| sparse.name.take());
-        let meta = Meta {
-            mode: header.mode,
-            uid: records.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: records.gid.map_or_else(|| header.gid(), Ok)?,
-            mtime: records.mtime.unwrap_or(header.mtime),
-            xattrs: records.xattrs(),
-        };
-        let path = sparse_name.or(path).or(records.path.take()).unwrap_or_else(|| header.path());
-        let link = link.or(records.link.take()).unwrap_or_else(|| header.link());
-        let size = records.size.unwrap_or(header.size);
-        let kind = match header.flag {
-            // Before ustar a directory was a file whose name ends so.
-            0 if path.ends_with(b"/") => MemberKind::Directory,
-            0 | b'0' | b'7' => {
-                return self.open_file(Member { path, kind: MemberKind::File(size), meta }, records);
+        let described = self.extensions.describe(&header)?;
+        match described.member.kind {
+            MemberKind::File(stored) if header.is_gnu_sparse() => {
+                let (map, size) = GnuMap::from_header(block)?;
+                let member = Member { kind: MemberKind::File(size), ..described.member };
+                return self.open_gnu_sparse(map, member, size, stored);
             }
-            b'S' if header.dialect == Dialect::Gnu => {
-                let (map, real_size) = GnuMap::from_header(block)?;
-                let member = Member { path, kind: MemberKind::File(real_size), meta };
-                return self.open_gnu_sparse(map, member, real_size, size);
+            MemberKind::File(_) => return self.open_file(described),
+            // What has no content may declare a size all the same, but no bytes follow.
+            MemberKind::Hardlink(_) if described.size > 0 => {
+                self.state = State::LinkBody { size: described.size };
             }
-            b'1' => MemberKind::Hardlink(link),
-            b'2' => MemberKind::Symlink(link),
-            b'3' => MemberKind::CharDevice(header.device()?),
-            b'4' => MemberKind::BlockDevice(header.device()?),
-            b'5' => MemberKind::Directory,
-            b'6' => MemberKind::Fifo,
-            other => return Err(Fault::UnknownType(other.into())),
-        };
-        // What has no content may declare a size all the same; no bytes follow, but for hard links.
-        self.state = match &kind {
-            MemberKind::Hardlink(_) if size > 0 => State::LinkBody { size },
-            _ => State::Header,
-        };
-        Ok(Step::Event(Event::Member(Member { path, kind, meta })))
+            _ => self.state = State::Header,
+        }
+        Ok(Step::Event(Event::Member(described.member)))
     }
 
-    fn open_file<'a>(&mut self, mut member: Member, records: Records) -> Result<Step<'a>, Fault> {
-        let MemberKind::File(stored) = member.kind else { return self.open(member, Body::whole(0)) };
-        let Some(sparse) = records.sparse else { return self.open(member, Body::whole(stored)) };
+    fn open_file<'a>(&mut self, described: Described) -> Result<Step<'a>, Fault> {
+        let Described { mut member, size: stored, sparse } = described;
+        let Some(sparse) = sparse else { return self.open(member, Body::whole(stored)) };
         let map_in_data = sparse.map_in_data()?;
         let size = sparse.real_size.ok_or(Fault::Sparse("no real size"))?;
         member.kind = MemberKind::File(size);
@@ -321,37 +266,9 @@ impl Reader {
         if size > TAR_EXTENSION_MAX {
             return Err(Fault::ExtensionTooLong(size));
         }
-        self.next.announced |= !matches!(kind, ExtensionKind::Global);
-        let extension = Extension { kind, content: Vec::new(), left: size, padding: padding(size) };
-        self.state = State::Extension(extension);
+        self.extensions.announce(kind);
+        self.state = State::Extension { kind, content: Vec::new(), left: size, padding: padding(size) };
         Ok(Step::More)
-    }
-
-    fn end_extension(&mut self, kind: ExtensionKind, content: &[u8]) -> Result<(), Fault> {
-        let long_name = || Some(header::text(content).to_vec()).filter(|name| !name.is_empty());
-        match kind {
-            ExtensionKind::Global => self.global.parse(content)?,
-            ExtensionKind::Local => {
-                // A second one replaces the first.
-                self.next.records = Records::default();
-                self.next.records.parse(content)?;
-            }
-            ExtensionKind::LongPath => self.next.path = long_name(),
-            ExtensionKind::LongLink => self.next.link = long_name(),
-        }
-        Ok(())
-    }
-}
-
-impl ExtensionKind {
-    fn of(flag: u8) -> Option<ExtensionKind> {
-        match flag {
-            b'x' => Some(ExtensionKind::Local),
-            b'g' => Some(ExtensionKind::Global),
-            b'L' => Some(ExtensionKind::LongPath),
-            b'K' => Some(ExtensionKind::LongLink),
-            _ => None,
-        }
     }
 }
 

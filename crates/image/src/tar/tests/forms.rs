@@ -4,6 +4,9 @@ use super::archive::{Archive, Block};
 use super::*;
 use crate::record::{Mtime, Xattr};
 
+/// As [`Archive::pax`] takes them.
+type Records<'a> = &'a [(&'a str, &'a [u8])];
+
 /// The only member of an archive.
 fn only(archive: Archive) -> Unpacked {
     let mut members = unpack_both_ways(&archive.end());
@@ -195,7 +198,7 @@ fn sparse_content() -> Vec<u8> {
 
 #[test]
 fn sparse_files_in_all_pax_forms() {
-    let forms: [(&[(&str, &[u8])], &[u8]); 4] = [
+    let forms: [(Records, &[u8]); 4] = [
         // 0.0
         (
             &[
@@ -255,7 +258,7 @@ fn sparse_files_in_all_pax_forms() {
 
 #[test]
 fn sparse_files_that_are_all_hole() {
-    let records: [&[(&str, &[u8])]; 2] = [
+    let records: [Records; 2] = [
         &[("GNU.sparse.size", b"70000"), ("GNU.sparse.numblocks", b"0"), ("GNU.sparse.map", b"")],
         &[("GNU.sparse.size", b"70000"), ("GNU.sparse.numblocks", b"0")],
     ];
