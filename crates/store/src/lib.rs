@@ -7,7 +7,7 @@
 //!     layers/<diff id hex>                  an encoded LayerRecord
 //!     images/<manifest hex>                 an encoded Signed over an ImageRecord: written last
 //!     sources/<manifest hex>                where an image came from, for repair
-//!     profiles/<manifest hex>               an encoded Profile
+//!     profiles/<manifest hex>               what is known of an image's starts
 //! ```
 //!
 //! Content is named by the digest of its plain bytes, so writers never conflict: whoever comes first

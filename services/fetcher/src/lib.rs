@@ -1,3 +1,22 @@
-//! Under construction.
+//! The fetcher: resolves references, speaks to registries, imports images, signs records and grants.
+//!
+//! ```text
+//! bus --> service --> source      names, registries, layouts, archives
+//!            |----> import      layers --> chunks, tree, map, record
+//!            `----> store       everything that outlives a request
+//! ```
+//!
+//! It keeps nothing: any number of fetchers work on one store, and one that is killed loses no more
+//! than the layers it was reading.
 
+pub mod config;
+mod import;
+mod key;
+mod profile;
+mod records;
+mod service;
 pub mod source;
+
+pub use config::{Config, Limits};
+pub use key::verifying_key;
+pub use service::Fetcher;

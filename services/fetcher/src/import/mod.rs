@@ -1,0 +1,295 @@
+//! Importing an image: its layers into chunks, then a tree, a map and a signed record.
+//!
+//! ```text
+//! layers --(known by their record, or read once, several at a time)--> layer records
+//!        --merge--> tree, map --> image record, written last
+//! ```
+//!
+//! Until its last write an import leaves nothing that an image could be made of: chunks that nobody
+//! names, and records of layers that were verified whole. A killed import therefore goes on where it
+//! stopped: finished layers are known, and of the others the chunks are there already. A repair is an
+//! import that first reads back what is there, and reads again only layers with damage.
+
+mod assemble;
+mod chunks;
+mod damage;
+pub(crate) mod error;
+mod inflate;
+mod layer;
+mod progress;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use image::record::LayerRef;
+use image::scan::ScanLimits;
+use image::{Digest, ImageRecord, LayerRecord};
+use proto::ImportSummary;
+use store::{ProjectStore, StoreError};
+use tokio::sync::Semaphore;
+
+use crate::Config;
+use crate::records::{Records, SignedImage};
+use crate::source::{Found, LayerDescriptor, Source};
+
+use assemble::Assembled;
+use chunks::{ChunkWriter, Compression};
+use error::{ImportError, LayerFault};
+pub(crate) use progress::Progress;
+
+/// Layer records read from the store at the same time.
+const LOOKUPS_AT_ONCE: usize = 8;
+
+/// Imports images, within limits that all imports share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Importer {
+    records: Records,
+    instance: Arc<str>,
+    scan: ScanLimits,
+    compression: Compression,
+    images: Arc<Semaphore>,
+    layers: Arc<Semaphore>,
+}
+
+/// What is to be imported.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// The image's name; also how messages call it.
+    pub(crate) image: String,
+    pub(crate) project: ProjectStore,
+    pub(crate) source: Source,
+    pub(crate) found: Found,
+    /// Read back what the store holds of the image, and bring back what is damaged.
+    pub(crate) repair: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Imported {
+    pub(crate) image: SignedImage,
+    pub(crate) summary: ImportSummary,
+    /// Chunks and indexes that a repair brought back.
+    pub(crate) restored: u64,
+}
+
+/// The distinct layers of an order, in the image's order.
+struct Layers<'a> {
+    distinct: Vec<&'a LayerDescriptor>,
+    known: Vec<Option<Arc<LayerRecord>>>,
+    corrupt: HashSet<Digest>,
+}
+
+impl Importer {
+    pub(crate) fn new(config: &Config, records: Records, instance: &str) -> Importer {
+        let limits = &config.limits;
+        let permits = |wanted: usize| Arc::new(Semaphore::new(wanted.clamp(1, Semaphore::MAX_PERMITS)));
+        Importer {
+            records,
+            instance: instance.into(),
+            scan: ScanLimits {
+                plain_max: limits.layer_plain_max.as_u64(),
+                entries_max: limits.layer_entries_max,
+            },
+            compression: Compression::new(config.zstd_level, limits.chunk_memory.as_u64()),
+            images: permits(limits.imports_at_once),
+            layers: permits(limits.layers_at_once),
+        }
+    }
+
+    /// Imports or repairs an image. Dropped in the middle, it leaves what the next one goes on from.
+    pub(crate) async fn import(&self, order: &Order, progress: &Progress) -> Result<Imported, ImportError> {
+        let stopped = |_| ImportError::Stopped { image: order.image.clone() };
+        let _turn = self.images.acquire().await.map_err(stopped)?;
+        let begun = Instant::now();
+        let layers = self.known_layers(order).await?;
+        let known = layers.known.iter().map(Option::is_some);
+        progress.begin(layers.distinct.iter().copied().zip(known));
+        let corrupt = layers.corrupt.len() as u64;
+        let chunks =
+            ChunkWriter::new(self.compression.clone(), order.project.clone(), layers.corrupt.clone());
+
+        let records = self.read_unknown(order, &layers, &chunks, progress).await?;
+        let assembled = assemble::assemble(&order.image, stack(order, &layers, &records)?).await?;
+        let replaced = assembled.store(order).await?;
+        let record = self.record(order, &layers, &records, &assembled).await?;
+        let image = self.records.put_image(&order.project, record).await.map_err(store_error(order))?;
+
+        let summary = summary(&layers, &records, &chunks, begun);
+        tracing::info!(
+            image = order.image,
+            project = order.project.name(),
+            manifest = order.found.manifest_digest,
+            layers_read = summary.layers_read,
+            layers_known = summary.layers_known,
+            plain_bytes = summary.plain_bytes,
+            milliseconds = summary.milliseconds,
+            "imported"
+        );
+        metrics::counter!("sluice_fetcher_imports_total").increment(1);
+        metrics::counter!("sluice_fetcher_compressed_bytes_total").increment(summary.compressed_bytes);
+        metrics::counter!("sluice_fetcher_plain_bytes_total").increment(summary.plain_bytes);
+        metrics::counter!("sluice_fetcher_chunks_written_total").increment(summary.chunks_written);
+        Ok(Imported { image, summary, restored: corrupt + replaced })
+    }
+
+    /// Which layers need no download.
+    async fn known_layers<'a>(&self, order: &'a Order) -> Result<Layers<'a>, ImportError> {
+        let mut seen = HashSet::new();
+        let distinct: Vec<&LayerDescriptor> =
+            order.found.layers.iter().filter(|layer| seen.insert(layer.diff_id.as_str())).collect();
+        let lookups: Vec<_> =
+            distinct.iter().map(|layer| self.records.layer(&order.project, &layer.diff_id)).collect();
+        let lookups: Vec<Option<LayerRecord>> = stream::iter(lookups)
+            .buffered(LOOKUPS_AT_ONCE)
+            .try_collect()
+            .await
+            .map_err(store_error(order))?;
+        let mut known: Vec<Option<Arc<LayerRecord>>> =
+            lookups.into_iter().map(|found| found.map(Arc::new)).collect();
+        let mut corrupt = HashSet::new();
+        if order.repair {
+            corrupt = damage::forget_damaged(&order.project, &mut known).await.map_err(store_error(order))?;
+        }
+        Ok(Layers { distinct, known, corrupt })
+    }
+
+    /// Reads all layers that are not known; the largest first, for the others to fill the gaps.
+    async fn read_unknown(
+        &self,
+        order: &Order,
+        layers: &Layers<'_>,
+        chunks: &ChunkWriter,
+        progress: &Progress,
+    ) -> Result<Vec<Arc<LayerRecord>>, ImportError> {
+        let mut unknown: Vec<usize> =
+            (0..layers.known.len()).filter(|at| layers.known[*at].is_none()).collect();
+        unknown.sort_by_key(|at| std::cmp::Reverse(layers.distinct[*at].size));
+        let read = |at: usize| async move {
+            let layer = layers.distinct[at];
+            let read = self.read_layer(order, layer, chunks, progress, at).await;
+            let record = read.map_err(|fault| layer_error(order, layer, fault))?;
+            Ok::<_, ImportError>((at, Arc::new(record)))
+        };
+        let reads: Vec<_> = unknown.into_iter().map(read).collect();
+        let mut read: Vec<(usize, Arc<LayerRecord>)> =
+            stream::iter(reads).buffer_unordered(image::limits::LAYERS_MAX).try_collect().await?;
+        read.extend(layers.known.iter().enumerate().filter_map(|(at, known)| Some((at, known.clone()?))));
+        read.sort_by_key(|(at, _)| *at);
+        Ok(read.into_iter().map(|(_, record)| record).collect())
+    }
+
+    async fn read_layer(
+        &self,
+        order: &Order,
+        layer: &LayerDescriptor,
+        chunks: &ChunkWriter,
+        progress: &Progress,
+        at: usize,
+    ) -> Result<LayerRecord, LayerFault> {
+        let _turn = self.layers.acquire().await.map_err(|error| LayerFault::Internal(error.to_string()))?;
+        let (meter, chunks) = (progress.layer(at), chunks.layer());
+        let record = layer::read(&order.source, layer, self.scan, chunks, meter, progress.clone()).await?;
+        self.records.put_layer(&order.project, &record).await?;
+        Ok(record)
+    }
+
+    async fn record(
+        &self,
+        order: &Order,
+        layers: &Layers<'_>,
+        records: &[Arc<LayerRecord>],
+        assembled: &Assembled,
+    ) -> Result<ImageRecord, ImportError> {
+        let found = &order.found;
+        let earlier =
+            self.records.image(&order.project, &found.manifest_digest).await.map_err(store_error(order))?;
+        let mut references = earlier.map(|image| image.record.references).unwrap_or_default();
+        add_reference(&mut references, &order.image);
+        let layer_ref = |layer: &LayerDescriptor| LayerRef {
+            digest: layer.digest.clone(),
+            diff_id: layer.diff_id.clone(),
+            media_type: layer.media_type.clone(),
+            size: layer.size,
+            entries: position(layers, layer).map_or(0, |at| records[at].entries.len() as u64),
+        };
+        Ok(ImageRecord {
+            project: order.project.name().to_owned(),
+            manifest_digest: found.manifest_digest.clone(),
+            references,
+            config: found.config.to_vec(),
+            tree: assembled.tree.index_ref(),
+            map: assembled.map.index_ref(),
+            layers: found.layers.iter().map(layer_ref).collect(),
+            files: assembled.files,
+            plain_bytes: assembled.plain_bytes,
+            stored_bytes: assembled.stored_bytes,
+            imported_unix: unix_now(),
+            imported_by: self.instance.to_string(),
+        })
+    }
+}
+
+/// Notes one more name of an image; the list stays sorted, and no longer than it may be.
+pub(crate) fn add_reference(references: &mut Vec<String>, reference: &str) -> bool {
+    match references.binary_search_by(|known| known.as_str().cmp(reference)) {
+        Err(at) if references.len() < image::limits::REFERENCES_MAX => {
+            references.insert(at, reference.to_owned());
+            true
+        }
+        _ => false,
+    }
+}
+
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The layers' records as the image stacks them; a duplicate layer's stands as often as it does.
+fn stack(
+    order: &Order,
+    layers: &Layers<'_>,
+    records: &[Arc<LayerRecord>],
+) -> Result<Vec<Arc<LayerRecord>>, ImportError> {
+    let of = |layer: &LayerDescriptor| position(layers, layer).and_then(|at| records.get(at)).cloned();
+    order
+        .found
+        .layers
+        .iter()
+        .map(|layer| of(layer).ok_or_else(|| layer_error(order, layer, missing())))
+        .collect()
+}
+
+fn position(layers: &Layers<'_>, layer: &LayerDescriptor) -> Option<usize> {
+    layers.distinct.iter().position(|distinct| distinct.diff_id == layer.diff_id)
+}
+
+fn missing() -> LayerFault {
+    LayerFault::Internal("it was not read".into())
+}
+
+fn layer_error(order: &Order, layer: &LayerDescriptor, fault: LayerFault) -> ImportError {
+    ImportError::Layer { image: order.image.clone(), layer: layer.digest.clone(), fault }
+}
+
+fn store_error(order: &Order) -> impl Fn(StoreError) -> ImportError {
+    |cause| ImportError::Store { image: order.image.clone(), cause }
+}
+
+fn summary(
+    layers: &Layers<'_>,
+    records: &[Arc<LayerRecord>],
+    chunks: &ChunkWriter,
+    begun: Instant,
+) -> ImportSummary {
+    let read: Vec<usize> = (0..layers.known.len()).filter(|at| layers.known[*at].is_none()).collect();
+    ImportSummary {
+        layers_read: read.len() as u32,
+        layers_known: (layers.known.len() - read.len()) as u32,
+        compressed_bytes: read.iter().map(|at| layers.distinct[*at].size).sum(),
+        plain_bytes: read.iter().map(|at| records[*at].tar_len).sum(),
+        chunks_written: chunks.written(),
+        chunks_present: chunks.present(),
+        milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}

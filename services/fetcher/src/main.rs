@@ -1,0 +1,45 @@
+//! The fetcher as a process of its own, in a mesh on NATS.
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    lifecycle: lifecycle::Config,
+    nats: bus::NatsConfig,
+    store: StoreSettings,
+    fetcher: fetcher::Config,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct StoreSettings {
+    /// A folder or an object store's URL.
+    url: String,
+    /// As the object store's client names them, for example `aws_region`.
+    options: HashMap<String, String>,
+}
+
+impl Default for StoreSettings {
+    fn default() -> StoreSettings {
+        StoreSettings { url: "/var/lib/sluice/store".into(), options: HashMap::new() }
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Some(settings) = lifecycle::command_line::load::<Settings>("fetcher", "imports images")? else {
+        return Ok(());
+    };
+    let service = lifecycle::start("fetcher", &settings.lifecycle).await?;
+    let store = store::Store::open(&settings.store.url, &settings.store.options)
+        .with_context(|| format!("open the store {}", settings.store.url))?;
+    let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
+    let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
+    let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;
+    tracing::info!(instance = fetcher.instance(), "answering");
+    service.run().await
+}

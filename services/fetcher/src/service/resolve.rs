@@ -1,0 +1,247 @@
+//! resolve, follow, repair: an image becomes streamable.
+//!
+//! The registry is asked with the caller's own credential each time, also for an image that is here:
+//! its answer is the permission that the grant passes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use proto::resolve_reply::Answer;
+use proto::signed::Domain;
+use proto::{
+    FollowRequest, Grant, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest,
+    Resolved,
+};
+use store::ProjectStore;
+use tonic::Status;
+
+use super::Service;
+use super::jobs::{Job, JobKey, Outcome};
+use crate::import::error::{ImportError, source_status};
+use crate::import::{Order, add_reference, unix_now};
+use crate::records::SignedImage;
+use crate::source::{Access, Credential, Found, ImageName, Source};
+
+/// A follower is answered after this long, whatever it asked for: buses forget slow requests.
+const FOLLOW_MAX: Duration = Duration::from_secs(30);
+/// After a fetcher dies, its imports can be taken over by another.
+const LEASE_TTL: Duration = Duration::from_secs(15);
+/// Between two looks at an import that another fetcher runs.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How long another fetcher may take: 256 GiB at 75 MB/s.
+const OTHERS_IMPORT_MAX: Duration = Duration::from_secs(3600);
+/// A repair is waited for inside its request.
+const REPAIR_MAX: Duration = Duration::from_secs(900);
+
+impl Service {
+    pub(super) async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Result<ResolveReply, Status> {
+        let project = self.project(&request.project)?;
+        let name = self.image_name(&request.reference)?;
+        let platform = request.platform.clone().unwrap_or_default();
+        let access = Access {
+            credential: request.credential.clone().and_then(Credential::from_proto),
+            plain_http: request.plain_http,
+        };
+        let (source, found) = self.find(&name, access, &platform).await?;
+        refuse_ineligible(&name, &found)?;
+        if !request.verify && !self.jobs.is_broken(&key(&project, &found)) {
+            if let Some(image) = self.records.image(&project, &found.manifest_digest).await? {
+                let image = self.also_named(&project, image, &name.to_string()).await?;
+                return self.resolved(&project, &request.node, image, None).await;
+            }
+        }
+        self.remember_source(&project, &request, &found).await?;
+        let repair = request.verify || self.jobs.is_broken(&key(&project, &found));
+        let order = Order { image: name.to_string(), project: project.clone(), source, found, repair };
+        let job = self.begin(order);
+        let ticket = self.jobs.issue(job.clone(), project.name(), &request.node)?;
+        Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
+    }
+
+    pub(super) async fn follow(self: Arc<Self>, request: FollowRequest) -> Result<ResolveReply, Status> {
+        let ticket = self
+            .jobs
+            .ticket(&request.ticket)
+            // Also said after a restart: asking again is the way on.
+            .ok_or_else(|| Status::unavailable("this fetcher knows no such ticket; resolve again"))?;
+        let patience = Duration::from_millis(request.wait_ms.into()).min(FOLLOW_MAX);
+        let progress = ticket.job.wait_for_news(request.seen_revision, patience).await;
+        match ticket.job.outcome() {
+            None => Ok(self.importing(request.ticket, &ticket.job, progress)),
+            Some(Err(status)) => Err(status),
+            Some(Ok(Outcome { image, summary, .. })) => {
+                let project = self.project(&ticket.project)?;
+                self.resolved(&project, &ticket.node, image, summary).await
+            }
+        }
+    }
+
+    /// Repairs an image from where it came from, as far as that needs no caller's credential.
+    pub(super) async fn repair(self: Arc<Self>, request: RepairRequest) -> Result<RepairReply, Status> {
+        let project = self.project(&request.project)?;
+        let manifest = request.manifest_digest;
+        self.jobs.mark_broken(&(project.name().to_owned(), manifest.clone()));
+        let source = project.source(&manifest).await?;
+        let source = ResolveRequest::decode(source).map_err(|error| {
+            Status::data_loss(format!("{manifest}: where it came from is not known: {error}"))
+        })?;
+        let name = self.image_name(&source.reference)?;
+        let access = Access { credential: None, plain_http: source.plain_http };
+        let platform = source.platform.unwrap_or_default();
+        let (source, found) = self.find(&name, access, &platform).await?;
+        if found.manifest_digest != manifest {
+            let reason =
+                format!("{name}: it names {} now; only {manifest} can repair", found.manifest_digest);
+            return Err(Status::failed_precondition(reason));
+        }
+        let order = Order { image: name.to_string(), project, source, found, repair: true };
+        let job = self.begin(order);
+        let outcome = tokio::time::timeout(REPAIR_MAX, job.wait()).await;
+        let outcome =
+            outcome.map_err(|_| Status::deadline_exceeded(format!("{name}: the repair goes on")))??;
+        Ok(RepairReply { restored: outcome.restored })
+    }
+
+    pub(super) async fn find(
+        &self,
+        name: &ImageName,
+        access: Access,
+        platform: &Platform,
+    ) -> Result<(Source, Found), Status> {
+        let source = self.sources.open(name, access).await.map_err(source_status)?;
+        let found = source.manifest(platform).await.map_err(source_status)?;
+        Ok((source, found))
+    }
+
+    /// The job that imports `order`; begins it when there is none.
+    fn begin(self: &Arc<Self>, order: Order) -> Arc<Job> {
+        let key = key(&order.project, &order.found);
+        let (job, new) = self.jobs.join(&key, order.repair);
+        if new {
+            let (service, job) = (self.clone(), job.clone());
+            self.tasks.spawn(async move {
+                let run = service.run(&order, &job);
+                let outcome = tokio::select! {
+                    outcome = run => outcome,
+                    () = service.shutdown.cancelled() => Err(ImportError::Stopped { image: order.image.clone() }.into()),
+                };
+                if let Err(status) = &outcome {
+                    tracing::warn!(image = order.image, manifest = job.manifest, error = status.message(), "import failed");
+                    metrics::counter!("sluice_fetcher_import_failures_total").increment(1);
+                }
+                service.jobs.finish(&key, &job, outcome);
+            });
+        }
+        job
+    }
+
+    /// Imports, unless another fetcher of the mesh does; then waits for it, and takes over if it dies.
+    async fn run(&self, order: &Order, job: &Job) -> Result<Outcome, Status> {
+        let hex = job.manifest.trim_start_matches("sha256:");
+        let name = format!("import.{}.{hex}", order.project.name());
+        let begun = tokio::time::Instant::now();
+        loop {
+            if let Some(lease) = self.bus.lease(&name, LEASE_TTL).await? {
+                let outcome = tokio::select! {
+                    imported = self.importer.import(order, &job.progress) => imported?,
+                    () = lease.lost().cancelled_owned() => {
+                        return Err(Status::unavailable(format!("{}: the import's lease was lost", order.image)));
+                    }
+                };
+                lease.release().await;
+                return Ok(Outcome {
+                    image: outcome.image,
+                    summary: Some(outcome.summary),
+                    restored: outcome.restored,
+                });
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+            if !order.repair
+                && let Some(image) = self.records.image(&order.project, &job.manifest).await?
+            {
+                let image = self.also_named(&order.project, image, &order.image).await?;
+                return Ok(Outcome { image, summary: None, restored: 0 });
+            }
+            if begun.elapsed() > OTHERS_IMPORT_MAX {
+                let reason = format!("{}: another fetcher imports it for too long", order.image);
+                return Err(Status::deadline_exceeded(reason));
+            }
+        }
+    }
+
+    /// Notes that an image has one more name.
+    async fn also_named(
+        &self,
+        project: &ProjectStore,
+        image: SignedImage,
+        name: &str,
+    ) -> Result<SignedImage, Status> {
+        let mut record = image.record.clone();
+        match add_reference(&mut record.references, name) {
+            true => Ok(self.records.put_image(project, record).await?),
+            false => Ok(image),
+        }
+    }
+
+    /// Keeps where an image came from, without the credential: for a repair that nobody waits for.
+    async fn remember_source(
+        &self,
+        project: &ProjectStore,
+        request: &ResolveRequest,
+        found: &Found,
+    ) -> Result<(), Status> {
+        let source = ResolveRequest {
+            project: project.name().to_owned(),
+            reference: request.reference.clone(),
+            platform: request.platform.clone(),
+            plain_http: request.plain_http,
+            ..ResolveRequest::default()
+        };
+        Ok(project.put_source(&found.manifest_digest, source.encode_to_vec().into()).await?)
+    }
+
+    async fn resolved(
+        &self,
+        project: &ProjectStore,
+        node: &str,
+        image: SignedImage,
+        imported: Option<proto::ImportSummary>,
+    ) -> Result<ResolveReply, Status> {
+        let manifest_digest = image.record.manifest_digest.clone();
+        let grant = Grant {
+            project: project.name().to_owned(),
+            node: node.to_owned(),
+            manifest_digest: manifest_digest.clone(),
+            expires_unix: unix_now().saturating_add(self.grant_ttl.as_secs()),
+        };
+        let resolved = Resolved {
+            record: Some(image.signed),
+            grant: Some(self.keys.sign(Domain::Grant, grant.encode_to_vec())),
+            profile: self.profile(project, &manifest_digest).await,
+            imported,
+        };
+        Ok(ResolveReply { answer: Some(Answer::Resolved(resolved)) })
+    }
+
+    fn importing(&self, ticket: String, job: &Job, progress: proto::ImportProgress) -> ResolveReply {
+        let ticket = ImportTicket {
+            ticket,
+            instance: self.instance.to_string(),
+            manifest_digest: job.manifest.clone(),
+            progress: Some(progress),
+        };
+        ResolveReply { answer: Some(Answer::Importing(ticket)) }
+    }
+}
+
+fn key(project: &ProjectStore, found: &Found) -> JobKey {
+    (project.name().to_owned(), found.manifest_digest.clone())
+}
+
+fn refuse_ineligible(name: &ImageName, found: &Found) -> Result<(), Status> {
+    if found.ineligible.is_empty() {
+        return Ok(());
+    }
+    Err(ImportError::Ineligible { image: name.to_string(), reasons: found.ineligible.join("; ") }.into())
+}

@@ -1,0 +1,57 @@
+//! report: what one start read; and the profile that is learned from all of them.
+//!
+//! A profile is a hint: one that cannot be read is begun anew, and none is no failure. Two reports
+//! at the same moment may lose one of them.
+
+use std::sync::Arc;
+
+use image::Profile;
+use proto::{ReportReply, ReportRequest};
+use store::{ProjectStore, StoreError};
+use tonic::Status;
+
+use super::Service;
+use crate::profile::History;
+
+impl Service {
+    pub(super) async fn report(self: Arc<Self>, request: ReportRequest) -> Result<ReportReply, Status> {
+        let project = self.project(&request.project)?;
+        let manifest = &request.manifest_digest;
+        let start = Profile::decode(&request.profile)
+            .map_err(|error| Status::invalid_argument(format!("report a start of {manifest}: {error}")))?;
+        if self.records.image(&project, manifest).await?.is_none() {
+            return Err(Status::not_found(format!("report a start of {manifest}: no such image")));
+        }
+        let mut history = history(&project, manifest).await?;
+        history.add(&start.chunks);
+        let encoded = history.encode().map_err(|error| Status::internal(error.to_string()))?;
+        project.put_profile(manifest, encoded.into()).await?;
+        Ok(ReportReply {})
+    }
+
+    /// The encoded profile; empty when there is none.
+    pub(super) async fn profile(&self, project: &ProjectStore, manifest: &str) -> Vec<u8> {
+        let profile = match history(project, manifest).await {
+            Ok(history) => history.profile(),
+            Err(error) => {
+                tracing::warn!(manifest, %error, "a profile could not be read");
+                return Vec::new();
+            }
+        };
+        if profile.starts == 0 {
+            return Vec::new();
+        }
+        profile.encode().unwrap_or_default()
+    }
+}
+
+async fn history(project: &ProjectStore, manifest: &str) -> Result<History, StoreError> {
+    match project.profile(manifest).await {
+        Ok(stored) => Ok(History::decode(&stored).unwrap_or_else(|error| {
+            tracing::warn!(manifest, %error, "what was learned of an image's starts is forgotten");
+            History::default()
+        })),
+        Err(error) if error.is_not_found() => Ok(History::default()),
+        Err(error) => Err(error),
+    }
+}
