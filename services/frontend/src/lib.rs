@@ -1,1 +1,119 @@
-//! Under construction.
+//! The node agent: mounts streamed images, brings their bytes, keeps them on the node's disk.
+//!
+//! ```text
+//! node (unix socket) --> images --> mount      tree, overlay
+//!                           |  \--> downloads --> content --> cache replicas, object store
+//!                           |          ^   \--> objects (disk)
+//!    kernel --> fuse -------|----------/ reads of what is not local yet
+//! ```
+//!
+//! [`Frontend::start`] is all that a process needs, be it this crate's own binary or `sluice` with
+//! every service in it.
+
+pub mod budget;
+mod config;
+pub mod content;
+pub mod downloads;
+mod fuse;
+mod idle;
+mod images;
+mod metrics;
+mod mount;
+mod node;
+pub mod objects;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bus::Bus;
+use ed25519_dalek::VerifyingKey;
+use store::Store;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::Config;
+
+use content::Mesh;
+use downloads::Downloads;
+use fuse::{Registry, Remote, Session};
+use images::Images;
+use mount::Mounts;
+use objects::Objects;
+
+/// A frontend that runs until its shutdown token is cancelled.
+#[derive(Debug)]
+pub struct Frontend {
+    socket: PathBuf,
+}
+
+impl Frontend {
+    /// Starts the node: checks the machine, takes its state folder, finds what an earlier process left, serves.
+    ///
+    /// `store`: read when no cache has a chunk. `trusted`: keys believed beside those of the configuration.
+    pub async fn start(
+        config: Config,
+        store: Option<Store>,
+        bus: Bus,
+        trusted: Vec<VerifyingKey>,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Frontend> {
+        mount::probe::check().context("this machine cannot stream images")?;
+        let lock = node::lock(&config.state)?;
+        let objects = Arc::new(Objects::open(&config.state)?);
+        let mounts = Mounts::prepare(&config.state, &objects.local_dir())?;
+        let downloads = Downloads::start(objects.clone(), download_options(&config), tasks, shutdown.clone());
+        let known = Arc::new(Registry::default());
+        let remote = Remote::new(known.clone(), downloads.clone(), Handle::current());
+        let (point, read_ahead) = (mounts.remote_point(), config.read_ahead.as_u64());
+        let session = Session::start(remote, &point, read_ahead)?;
+        let mesh = Mesh::new(bus.clone(), store, content_options(&config));
+        let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
+        let (tasks_of_images, ending) = (tasks.clone(), shutdown.clone());
+        let images = Images::start(images::Parts {
+            config,
+            bus,
+            trusted,
+            mesh,
+            objects,
+            downloads,
+            known,
+            mounts,
+            tasks: tasks_of_images,
+            shutdown: ending,
+        })
+        .await?;
+        let listener = node::listen(&socket)?;
+        if let Some(at_least) = exit_when_idle {
+            tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));
+        }
+        tasks.spawn(async move {
+            if let Err(error) = node::serve(listener, images.clone(), shutdown).await {
+                tracing::error!(%error, "the node's socket is no longer served");
+            }
+            images.detach();
+            drop((session, lock));
+        });
+        Ok(Frontend { socket })
+    }
+
+    /// Where `node.v1` is served.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+fn download_options(config: &Config) -> downloads::Options {
+    downloads::Options {
+        background: config.background,
+        background_bandwidth: Some(config.background_bandwidth.as_u64()).filter(|rate| *rate > 0),
+        disk_budget: Some(config.disk_budget.as_u64()),
+        ..downloads::Options::default()
+    }
+}
+
+fn content_options(config: &Config) -> content::Options {
+    content::Options { demand_patience: config.read_timeout, ..content::Options::default() }
+}

@@ -1,0 +1,108 @@
+//! What an operator may set, each with its unit.
+//!
+//! Layered by `lifecycle::config`: these defaults, files, `SLUICE__…` variables, flags.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytesize::ByteSize;
+use ed25519_dalek::VerifyingKey;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The node's name in grants, profiles and logs.
+    pub node: String,
+    /// Folder of everything this frontend keeps: local objects, trees, maps, records, its own mounts.
+    /// One frontend per folder; on a file system with room for the images.
+    pub state: PathBuf,
+    /// Unix socket of `node.v1`, mode 0600. Its folder is made when absent.
+    pub socket: PathBuf,
+    /// Ed25519 public keys of the fetchers whose records and grants are believed: 64 hexadecimal digits each.
+    pub trusted_keys: Vec<String>,
+    /// How much disk the local objects may take. What is mounted stays, even beyond it.
+    pub disk_budget: ByteSize,
+    /// Fetch the whole image after the start, so that it no longer depends on the network.
+    pub background: bool,
+    /// Bytes a second that the background may receive; 0: no cap of its own.
+    pub background_bandwidth: ByteSize,
+    /// How long the answer to "what is this image" may take, until it is here or being imported.
+    #[serde(with = "humantime_serde")]
+    pub resolve_timeout: Duration,
+    /// The same for an image that this node could mount without an answer.
+    #[serde(with = "humantime_serde")]
+    pub known_resolve_timeout: Duration,
+    /// How long an import may take that a mount waits for.
+    #[serde(with = "humantime_serde")]
+    pub import_timeout: Duration,
+    /// How long a read waits for missing bytes, all retries included, before it fails.
+    #[serde(with = "humantime_serde")]
+    pub read_timeout: Duration,
+    /// A start is over when nothing new was read for this long; then its profile is reported.
+    #[serde(with = "humantime_serde")]
+    pub start_settled: Duration,
+    /// How far the kernel reads ahead in missing data. Every byte of it competes with what a process
+    /// really waits for, so it is a fraction of a chunk, not several.
+    pub read_ahead: ByteSize,
+    /// End the process when nothing is mounted and nothing is downloaded for this long.
+    #[serde(with = "humantime_serde")]
+    pub exit_when_idle: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            state: PathBuf::from("/var/lib/sluice"),
+            socket: PathBuf::from("/run/sluice/node.sock"),
+            trusted_keys: Vec::new(),
+            disk_budget: ByteSize::gib(50),
+            background: true,
+            background_bandwidth: ByteSize::b(0),
+            resolve_timeout: Duration::from_secs(30),
+            known_resolve_timeout: Duration::from_secs(5),
+            import_timeout: Duration::from_secs(30 * 60),
+            read_timeout: Duration::from_secs(120),
+            start_settled: Duration::from_secs(5),
+            read_ahead: ByteSize::kib(256),
+            exit_when_idle: None,
+        }
+    }
+}
+
+impl Config {
+    /// The keys of `trusted_keys`, decoded.
+    pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
+        self.trusted_keys.iter().map(|text| verifying_key(text)).collect()
+    }
+}
+
+fn verifying_key(text: &str) -> anyhow::Result<VerifyingKey> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(text, &mut bytes)
+        .with_context(|| format!("trusted_keys: {text:?} is not 64 hexadecimal digits"))?;
+    VerifyingKey::from_bytes(&bytes)
+        .with_context(|| format!("trusted_keys: {text:?} is not an Ed25519 public key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let config = Config { trusted_keys: vec!["abc".to_owned()], ..Config::default() };
+        let error = format!("{:#}", config.trusted().unwrap_err());
+        assert!(error.contains("abc") && error.contains("trusted_keys"), "{error}");
+    }
+
+    #[test]
+    fn reads_human_units_and_refuses_unknown_names() {
+        let config: Config =
+            serde_json::from_str(r#"{"disk_budget": "2 GiB", "start_settled": "3s"}"#).unwrap();
+        assert_eq!((config.disk_budget, config.start_settled), (ByteSize::gib(2), Duration::from_secs(3)));
+        assert!(serde_json::from_str::<Config>(r#"{"disk_buget": "2 GiB"}"#).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! Reports what a start read, once it has settled, so that the next start anywhere is faster.
+
+use std::time::Duration;
+
+use image::Profile;
+use proto::ReportRequest;
+use tokio::time::{Instant, sleep};
+
+use super::Images;
+use crate::downloads::ImageId;
+
+/// How often a start is looked at, as a part of the time that it must be quiet.
+const LOOKS: u32 = 5;
+/// How long the fetcher may take to take a report; nobody waits for it.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Images {
+    /// Watches the start that a mount began, and reports it when nothing new was read for a while, or when
+    /// the image is unmounted.
+    pub(super) fn report_start(&self, manifest: &str) {
+        let (images, manifest) = (self.clone(), manifest.to_owned());
+        let shutdown = self.node.shutdown.clone();
+        self.node.tasks.spawn(async move {
+            let settled = shutdown.run_until_cancelled_owned(images.settled(&manifest)).await;
+            if let Some(Some(profile)) = settled {
+                images.report(&manifest, profile).await;
+            }
+        });
+    }
+
+    /// The start's profile; none when the image went away, or nothing was read.
+    async fn settled(&self, manifest: &str) -> Option<Profile> {
+        let quiet = self.node.config.start_settled;
+        let (mut read, mut since) = (0, Instant::now());
+        loop {
+            sleep(quiet / LOOKS).await;
+            let profile = self.node.downloads.profile(&ImageId::new(manifest))?;
+            let unmounted = self.present().get(manifest)?.targets.is_empty();
+            if profile.chunks.len() != read {
+                (read, since) = (profile.chunks.len(), Instant::now());
+            }
+            if since.elapsed() >= quiet || unmounted {
+                return Some(profile).filter(|profile| !profile.chunks.is_empty());
+            }
+        }
+    }
+
+    async fn report(&self, manifest: &str, profile: Profile) {
+        let read = profile.chunks.len();
+        let encoded = match profile.encode() {
+            Ok(encoded) => encoded,
+            Err(error) => return tracing::warn!(image = manifest, %error, "the profile cannot be written"),
+        };
+        let Some(project) = self.begin_report(manifest, read) else { return };
+        let request = ReportRequest { project, manifest_digest: manifest.to_owned(), profile: encoded };
+        match self.node.bus.call(request, REPORT_TIMEOUT).await {
+            Ok(_) => tracing::info!(image = manifest, chunks = read, "reported the start"),
+            Err(error) => tracing::warn!(image = manifest, %error, "the start could not be reported"),
+        }
+    }
+
+    /// The image's project, unless as much was reported before.
+    fn begin_report(&self, manifest: &str, read: usize) -> Option<String> {
+        let mut present = self.present();
+        let image = present.get_mut(manifest)?;
+        if image.reported >= read {
+            return None;
+        }
+        image.reported = read;
+        Some(image.record.project.clone())
+    }
+}

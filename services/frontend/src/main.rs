@@ -1,0 +1,37 @@
+//! The frontend as a process of its own.
+
+use anyhow::Context as _;
+use bus::{Bus, NatsConfig};
+use frontend::Frontend;
+use serde::{Deserialize, Serialize};
+use store::Store;
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    lifecycle: lifecycle::Config,
+    nats: NatsConfig,
+    frontend: frontend::Config,
+    /// The object store that chunks are read from when no cache has them; absent: only caches are asked.
+    store: Option<StoreSettings>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct StoreSettings {
+    url: String,
+    options: std::collections::HashMap<String, String>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let about = "The node agent: mounts streamed images and brings their bytes";
+    let Some(settings) = lifecycle::command_line::load::<Settings>("frontend", about)? else { return Ok(()) };
+    let service = lifecycle::start("frontend", &settings.lifecycle).await?;
+    let bus = Bus::connect(&settings.nats).await.context("cannot connect to NATS")?;
+    let store = settings.store.map(|store| Store::open(&store.url, &store.options)).transpose()?;
+    let (trusted, shutdown) = (settings.frontend.trusted()?, service.shutdown.clone());
+    let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
+    tracing::info!(socket = %frontend.socket().display(), "serving this node");
+    service.run().await
+}

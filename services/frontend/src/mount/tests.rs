@@ -1,0 +1,183 @@
+//! Real mounts: these tests need root, as the frontend does.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use image::merge::merge;
+use image::scan::{LayerScanner, ScanError, ScanLimits};
+use image::{Digest, erofs};
+use tempfile::TempDir;
+use testkit::Tarball;
+
+use super::*;
+
+/// A state folder with one tree in it, whose one large file is a local object.
+struct Scratch {
+    folder: TempDir,
+    mounts: Mounts,
+    tree: Digest,
+    content: Vec<u8>,
+}
+
+impl Scratch {
+    fn new() -> Scratch {
+        Scratch::named("state")
+    }
+
+    fn named(state: &str) -> Scratch {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join(state);
+        let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        let tar = Tarball::new()
+            .file("etc/name", b"small")
+            .file("big", &content)
+            .member(b'3', "null", "", 0o666, b"")
+            .finish();
+        let mut scanner = LayerScanner::new(ScanLimits::default());
+        scanner.push::<ScanError>(&tar, &mut |_| Ok(())).unwrap();
+        let layer = scanner.finish::<ScanError>(&mut |_| Ok(())).unwrap();
+        let plain = erofs::write(&merge(&[&layer]).unwrap()).unwrap();
+        let tree = Digest::of(&plain);
+        let objects = state.join("objects");
+        let object = objects.join(Digest::of(&content).path());
+        fs::create_dir_all(object.parent().unwrap()).unwrap();
+        fs::write(&object, &content).unwrap();
+        fs::write(folder.path().join("tree.erofs"), plain).unwrap();
+        let mounts = Mounts::prepare(&state, &objects).unwrap();
+        Scratch { folder, mounts, tree, content }
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn mount(&self, target: &Path, upper: &str, work: &str) -> Result<(), MountError> {
+        let target = Target::check(target.to_str().unwrap(), upper, work)?;
+        self.mounts.add_tree(&self.tree, &self.folder.path().join("tree.erofs"))?;
+        self.mounts.add_root(&self.tree, &target)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for root in self.mounts.roots().unwrap() {
+            detach(&root.point);
+        }
+        self.mounts.detach_all().unwrap();
+    }
+}
+
+#[test]
+fn a_root_reads_tree_and_local_objects() {
+    let scratch = Scratch::new();
+    let target = scratch.folder("root");
+    scratch.mount(&target, "", "").unwrap();
+    assert_eq!(fs::read(target.join("etc/name")).unwrap(), b"small");
+    assert_eq!(fs::read(target.join("big")).unwrap(), scratch.content);
+    assert!(fs::metadata(target.join("null")).unwrap().file_type().is_char_device());
+    assert_eq!(fs::metadata(target.join("big")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!(fs::write(target.join("new"), b"").unwrap_err().raw_os_error(), Some(30));
+    assert_eq!(scratch.mounts.roots().unwrap(), [Root { point: target.clone(), tree: scratch.tree }]);
+    scratch.mounts.remove_root(&target).unwrap();
+    assert_eq!(scratch.mounts.roots().unwrap(), []);
+}
+
+#[test]
+fn a_root_outlives_the_mounts_it_is_made_of() {
+    let scratch = Scratch::new();
+    let target = scratch.folder("root");
+    scratch.mount(&target, "", "").unwrap();
+    scratch.mounts.detach_all().unwrap();
+    assert_eq!(fs::read(target.join("big")).unwrap(), scratch.content);
+    // The next process finds it.
+    let state = scratch.folder.path().join("state");
+    let next = Mounts::prepare(&state, &state.join("objects")).unwrap();
+    assert_eq!(next.roots().unwrap(), [Root { point: target, tree: scratch.tree }]);
+}
+
+#[test]
+fn an_upper_layer_takes_the_writes() {
+    let scratch = Scratch::new();
+    let (target, upper, work) =
+        (scratch.folder("root"), scratch.folder("up,pe:r\\x"), scratch.folder("wo,rk:\\y"));
+    scratch.mount(&target, upper.to_str().unwrap(), work.to_str().unwrap()).unwrap();
+    fs::write(target.join("etc/name"), b"changed").unwrap();
+    assert_eq!(fs::read(upper.join("etc/name")).unwrap(), b"changed");
+    // Only its metadata is copied up; its content stays where it was.
+    std::os::unix::fs::chown(target.join("big"), Some(7), None).unwrap();
+    assert_eq!(fs::metadata(upper.join("big")).unwrap().blocks(), 0);
+    assert_eq!(fs::read(target.join("big")).unwrap(), scratch.content);
+}
+
+#[test]
+fn odd_characters_in_the_state_folder_do_no_harm() {
+    let scratch = Scratch::named("st,a:t\\e é");
+    let target = scratch.folder("ro,o:t\\");
+    scratch.mount(&target, "", "").unwrap();
+    assert_eq!(fs::read(target.join("big")).unwrap(), scratch.content);
+    assert_eq!(scratch.mounts.roots().unwrap(), [Root { point: target, tree: scratch.tree }]);
+}
+
+#[test]
+fn a_tree_can_be_mounted_through_a_loop_device() {
+    let scratch = Scratch::new();
+    let point = scratch.folder("loop");
+    tree::mount_by_loop_for_tests(&scratch.folder.path().join("tree.erofs"), &point).unwrap();
+    assert_eq!(fs::read(point.join("etc/name")).unwrap(), b"small");
+    rustix::mount::unmount(&point, UnmountFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_busy_root_stays() {
+    let scratch = Scratch::new();
+    let target = scratch.folder("root");
+    scratch.mount(&target, "", "").unwrap();
+    let open = fs::File::open(target.join("etc/name")).unwrap();
+    assert!(matches!(scratch.mounts.remove_root(&target), Err(MountError::Busy(_))));
+    drop(open);
+    scratch.mounts.remove_root(&target).unwrap();
+}
+
+#[test]
+fn targets_that_cannot_be_used_are_refused() {
+    let scratch = Scratch::new();
+    let (empty, used) = (scratch.folder("empty"), scratch.folder("used"));
+    scratch.mount(&used, "", "").unwrap();
+    scratch.folder("full/inner");
+    let path = |name: &str| scratch.folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("file"), b"").unwrap();
+    let refusal = |point: &str| Target::check(point, "", "").unwrap_err();
+    assert!(matches!(refusal("relative"), MountError::Relative { .. }));
+    assert!(matches!(refusal(""), MountError::Relative { .. }));
+    assert!(matches!(refusal(&path("absent")), MountError::Missing { .. }));
+    assert!(matches!(refusal(&path("file")), MountError::NotADirectory { .. }));
+    assert!(matches!(refusal(&path("full")), MountError::NotEmpty(_)));
+    assert!(matches!(refusal(used.to_str().unwrap()), MountError::InUse(_)));
+    let upper = |upper: &str, work: &str| Target::check(empty.to_str().unwrap(), upper, work);
+    assert!(matches!(upper(&path("full"), ""), Err(MountError::Upper(_))));
+    assert!(matches!(upper(&path("full"), &path("full/inner")), Err(MountError::Upper(_))));
+    assert!(matches!(upper(&path("full"), "/proc"), Err(MountError::Upper(_))));
+    assert!(matches!(upper(&path("full"), &path("absent")), Err(MountError::Missing { .. })));
+}
+
+#[test]
+fn a_damaged_tree_is_refused_with_its_path() {
+    let scratch = Scratch::new();
+    let file = scratch.folder.path().join("damaged");
+    fs::write(&file, [0; 8192]).unwrap();
+    let error = scratch.mounts.add_tree(&Digest::of(b"damaged"), &file).unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+}
+
+#[tokio::test]
+async fn a_change_of_the_table_wakes() {
+    let watch = watch::Watch::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    rustix::mount::mount_bind(folder.path(), folder.path()).unwrap();
+    watch.changed().await;
+    rustix::mount::unmount(folder.path(), UnmountFlags::DETACH).unwrap();
+    watch.changed().await;
+}
