@@ -1,6 +1,8 @@
 //! What every bus promises, checked against each transport: in one process, and over a real NATS
 //! server.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -29,7 +29,10 @@ pub enum Format {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { format: Format::Text, filter: "info".to_owned() }
+        Config {
+            format: Format::Text,
+            filter: "info,foyer=warn,foyer_storage=warn,async_nats=warn".to_owned(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The admin server as a probe and a scraper see it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use lifecycle::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

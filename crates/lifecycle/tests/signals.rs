@@ -1,5 +1,7 @@
 //! A process that gets signals: alone in its binary, as signals reach the whole process.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::process::Command;
 use std::time::Duration;
 

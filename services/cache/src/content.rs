@@ -261,3 +261,6 @@ fn served(tier: &'static str, stored: &Bytes) {
 fn lock(flights: &Mutex<HashMap<Name, Flight>>) -> MutexGuard<'_, HashMap<Name, Flight>> {
     flights.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

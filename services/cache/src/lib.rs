@@ -66,10 +66,12 @@ impl Cache {
         let repairs = Repairs::new(bus.clone(), tasks.clone(), shutdown.clone());
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), shutdown);
+        let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
+                // Whoever runs it is of no use without it.
                 tracing::error!(%error, "serving content failed");
+                shutdown.cancel();
             }
             presence.end().await;
             content.close().await;

@@ -4,7 +4,7 @@
 //! at most once in [`INTERVAL`].
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::Bus;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 
 use crate::meters;
 
@@ -34,7 +35,7 @@ pub(crate) struct Repairs {
     bus: Bus,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    asked: Mutex<HashMap<Image, Asked>>,
+    asked: Arc<Mutex<HashMap<Image, Asked>>>,
 }
 
 #[derive(Debug)]
@@ -46,13 +47,13 @@ struct Asked {
 
 impl Repairs {
     pub(crate) fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Repairs {
-        Repairs { bus, tasks, shutdown, asked: Mutex::default() }
+        Repairs { bus, tasks, shutdown, asked: Arc::default() }
     }
 
     /// Has `image` repaired, unless that was asked for lately. What it returns is closed when the
     /// latest repair ended, however it ended.
     pub(crate) fn ask(&self, image: &Image) -> Option<watch::Receiver<()>> {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = lock(&self.asked);
         asked.retain(|_, repair| repair.at.elapsed() < INTERVAL || repair.ended.has_changed().is_ok());
         if let Some(repair) = asked.get(image) {
             return Some(repair.ended.clone());
@@ -64,20 +65,85 @@ impl Repairs {
         asked.insert(image.clone(), Asked { at: Instant::now(), ended: ended.clone() });
         metrics::counter!(meters::REPAIRS).increment(1);
         let (bus, shutdown, image) = (self.bus.clone(), self.shutdown.clone(), image.clone());
+        let asked = self.asked.clone();
         self.tasks.spawn(async move {
-            shutdown.run_until_cancelled(repair(&bus, &image)).await;
+            let outcome = shutdown.run_until_cancelled(repair(&bus, &image)).await;
+            if outcome == Some(Outcome::NobodyThere) {
+                // Nothing was repaired, so the next who finds bad content asks again.
+                lock(&asked).remove(&image);
+            }
             drop(running);
         });
         Some(ended)
     }
 }
 
-async fn repair(bus: &Bus, image: &Image) {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Tried,
+    NobodyThere,
+}
+
+async fn repair(bus: &Bus, image: &Image) -> Outcome {
     let Image { project, manifest } = image;
     let request = RepairRequest { project: project.clone(), manifest_digest: manifest.clone() };
     tracing::warn!(project, manifest, "asking for a repair");
-    match bus.call(request, REPAIR_MAX).await {
+    // Once: a process waits, and is told that the content is bad rather than that nobody is there.
+    match bus.call_once(request, REPAIR_MAX).await {
         Ok(reply) => tracing::info!(project, manifest, restored = reply.restored, "repaired"),
-        Err(status) => tracing::error!(project, manifest, error = status.message(), "the repair failed"),
+        Err(status) => {
+            tracing::error!(project, manifest, error = status.message(), "the repair failed");
+            if status.code() == Code::Unavailable {
+                return Outcome::NobodyThere;
+            }
+        }
+    }
+    Outcome::Tried
+}
+
+fn lock(asked: &Mutex<HashMap<Image, Asked>>) -> MutexGuard<'_, HashMap<Image, Asked>> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use bus::Answer;
+    use proto::RepairReply;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn image(manifest: &str) -> Image {
+        Image { project: "default".to_owned(), manifest: manifest.to_owned() }
+    }
+
+    async fn ended(mut repair: watch::Receiver<()>) {
+        while repair.changed().await.is_ok() {}
+    }
+
+    #[tokio::test]
+    async fn an_image_is_repaired_once_in_a_while() {
+        let bus = Bus::in_process();
+        let repairs = Repairs::new(bus.clone(), TaskTracker::new(), CancellationToken::new());
+        // Nobody is there yet: that was no repair.
+        ended(repairs.ask(&image("one")).unwrap()).await;
+
+        let (sender, mut received) = mpsc::unbounded_channel();
+        let _fetcher = bus
+            .answer(Answer { in_flight: 1, instance: None }, move |request: RepairRequest| {
+                sender.send(request.manifest_digest).unwrap();
+                std::future::ready(Ok(RepairReply::default()))
+            })
+            .await
+            .unwrap();
+        for name in ["one", "one", "two", "one"] {
+            ended(repairs.ask(&image(name)).unwrap()).await;
+        }
+        assert!(repairs.ask(&image("")).is_none());
+        assert_eq!(
+            (received.recv().await.unwrap(), received.recv().await.unwrap()),
+            ("one".into(), "two".into())
+        );
+        assert!(received.try_recv().is_err());
     }
 }

@@ -67,6 +67,8 @@ impl Tiers {
         let builder = HybridCacheBuilder::new()
             .with_name("content")
             .with_policy(HybridCachePolicy::WriteOnInsertion)
+            // What is to be on disk is on its way there since it was inserted.
+            .with_flush_on_close(false)
             .memory(memory)
             .with_weighter(|_: &Name, kept: &Kept| kept.stored.len() + ENTRY_OVERHEAD)
             .storage();

@@ -1,10 +1,14 @@
 //! A real client against a real cache on a folder store.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 mod common;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cache::{Cache, Config};
 use common::{Grants, SOON, Setup, chunk, deadline, manifest};
 use image::Digest;
 use proto::chunk_frame::Failure;
@@ -37,7 +41,7 @@ async fn a_large_chunk_comes_in_several_frames() {
     let large = chunk(1, 2 * 1024 * 1024);
     assert!(large.1.len() > 2 * 1024 * 1024, "not compressible");
     setup.project().put_chunk(large.0, large.1.clone()).await.unwrap();
-    let mut stream = setup.request(&[large.clone()], Priority::Demand).await.unwrap();
+    let mut stream = setup.request(std::slice::from_ref(&large), Priority::Demand).await.unwrap();
     let mut frames = Vec::new();
     while let Some(frame) = stream.message().await.unwrap() {
         assert!(frame.data.len() <= 1024 * 1024);
@@ -183,7 +187,7 @@ async fn a_demand_does_not_wait_behind_stalled_downloads() {
     }
     let demand = chunk(250, 1000);
     setup.project().put_chunk(demand.0, demand.1.clone()).await.unwrap();
-    let received = deadline(setup.chunks(&[demand.clone()], Priority::Demand)).await.unwrap();
+    let received = deadline(setup.chunks(std::slice::from_ref(&demand), Priority::Demand)).await.unwrap();
     assert_eq!(received, [Ok(demand.1)]);
     drop(stalled);
 }
@@ -215,6 +219,25 @@ async fn says_where_it_is_and_ends_its_streams() {
     deadline(setup.tasks.wait()).await;
     let gone = setup.bus.call(LocateRequest::default(), Duration::from_millis(100)).await.unwrap_err();
     assert_eq!(gone.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn replicas_name_each_other() {
+    let (one, two) = (Setup::start().await, tempfile::tempdir().unwrap());
+    let store = store::Store::open(two.path().to_str().unwrap(), &HashMap::new()).unwrap();
+    let (bus, shutdown) = (one.bus.clone(), one.shutdown.clone());
+    let two = Cache::start(Config::default(), store, bus, Vec::new(), &one.tasks, shutdown).await.unwrap();
+    let mut both = [one.cache.endpoint().to_owned(), two.endpoint().to_owned()];
+    both.sort();
+    let named = async {
+        // Each is asked in turn.
+        for _ in 0..2 {
+            while one.bus.call(LocateRequest::default(), SOON).await.unwrap().endpoints != both {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    deadline(named).await;
 }
 
 #[tokio::test]

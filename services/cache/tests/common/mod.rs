@@ -1,5 +1,7 @@
 //! A cache on a store of its own, and a client with grants.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
@@ -143,6 +145,11 @@ fn signed(seed: u8, grant: Grant) -> Signed {
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
+}
+
+/// The public key of whoever signs valid grants, as a configuration has it.
+pub(crate) fn trusted_key() -> String {
+    hex::encode(key(1).verifying_key().as_bytes())
 }
 
 pub(crate) fn manifest(seed: u8) -> String {
