@@ -1,0 +1,109 @@
+//! The commands, one file each, and what they share.
+
+pub mod compare;
+pub mod completions;
+pub mod config;
+pub mod evict;
+pub mod gc;
+pub mod import;
+pub mod inspect;
+pub mod link;
+pub mod ls;
+pub mod mount;
+pub mod rm;
+pub mod run;
+pub mod serve;
+pub mod status;
+pub mod umount;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+use crate::args::{Cli, Command, Global};
+use crate::node::Node;
+use crate::progress::Progress;
+use crate::request::Requests;
+use crate::session::Session;
+use crate::settings::Settings;
+
+/// What every command starts from.
+#[derive(Debug)]
+pub struct Context {
+    pub global: Global,
+    pub settings: Settings,
+}
+
+impl Context {
+    pub fn requests(&self) -> anyhow::Result<Requests> {
+        Requests::new(&self.global, &self.settings)
+    }
+
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.global.quiet)
+    }
+
+    pub async fn session(&self) -> anyhow::Result<Session> {
+        Session::open(&self.settings).await
+    }
+
+    pub async fn node(&self, progress: &Progress) -> anyhow::Result<Node> {
+        Node::ensure(&self.global, &self.settings, progress).await
+    }
+
+    /// The frontend that runs; none is started for a question.
+    pub async fn running_node(&self) -> anyhow::Result<Node> {
+        Node::connect(self.settings.node_socket()).await
+    }
+}
+
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let Cli { global, command } = cli;
+    // These need no settings, and must work where the settings are broken.
+    match command {
+        Command::Completions(args) => return completions::run(&args),
+        Command::Config(command) => return config::run(&global, command),
+        Command::Link(args) => return link::run(args).await,
+        _ => {}
+    }
+    let mut settings = Settings::load(&global)?;
+    if !matches!(command, Command::Serve(_)) {
+        settings.lifecycle.log = log_for(&global, settings.lifecycle.log);
+        lifecycle::logs::init(&settings.lifecycle.log)?;
+    }
+    let context = Context { global, settings };
+    match command {
+        Command::Import(args) => import::run(&context, args).await,
+        Command::Mount(args) => Box::pin(mount::run(&context, args)).await,
+        Command::Umount(args) => umount::run(&context, args).await,
+        Command::Run(args) => Box::pin(run::run(&context, *args)).await,
+        Command::Inspect(args) => inspect::run(&context, args).await,
+        Command::Compare(args) => Box::pin(compare::run(&context, *args)).await,
+        Command::Ls => ls::run(&context).await,
+        Command::Rm(args) => rm::run(&context, args).await,
+        Command::Gc(args) => gc::run(&context, args).await,
+        Command::Status(args) => status::run(&context, args).await,
+        Command::Evict(args) => evict::run(&context, args).await,
+        Command::Serve(args) => Box::pin(serve::run(context, args)).await,
+        Command::Completions(_) | Command::Config(_) | Command::Link(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// A command says what it does itself: logs are for what is out of the ordinary, unless asked for.
+fn log_for(global: &Global, mut log: lifecycle::logs::Config) -> lifecycle::logs::Config {
+    log.filter = match (global.quiet, global.verbose) {
+        (true, _) => "error".to_owned(),
+        (false, 0) => "warn".to_owned(),
+        (false, 1) => "info".to_owned(),
+        (false, _) => "debug".to_owned(),
+    };
+    log
+}
+
+/// Mounting takes CAP_SYS_ADMIN; said before anything was done, not after.
+pub fn require_root(purpose: &str) -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("{purpose}: root is needed to mount file systems; run this with sudo, or in a privileged container")
+}

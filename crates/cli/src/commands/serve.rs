@@ -1,0 +1,47 @@
+//! `sluice serve`: a whole node in one process.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::Context;
+use crate::embedded::Embedded;
+
+/// Run a node: fetcher, cache and frontend in this process, in the foreground
+///
+/// `mount` and `run` start one in the background when none runs. Run it yourself, under a service manager, to keep it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice serve
+  sluice serve --nats nats://127.0.0.1:4222      also serve others on that NATS server
+  sluice serve --state /srv/sluice --store s3://bucket/sluice --set store.options.region=eu-west-1")]
+pub struct ServeArgs {
+    /// End when nothing was mounted or downloaded for this long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    idle_exit: Option<Duration>,
+    /// Leave the caller's session: for a node that outlives who started it
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub async fn run(context: Context, args: ServeArgs) -> anyhow::Result<ExitCode> {
+    super::require_root("serve a node")?;
+    if args.detached {
+        rustix::process::setsid().context("leave the caller's session")?;
+    }
+    let mut settings = context.settings;
+    if context.global.verbose > 0 || context.global.quiet {
+        settings.lifecycle.log = super::log_for(&context.global, settings.lifecycle.log);
+    }
+    settings.frontend.exit_when_idle = args.idle_exit.or(settings.frontend.exit_when_idle);
+    crate::node::make_state(&settings.state)?;
+    let service = lifecycle::start("sluice", &settings.lifecycle).await?;
+    let embedded = Embedded::node(&settings, service.tasks.clone(), service.shutdown.clone()).await;
+    let embedded = embedded.context("start the node")?;
+    service.run().await?;
+    drop(embedded);
+    Ok(ExitCode::SUCCESS)
+}

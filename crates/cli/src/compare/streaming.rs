@@ -1,0 +1,237 @@
+//! The streaming way: private services that hold the image, and a fresh node for each start.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bus::Bus;
+use futures::TryStreamExt as _;
+use image::{ImageRecord, Profile};
+use proto::{DownloadProgress, MountRequest, ReadTrace, ResolveRequest, Resolved, StatusReply};
+use store::{Kind, ProjectStore, StoreError, Stored};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::containerd::Mount;
+use super::report::Start;
+use super::scratch::Scratch;
+use super::start::{Starter, drop_caches};
+use super::{Plan, Source};
+use crate::embedded::Embedded;
+use crate::link::{Counters, Link, Nic};
+use crate::node::Node;
+use crate::progress::Progress;
+use crate::runtime::ImageConfig;
+use crate::session::Session;
+use crate::settings::Settings;
+
+pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// How long the profile of a start that is over may take to reach the store, and how often is looked.
+const PROFILE: Duration = Duration::from_secs(20);
+const PROFILE_POLL: Duration = Duration::from_millis(20);
+
+/// The mesh's side: fetcher, store and cache, each behind a link.
+#[derive(Debug)]
+pub struct Server<'a> {
+    scratch: &'a Scratch,
+    settings: Settings,
+    services: Embedded,
+    /// Between registry and fetcher.
+    fetching: Link,
+    /// Between cache and node: the node's own card.
+    serving: Link,
+    /// As nodes ask, through `fetching`.
+    request: ResolveRequest,
+    /// As `import` asks, without a link.
+    direct: ResolveRequest,
+}
+
+/// How one streamed start went, in detail.
+#[derive(Clone, Debug, Default)]
+pub struct StartUp {
+    /// From the request for the mount.
+    pub pulled: Duration,
+    pub ready: Duration,
+    /// Arrivals of chunks.
+    pub trace: Vec<ReadTrace>,
+    pub progress: DownloadProgress,
+    /// What this start and those before it read.
+    pub profile: Profile,
+}
+
+impl<'a> Server<'a> {
+    pub(super) async fn start(
+        scratch: &'a Scratch,
+        folder: &Path,
+        plan: &Plan,
+        source: &Source,
+    ) -> anyhow::Result<Server<'a>> {
+        let fetching = Link::start(Nic::new(plan.shape), LOOPBACK).await?;
+        fetching.lead_to(&source.host);
+        let serving = Link::start(Nic::new(plan.shape), LOOPBACK).await?;
+        let mut settings = Settings { state: folder.join("server"), ..Settings::default() };
+        settings.cache.listen = LOOPBACK;
+        settings.cache.advertise = Some(format!("http://{}", serving.address()));
+        settings.fill();
+        crate::node::make_state(&settings.state)?;
+        let mut services = Embedded::new(Bus::in_process(), scratch.tasks(), CancellationToken::new());
+        services.start_fetcher(&settings).await?;
+        services.start_cache(&settings).await?;
+        let cache = services.cache().context("the cache did not start")?;
+        serving.lead_to(cache.address());
+        let named = |host: &dyn std::fmt::Display| ResolveRequest {
+            reference: format!("{host}/{}", source.name),
+            plain_http: true,
+            ..plan.request.clone()
+        };
+        let (request, direct) = (named(&fetching.address()), named(&source.host));
+        Ok(Server { scratch, settings, services, fetching, serving, request, direct })
+    }
+
+    /// Imports the image without a link, or finds it imported.
+    pub async fn import(&self) -> anyhow::Result<Resolved> {
+        let session = Session::over(self.services.bus().clone());
+        let resolved = session.import(self.direct.clone(), &mut Progress::new(true)).await;
+        resolved.context("import the image for the comparison")
+    }
+
+    /// Mounts the image on a node that has nothing, and starts it.
+    pub async fn start_on_fresh_node(
+        &self,
+        folder: &Path,
+        starter: &Starter,
+    ) -> anyhow::Result<(Start, StartUp)> {
+        let node = FreshNode::start(self, folder).await?;
+        let result = node.measure(self, starter).await;
+        node.services.stop().await;
+        result.context("streamed start")
+    }
+
+    /// Forgets what starts read, so that the next is not helped by them.
+    pub async fn forget_profiles(&self) -> anyhow::Result<()> {
+        let store = self.store()?;
+        let profiles: Vec<Stored> = store.list(Kind::Profile).try_collect().await?;
+        for profile in profiles {
+            store.delete(&profile).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn stop(self) {
+        self.services.stop().await;
+    }
+
+    fn store(&self) -> anyhow::Result<ProjectStore> {
+        Ok(self.settings.open_store()?.project(&self.request.project)?)
+    }
+
+    /// What both links have carried: a first pull crosses one after the other.
+    fn moved(&self) -> Counters {
+        let (fetched, served) = (self.fetching.counters(), self.serving.counters());
+        Counters { up: fetched.up + served.up, down: fetched.down + served.down }
+    }
+
+    /// How many starts the store's profile was learned from, and the profile itself.
+    async fn learned(&self, manifest_digest: &str) -> anyhow::Result<Profile> {
+        match self.store()?.profile(manifest_digest).await {
+            Ok(bytes) => Ok(Profile::decode(&bytes)?),
+            Err(StoreError::NotFound { .. }) => Ok(Profile::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The profile, once it knows more than `starts` starts.
+    async fn learned_after(&self, manifest_digest: &str, starts: u32) -> anyhow::Result<Profile> {
+        let deadline = Instant::now() + PROFILE;
+        loop {
+            let profile = self.learned(manifest_digest).await?;
+            if profile.starts > starts {
+                return Ok(profile);
+            }
+            if Instant::now() > deadline {
+                bail!("the start's profile was not reported within {PROFILE:?}");
+            }
+            tokio::time::sleep(PROFILE_POLL).await;
+        }
+    }
+}
+
+/// A node that has seen no image yet.
+struct FreshNode {
+    folder: PathBuf,
+    services: Embedded,
+    client: Node,
+}
+
+impl FreshNode {
+    async fn start(server: &Server<'_>, folder: &Path) -> anyhow::Result<FreshNode> {
+        let mut settings = server.settings.clone();
+        settings.frontend.state = folder.join("node");
+        settings.frontend.socket = folder.join("node.sock");
+        for part in ["rootfs", "upper", "work"] {
+            std::fs::create_dir_all(folder.join(part))
+                .with_context(|| format!("create {}", folder.display()))?;
+        }
+        let bus = server.services.bus().clone();
+        let mut services = Embedded::new(bus, server.scratch.tasks(), CancellationToken::new());
+        // No way to the store but through the cache, and so through the link.
+        services.start_frontend(&settings, None).await?;
+        let client = Node::connect(settings.node_socket()).await?;
+        Ok(FreshNode { folder: folder.to_owned(), services, client })
+    }
+
+    async fn measure(&self, server: &Server<'_>, starter: &Starter) -> anyhow::Result<(Start, StartUp)> {
+        let mut client = self.client.clone();
+        let part = |name: &str| self.folder.join(name).display().to_string();
+        let root = self.folder.join("rootfs");
+        let request = MountRequest {
+            image: Some(server.request.clone()),
+            target: part("rootfs"),
+            upper: part("upper"),
+            work: part("work"),
+        };
+        drop_caches().await?;
+        let (asked, before) = (Instant::now(), server.moved());
+        let mounted = client.mount(request, &mut Progress::new(true)).await?;
+        let pulled = Instant::now();
+        let mount = Mount(root.clone());
+        let config = ImageConfig::parse(&mounted.config)?;
+        let started = starter.start("streamed", &root, &self.folder.join("bundle"), &config).await?;
+        let moved = server.moved().since(before);
+        let status = client.status(true).await?;
+        // Not reported yet: the start is not over before the container is gone.
+        let starts_before = server.learned(&mounted.manifest_digest).await?.starts;
+        let start = Start::new(asked, pulled, &started, moved.down, moved.up);
+        let ready = started.ready - asked;
+        drop(started);
+        client.unmount(&root).await?;
+        drop(mount);
+        let mut start_up = StartUp::of(status, &mounted.manifest_digest);
+        start_up.pulled = pulled - asked;
+        start_up.ready = ready;
+        start_up.profile = server.learned_after(&mounted.manifest_digest, starts_before).await?;
+        Ok((start, start_up))
+    }
+}
+
+impl StartUp {
+    fn of(status: StatusReply, manifest_digest: &str) -> StartUp {
+        let image = status.images.into_iter().find(|image| image.manifest_digest == manifest_digest);
+        let image = image.unwrap_or_default();
+        StartUp { trace: image.trace, progress: image.progress.unwrap_or_default(), ..StartUp::default() }
+    }
+
+    /// Stored bytes that this start could not do without: tree, map, and the chunks that it read and that had
+    /// arrived before it was ready.
+    pub fn needed_bytes(&self, record: &ImageRecord) -> u64 {
+        let read: HashSet<&[u8]> = self.profile.chunks.iter().map(|chunk| &chunk.as_bytes()[..]).collect();
+        let ready = self.ready.as_micros() as u64;
+        let in_time = |arrival: &&ReadTrace| arrival.at_us <= ready && read.contains(&arrival.chunk[..]);
+        let chunks: u64 =
+            self.trace.iter().filter(in_time).map(|arrival| u64::from(arrival.stored_bytes)).sum();
+        record.tree.stored_len + record.map.stored_len + chunks
+    }
+}

@@ -1,0 +1,110 @@
+//! The services in this process: sluice alone, with no server.
+//!
+//! Which of them run depends on the command: those that only import need the fetcher, a node all three.
+//! They share one shutdown; [`Embedded::stop`] waits for them, a drop only tells them to end.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::Bus;
+use cache::Cache;
+use fetcher::Fetcher;
+use frontend::Frontend;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::settings::Settings;
+
+/// How long services may take to end what they were doing.
+const DRAIN: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub struct Embedded {
+    bus: Bus,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    fetcher: Option<Fetcher>,
+    cache: Option<Cache>,
+    frontend: Option<Frontend>,
+}
+
+impl Embedded {
+    /// No service yet; those that are started speak over `bus`.
+    pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Embedded {
+        Embedded { bus, tasks, shutdown, fetcher: None, cache: None, frontend: None }
+    }
+
+    /// Only the fetcher: for commands that mount nothing.
+    pub async fn fetcher_only(settings: &Settings) -> anyhow::Result<Embedded> {
+        let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
+        embedded.start_fetcher(settings).await?;
+        Ok(embedded)
+    }
+
+    /// Fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
+    /// fetcher and cache too.
+    pub async fn node(
+        settings: &Settings,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Embedded> {
+        let bus = match &settings.nats {
+            Some(nats) => Bus::connect(nats).await.context("connect to NATS")?,
+            None => Bus::in_process(),
+        };
+        let mut embedded = Embedded::new(bus, tasks, shutdown);
+        embedded.start_fetcher(settings).await?;
+        embedded.start_cache(settings).await?;
+        embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
+        Ok(embedded)
+    }
+
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// The cache that was started; bulk content is served on its address.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
+    }
+
+    pub async fn start_fetcher(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let (config, store) = (settings.fetcher.clone(), settings.open_store()?);
+        let fetcher = Fetcher::start(config, store, self.bus.clone(), &self.tasks, self.shutdown.clone());
+        self.fetcher = Some(fetcher.await.context("start the embedded fetcher")?);
+        Ok(())
+    }
+
+    pub async fn start_cache(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let (config, store, trusted) = (settings.cache.clone(), settings.open_store()?, settings.trusted()?);
+        let cache =
+            Cache::start(config, store, self.bus.clone(), trusted, &self.tasks, self.shutdown.clone());
+        self.cache = Some(cache.await.context("start the embedded cache")?);
+        Ok(())
+    }
+
+    /// `store`: where the frontend may read directly when no cache answers.
+    pub async fn start_frontend(&mut self, settings: &Settings, store: Option<Store>) -> anyhow::Result<()> {
+        let (config, trusted) = (settings.frontend.clone(), settings.trusted()?);
+        let frontend =
+            Frontend::start(config, store, self.bus.clone(), trusted, &self.tasks, self.shutdown.clone());
+        self.frontend = Some(frontend.await.context("start the embedded frontend")?);
+        Ok(())
+    }
+
+    /// Tells all services to end, and waits until they have.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "embedded services did not end in time");
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}

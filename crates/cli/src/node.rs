@@ -1,0 +1,167 @@
+//! The node's frontend, over its unix socket; and a way to have one when none runs.
+
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use hyper_util::rt::TokioIo;
+use proto::mount_event::Event;
+use proto::node_client::NodeClient;
+use proto::{
+    CompleteRequest, EvictReply, EvictRequest, MountRequest, Mounted, StatusReply, StatusRequest,
+    UnmountRequest,
+};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::args::Global;
+use crate::progress::Progress;
+use crate::settings::{self, Settings};
+
+/// How long a node that was just started may take to answer.
+const START: Duration = Duration::from_secs(30);
+/// How often it is asked meanwhile.
+const START_POLL: Duration = Duration::from_millis(10);
+/// Lines of the node's log that are shown when it does not start.
+const LOG_LINES: usize = 12;
+/// A node that was started for a mount ends when it had nothing to do for this long.
+pub const IDLE_EXIT: Duration = Duration::from_secs(60);
+/// A status holds the trace of every image: far more than tonic's default of 4 MiB.
+const MESSAGE_MAX: usize = 256 * 1024 * 1024;
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    client: NodeClient<Channel>,
+}
+
+impl Node {
+    /// Speaks to the frontend on `socket`.
+    pub async fn connect(socket: &Path) -> anyhow::Result<Node> {
+        let path = socket.to_owned();
+        let dial = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is not used: the connector knows the socket.
+        let channel = Endpoint::from_static("http://node")
+            .connect_with_connector(dial)
+            .await
+            .with_context(|| format!("no frontend answers on {}", socket.display()))?;
+        Ok(Node { client: NodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX) })
+    }
+
+    /// The frontend that runs, or one that is started in the background.
+    pub async fn ensure(global: &Global, settings: &Settings, progress: &Progress) -> anyhow::Result<Node> {
+        let socket = settings.node_socket();
+        match Node::connect(socket).await {
+            Ok(node) => Ok(node),
+            Err(error) if global.node.is_some() || settings.nats.is_some() => Err(error.context(
+                "start a frontend on this node, or leave out --node and --nats to use an embedded one",
+            )),
+            Err(_) => start(global, settings, socket, progress).await,
+        }
+    }
+
+    /// Mounts, showing the import if there is one. Returns when the mount can be used.
+    pub async fn mount(&mut self, request: MountRequest, progress: &mut Progress) -> Result<Mounted, Status> {
+        let mut events = self.client.mount(request).await?.into_inner();
+        while let Some(event) = events.message().await? {
+            match event.event {
+                Some(Event::Importing(ticket)) => progress.importing(ticket.progress.as_ref()),
+                Some(Event::Mounted(mounted)) => {
+                    progress.finish();
+                    return Ok(mounted);
+                }
+                None => {}
+            }
+        }
+        Err(Status::internal("the frontend ended the mount without a result"))
+    }
+
+    pub async fn unmount(&mut self, target: &Path) -> Result<(), Status> {
+        let target = target.display().to_string();
+        self.client.unmount(UnmountRequest { target }).await.map(|_| ())
+    }
+
+    /// Waits until all of the image is on this node.
+    pub async fn complete(&mut self, manifest_digest: &str, progress: &mut Progress) -> Result<(), Status> {
+        let request = CompleteRequest { manifest_digest: manifest_digest.to_owned() };
+        let mut updates = self.client.complete(request).await?.into_inner();
+        let mut complete = false;
+        while let Some(update) = updates.message().await? {
+            progress.downloading(&update);
+            complete = update.complete;
+        }
+        progress.finish();
+        match complete {
+            true => Ok(()),
+            false => Err(Status::aborted("the image was taken off the node before it was complete")),
+        }
+    }
+
+    pub async fn status(&mut self, reads: bool) -> Result<StatusReply, Status> {
+        Ok(self.client.status(StatusRequest { reads }).await?.into_inner())
+    }
+
+    pub async fn evict(&mut self, image: &str) -> Result<EvictReply, Status> {
+        Ok(self.client.evict(EvictRequest { image: image.to_owned() }).await?.into_inner())
+    }
+}
+
+/// Starts `sluice serve` as a process of its own that outlives this one, and waits until it answers.
+async fn start(
+    global: &Global,
+    settings: &Settings,
+    socket: &Path,
+    progress: &Progress,
+) -> anyhow::Result<Node> {
+    crate::commands::require_root("start a node")?;
+    make_state(&settings.state)?;
+    let log = settings.state.join("serve.log");
+    progress.note(&format!("starting a node in the background (log: {})", log.display()));
+    let output = File::options().create(true).append(true).open(&log);
+    let output = output.with_context(|| format!("open {}", log.display()))?;
+    let program = std::env::current_exe().context("find this program")?;
+    let idle_exit = humantime::format_duration(IDLE_EXIT).to_string();
+    let mut serve = std::process::Command::new(program)
+        .args(settings::flags(global)?)
+        .args(["serve", "--detached", "--idle-exit", &idle_exit])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .spawn()
+        .context("start a node in the background")?;
+    let deadline = Instant::now() + START;
+    loop {
+        // Asked after it ended as well: another command may have started one at the same moment.
+        let ended = serve.try_wait()?;
+        match Node::connect(socket).await {
+            Ok(node) => return Ok(node),
+            Err(_) if ended.is_some() => bail!("the node did not start:\n{}", last_lines(&log)),
+            Err(error) if Instant::now() > deadline => return Err(error.context("the node does not answer")),
+            Err(_) => tokio::time::sleep(START_POLL).await,
+        }
+    }
+}
+
+/// The state folder holds keys and sockets: its owner's only.
+pub fn make_state(state: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(state)
+        .with_context(|| format!("create the state folder {}", state.display()))
+}
+
+fn last_lines(log: &PathBuf) -> String {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}

@@ -1,0 +1,20 @@
+//! From a mounted image to a running container, through an OCI runtime (runc or crun).
+//!
+//! ```text
+//! image config --(options, user looked up in the root)--> spec --> bundle/config.json --> `runc run`
+//! ```
+//!
+//! A [`Container`] owns its bundle folder and, while it lives, the runtime's state of it: dropping it kills and deletes
+//! the container. The root file system is the caller's.
+
+pub mod container;
+pub mod defaults;
+pub mod image_config;
+pub mod options;
+pub mod signals;
+pub mod spec;
+pub mod user;
+
+pub use container::{Container, Runtime};
+pub use image_config::ImageConfig;
+pub use options::{Network, RunOptions, Volume};

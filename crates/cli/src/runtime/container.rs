@@ -1,0 +1,134 @@
+//! One container, through the OCI runtime's command line.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+use oci_spec::runtime::Spec;
+use tokio::process::{Child, Command};
+
+/// Tried in this order.
+const RUNTIMES: &[&str] = &["runc", "crun"];
+
+/// An OCI runtime: its program, and the folder where it keeps its state.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    program: PathBuf,
+    state: PathBuf,
+}
+
+impl Runtime {
+    /// `program`, or the first one that is installed. `state` is private to the caller, so names cannot collide.
+    pub fn find(program: Option<&Path>, state: PathBuf) -> anyhow::Result<Runtime> {
+        let program = match program {
+            Some(program) if program.components().count() > 1 => program.to_owned(),
+            Some(program) => on_path(program).with_context(|| format!("find the runtime {}", program.display()))?,
+            None => RUNTIMES.iter().find_map(|name| on_path(Path::new(name))).context(
+                "find an OCI runtime: install runc or crun (apt-get install runc), or name one with --runtime",
+            )?,
+        };
+        Ok(Runtime { program, state })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.state);
+        command
+    }
+
+    fn delete(&self, id: &str) -> anyhow::Result<()> {
+        let output = std::process::Command::new(&self.program)
+            .arg("--root")
+            .arg(&self.state)
+            .args(["delete", "--force", id])
+            .output()
+            .with_context(|| format!("delete container {id}"))?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        // A container that ran in the foreground is deleted by the runtime itself.
+        if output.status.success() || message.contains("does not exist") {
+            return Ok(());
+        }
+        bail!("delete container {id}: {}", message.trim())
+    }
+}
+
+/// Finds an executable as a shell would; the system folders as well, which a user's `PATH` may lack.
+pub fn on_path(program: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Where a container's three streams go.
+#[derive(Clone, Copy, Debug)]
+pub enum Streams {
+    /// To ours.
+    Inherit,
+    /// Output and errors into pipes of the returned process; no input.
+    Capture,
+}
+
+/// A container that exists as a bundle, and runs after [`Container::run`].
+#[derive(Debug)]
+pub struct Container {
+    runtime: Runtime,
+    id: String,
+    bundle: PathBuf,
+    started: bool,
+}
+
+impl Container {
+    /// Writes the bundle into the new folder `bundle`.
+    pub fn create(runtime: Runtime, id: &str, bundle: PathBuf, spec: &Spec) -> anyhow::Result<Container> {
+        // The environment may hold secrets: nobody else looks in.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&bundle)
+            .with_context(|| format!("create the bundle {}", bundle.display()))?;
+        let file = bundle.join("config.json");
+        std::fs::write(&file, serde_json::to_vec(spec)?)
+            .with_context(|| format!("write {}", file.display()))?;
+        Ok(Container { runtime, id: id.to_owned(), bundle, started: false })
+    }
+
+    /// Starts it in the foreground: the returned process ends when the container does, with its exit code.
+    pub fn run(&mut self, streams: Streams, own_group: bool) -> anyhow::Result<Child> {
+        let mut command = self.runtime.command();
+        command.arg("run").arg("--bundle").arg(&self.bundle).arg(&self.id);
+        if let Streams::Capture = streams {
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
+        if own_group {
+            command.process_group(0);
+        }
+        self.started = true;
+        command.spawn().with_context(|| format!("start {}", self.runtime.program.display()))
+    }
+
+    /// Kills what still runs and forgets the container.
+    pub fn delete(mut self) -> anyhow::Result<()> {
+        self.cleanup()
+    }
+
+    fn cleanup(&mut self) -> anyhow::Result<()> {
+        if std::mem::take(&mut self.started) {
+            self.runtime.delete(&self.id)?;
+        }
+        match std::fs::remove_dir_all(&self.bundle) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", self.bundle.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Err(error) = self.cleanup() {
+            tracing::warn!(error = %format!("{error:#}"), "clean up after a container");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What the command works with: defaults, files, environment and flags, in one value.
+//!
+//! Each service's section is its own `Config`; what all of them share (where state stands, the project, trusted
+//! keys) is said once here and carried into the sections that leave it out.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use ed25519_dalek::VerifyingKey;
+use serde::{Deserialize, Serialize};
+
+use crate::args::Global;
+
+const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
+const SYSTEM_STATE: &str = "/var/lib/sluice";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where this machine keeps content, sockets and logs.
+    pub state: PathBuf,
+    /// The frontend's socket; default: `node.sock` in `state`, with services on NATS the frontend's own default.
+    pub node: Option<PathBuf>,
+    /// The project that content belongs to.
+    pub project: String,
+    pub store: StoreSettings,
+    /// Services on NATS; without it they run in this process.
+    pub nats: Option<bus::NatsConfig>,
+    /// Public keys of fetchers, in hex, whose records and grants are believed; with embedded services their own is added.
+    pub trusted_keys: Vec<String>,
+    pub lifecycle: lifecycle::Config,
+    pub fetcher: fetcher::Config,
+    pub cache: cache::Config,
+    pub frontend: frontend::Config,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSettings {
+    /// A folder or an object store's URL; default: `store` in `state`.
+    pub url: Option<String>,
+    /// As the object store's client names them, for example `aws_region`.
+    pub options: HashMap<String, String>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            state: PathBuf::from(SYSTEM_STATE),
+            node: None,
+            project: "default".to_owned(),
+            store: StoreSettings::default(),
+            nats: None,
+            trusted_keys: Vec::new(),
+            lifecycle: lifecycle::Config::default(),
+            fetcher: fetcher::Config::default(),
+            cache: cache::Config::default(),
+            frontend: frontend::Config::default(),
+        }
+    }
+}
+
+impl Settings {
+    pub fn load(global: &Global) -> anyhow::Result<Settings> {
+        let mut settings: Settings = lifecycle::config::load(&files(global), overrides(global))?;
+        settings.state = std::path::absolute(&settings.state).context("find the state folder")?;
+        settings.fill();
+        Ok(settings)
+    }
+
+    /// Carries what is said once into the sections that leave it out.
+    pub fn fill(&mut self) {
+        let (fetcher, frontend) = (fetcher::Config::default(), frontend::Config::default());
+        let state = &self.state;
+        if self.fetcher.signing_key_file == fetcher.signing_key_file {
+            self.fetcher.signing_key_file = state.join("fetcher.key");
+        }
+        if self.frontend.state == frontend.state {
+            self.frontend.state.clone_from(state);
+        }
+        if let Some(socket) = &self.node {
+            self.frontend.socket.clone_from(socket);
+        } else if self.frontend.socket == frontend.socket && self.nats.is_none() {
+            self.frontend.socket = state.join("node.sock");
+        }
+        self.store.url.get_or_insert_with(|| state.join("store").display().to_string());
+        // Alone, the fetcher serves its own user, who may name any file of this machine.
+        self.fetcher.local_sources |= self.nats.is_none();
+        self.fetcher.trusted_keys.extend_from_slice(&self.trusted_keys);
+    }
+
+    /// Finds what cannot work before anything is started.
+    pub fn check(&self) -> anyhow::Result<()> {
+        cache::verifying_keys(&self.trusted_keys)?;
+        let project = &self.project;
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if project.is_empty() || !project.chars().all(good) {
+            bail!("project is {project:?}: letters, digits, `-`, `_` and `.` expected");
+        }
+        Ok(())
+    }
+
+    /// Whose records and grants the services of this process believe: their own fetcher's among them.
+    pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
+        let mut keys = cache::verifying_keys(&self.trusted_keys)?;
+        keys.push(fetcher::verifying_key(&self.fetcher)?);
+        Ok(keys)
+    }
+
+    /// The socket that a frontend of this machine listens on.
+    pub fn node_socket(&self) -> &Path {
+        &self.frontend.socket
+    }
+
+    pub fn store_url(&self) -> String {
+        self.store.url.clone().unwrap_or_else(|| self.state.join("store").display().to_string())
+    }
+
+    pub fn open_store(&self) -> anyhow::Result<store::Store> {
+        let url = self.store_url();
+        store::Store::open(&url, &self.store.options).with_context(|| format!("open the store {url}"))
+    }
+}
+
+/// The files to read: the one that was named, or the system's if there is one.
+pub fn files(global: &Global) -> Vec<PathBuf> {
+    match &global.config {
+        Some(file) => vec![file.clone()],
+        None => Some(PathBuf::from(SYSTEM_FILE)).filter(|file| file.exists()).into_iter().collect(),
+    }
+}
+
+/// What flags say, in the settings' own names; `--set` first, so that a flag of its own wins.
+pub fn overrides(global: &Global) -> Vec<(String, String)> {
+    let path = |path: &Option<PathBuf>| path.as_deref().map(|path: &Path| path.display().to_string());
+    let flags = [
+        ("state", path(&global.state)),
+        ("store.url", global.store.clone()),
+        ("nats.url", global.nats.clone()),
+        ("node", path(&global.node)),
+        ("project", global.project.clone()),
+    ];
+    let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    global.set.iter().cloned().chain(flags).collect()
+}
+
+/// The flags that make a process of ours read the same settings: for the node that `mount` starts.
+pub fn flags(global: &Global) -> anyhow::Result<Vec<String>> {
+    let absolute =
+        |path: &Path| -> anyhow::Result<String> { Ok(std::path::absolute(path)?.display().to_string()) };
+    let mut flags = Vec::new();
+    let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+    if let Some(file) = &global.config {
+        flag("--config", absolute(file)?);
+    }
+    for (key, value) in &global.set {
+        flag("--set", format!("{key}={value}"));
+    }
+    if let Some(state) = &global.state {
+        flag("--state", absolute(state)?);
+    }
+    if let Some(node) = &global.node {
+        flag("--node", absolute(node)?);
+    }
+    if let Some(store) = &global.store {
+        let folder = !store.contains("://");
+        flag("--store", if folder { absolute(Path::new(store))? } else { store.clone() });
+    }
+    if let Some(project) = &global.project {
+        flag("--project", project.clone());
+    }
+    Ok(flags)
+}
