@@ -46,7 +46,8 @@ pub fn decide(used: u64, budget: u64, held: &[Held], images: &[Resident]) -> Dec
     let mut candidates = candidates.into_iter();
     loop {
         let unneeded;
-        (unneeded, left) = left.into_iter().partition(|held| !present.iter().any(|image| names(image, &held.digest)));
+        (unneeded, left) =
+            left.into_iter().partition(|held| !present.iter().any(|image| names(image, &held.digest)));
         for held in unneeded {
             if over == 0 {
                 return decision;
@@ -68,7 +69,8 @@ pub fn decide(used: u64, budget: u64, held: &[Held], images: &[Resident]) -> Dec
 pub fn only_of(image: &ImageId, held: &[Held], images: &[Resident]) -> Vec<Held> {
     let (of, others): (Vec<&Resident>, Vec<&Resident>) = images.iter().partition(|other| other.id == *image);
     let only = |held: &&Held| {
-        of.iter().any(|image| names(image, &held.digest)) && !others.iter().any(|image| names(image, &held.digest))
+        of.iter().any(|image| names(image, &held.digest))
+            && !others.iter().any(|image| names(image, &held.digest))
     };
     held.iter().filter(only).copied().collect()
 }
@@ -94,8 +96,11 @@ pub fn enforce(
         }
     }
     let kept: Vec<&Resident> = images.iter().filter(|image| kept.contains(&image.id)).collect();
-    let going: Vec<Held> =
-        decision.objects.into_iter().filter(|held| !kept.iter().any(|image| names(image, &held.digest))).collect();
+    let going: Vec<Held> = decision
+        .objects
+        .into_iter()
+        .filter(|held| !kept.iter().any(|image| names(image, &held.digest)))
+        .collect();
     remove(objects, &going)
 }
 
@@ -138,7 +143,12 @@ mod tests {
         let mut objects: Vec<ObjectPlace> = objects.iter().map(place).collect();
         objects.sort_by_key(|place| place.digest);
         let last_used = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 - age);
-        Resident { id: ImageId::new(id), map: Arc::new(Map { chunks: Vec::new(), objects }), mounted, last_used }
+        Resident {
+            id: ImageId::new(id),
+            map: Arc::new(Map { chunks: Vec::new(), objects }),
+            mounted,
+            last_used,
+        }
     }
 
     /// (budget, images that must go, objects that must go, sorted)
@@ -147,8 +157,9 @@ mod tests {
         let decision = decide(60, budget, &held, images);
         let ids: Vec<&str> = decision.images.iter().map(ImageId::as_str).collect();
         assert_eq!(ids, expected_images, "budget {budget}");
-        let mut went: Vec<u8> =
-            (1..=6).filter(|name| decision.objects.iter().any(|held| held.digest == Digest::of(&[*name]))).collect();
+        let mut went: Vec<u8> = (1..=6)
+            .filter(|name| decision.objects.iter().any(|held| held.digest == Digest::of(&[*name])))
+            .collect();
         went.sort_unstable();
         assert_eq!(went, expected, "budget {budget}");
     }

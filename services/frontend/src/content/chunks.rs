@@ -61,7 +61,13 @@ impl Content {
     /// Delivers every one of `chunks` to `out`, each once, verified or with the reason why not.
     /// Demand is tried for as long as the options say, lower classes for one cycle: whoever
     /// wants them comes back later. Ends early when `out` is closed.
-    pub(crate) async fn fetch(&self, class: Class, chunks: Vec<ChunkRef>, gate: Gate, out: mpsc::Sender<Fetched>) {
+    pub(crate) async fn fetch(
+        &self,
+        class: Class,
+        chunks: Vec<ChunkRef>,
+        gate: Gate,
+        out: mpsc::Sender<Fetched>,
+    ) {
         let request = Arc::new(Request { class, gate, out });
         let patience_ends = Instant::now() + self.mesh.options.demand_patience;
         let mut wanted: Vec<Wanted> = chunks.into_iter().map(Wanted::new).collect();
@@ -95,11 +101,21 @@ impl Content {
             return wanted;
         }
         self.mesh.endpoints.doubt();
-        if replicas.is_empty() || cycle + 1 >= STORE_AFTER_CYCLES { self.ask_store(request, wanted).await } else { wanted }
+        if replicas.is_empty() || cycle + 1 >= STORE_AFTER_CYCLES {
+            self.ask_store(request, wanted).await
+        } else {
+            wanted
+        }
     }
 
     /// Asks for each chunk the replica of rank `rank` in its order.
-    async fn round(&self, rank: usize, replicas: &[Replica], request: &Arc<Request>, wanted: Vec<Wanted>) -> Vec<Wanted> {
+    async fn round(
+        &self,
+        rank: usize,
+        replicas: &[Replica],
+        request: &Arc<Request>,
+        wanted: Vec<Wanted>,
+    ) -> Vec<Wanted> {
         let mut shares: Vec<Vec<Wanted>> = replicas.iter().map(|_| Vec::new()).collect();
         for one in wanted {
             if let Some(replica) = ranked(replicas, &one.chunk.digest).get(rank) {
@@ -120,7 +136,12 @@ impl Content {
     }
 
     /// One stream from one replica; returns what did not come.
-    async fn ask_replica(&self, replica: &Replica, request: &Request, mut wanted: Vec<Wanted>) -> Vec<Wanted> {
+    async fn ask_replica(
+        &self,
+        replica: &Replica,
+        request: &Request,
+        mut wanted: Vec<Wanted>,
+    ) -> Vec<Wanted> {
         let mut delivered = vec![false; wanted.len()];
         if let Err(stopped) = self.read_stream(replica, request, &mut wanted, &mut delivered).await {
             if matches!(stopped, Stopped::Stalled) {
@@ -165,7 +186,9 @@ impl Content {
                 Ended::Stored(stored) => verify(one.chunk, stored).await,
                 Ended::Failed(Failure::Missing) => Err(FetchError::Missing(one.chunk.digest)),
                 Ended::Failed(Failure::Corrupt) => Err(FetchError::Corrupt(one.chunk.digest)),
-                Ended::Failed(_) => Err(FetchError::unavailable(one.chunk.digest, "the replica could not read the store")),
+                Ended::Failed(_) => {
+                    Err(FetchError::unavailable(one.chunk.digest, "the replica could not read the store"))
+                }
             };
             match arrived {
                 Ok(plain) => {
@@ -210,7 +233,8 @@ impl Content {
 
 impl Wanted {
     fn new(chunk: ChunkRef) -> Wanted {
-        let failed = FetchError::unavailable(chunk.digest, "no content replica is known and no store is configured");
+        let failed =
+            FetchError::unavailable(chunk.digest, "no content replica is known and no store is configured");
         Wanted { chunk, failed }
     }
 }
@@ -258,7 +282,10 @@ impl Stopped {
     }
 }
 
-async fn within<T>(stall: Duration, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Stopped> {
+async fn within<T>(
+    stall: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, Stopped> {
     match timeout(stall, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Stopped::Stalled),
@@ -270,10 +297,13 @@ async fn verify(chunk: ChunkRef, stored: Bytes) -> Result<Plain, FetchError> {
     let stored_len = stored.len() as u32;
     let opened = tokio::task::spawn_blocking(move || store::verify::open_chunk(&chunk.digest, &stored)).await;
     match opened {
-        Ok(Ok(plain)) if plain.len() == chunk.plain_len as usize => Ok(Plain { bytes: plain.into(), stored_len }),
+        Ok(Ok(plain)) if plain.len() == chunk.plain_len as usize => {
+            Ok(Plain { bytes: plain.into(), stored_len })
+        }
         Ok(verified) => {
             metrics::chunk_corrupt();
-            let reason = verified.err().map_or_else(|| "not as long as the map says".to_owned(), |e| e.to_string());
+            let reason =
+                verified.err().map_or_else(|| "not as long as the map says".to_owned(), |e| e.to_string());
             tracing::warn!(chunk = %chunk.digest, error = %reason, "dropped a corrupt chunk");
             Err(FetchError::Corrupt(chunk.digest))
         }

@@ -103,7 +103,7 @@ impl Endpoints {
     }
 
     async fn ask(&self) {
-        let answer = self.bus.call(LocateRequest {}, LOCATE_DEADLINE).await;
+        let answer = self.bus.call_once(LocateRequest {}, LOCATE_DEADLINE).await;
         let mut known = self.known();
         known.asked = Some(Instant::now());
         match answer {
@@ -164,6 +164,8 @@ fn known_or_new(known: &[Replica], url: &str) -> Option<Replica> {
         return Some(replica.clone());
     }
     Replica::connect(url)
-        .inspect_err(|error| tracing::warn!(url, %error, "ignored a content replica with an unusable address"))
+        .inspect_err(
+            |error| tracing::warn!(url, %error, "ignored a content replica with an unusable address"),
+        )
         .ok()
 }

@@ -78,10 +78,16 @@ mod tests {
     fn joins_frames_and_passes_failures_on() {
         let mut assembly = Assembly::new(3);
         assert_eq!(assembly.push(frame(0, b"ab", false)), Ok(None));
-        assert_eq!(assembly.push(frame(0, b"cd", true)), Ok(Some((0, Ended::Stored(Bytes::from_static(b"abcd"))))));
+        assert_eq!(
+            assembly.push(frame(0, b"cd", true)),
+            Ok(Some((0, Ended::Stored(Bytes::from_static(b"abcd")))))
+        );
         let failed = ChunkFrame { index: 1, failure: Failure::Missing.into(), ..ChunkFrame::default() };
         assert_eq!(assembly.push(failed), Ok(Some((1, Ended::Failed(Failure::Missing)))));
-        assert_eq!(assembly.push(frame(2, b"e", true)), Ok(Some((2, Ended::Stored(Bytes::from_static(b"e"))))));
+        assert_eq!(
+            assembly.push(frame(2, b"e", true)),
+            Ok(Some((2, Ended::Stored(Bytes::from_static(b"e")))))
+        );
     }
 
     #[test]

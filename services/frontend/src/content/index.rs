@@ -36,7 +36,8 @@ impl Content {
     /// Asks every replica once and then, when it is due, the store.
     async fn try_index(&self, cycle: u32, kind: Index, index: IndexRef) -> Result<Vec<u8>, FetchError> {
         let digest = index.digest;
-        let mut error = FetchError::unavailable(digest, "no content replica is known and no store is configured");
+        let mut error =
+            FetchError::unavailable(digest, "no content replica is known and no store is configured");
         let replicas = self.mesh.endpoints.current().await;
         for rank in ranked(&replicas, &digest) {
             let replica = &replicas[rank];
@@ -52,7 +53,8 @@ impl Content {
         if let Some(store) = &self.store
             && (replicas.is_empty() || cycle + 1 >= STORE_AFTER_CYCLES)
         {
-            let stored = store.index(kind, digest).await.map_err(|error| FetchError::from_store(digest, &error))?;
+            let stored =
+                store.index(kind, digest).await.map_err(|error| FetchError::from_store(digest, &error))?;
             let plain = verify(digest, stored.into()).await?;
             metrics::read_from_store();
             return Ok(plain);
@@ -60,7 +62,12 @@ impl Content {
         Err(error)
     }
 
-    async fn index_from_replica(&self, replica: &Replica, kind: Index, index: IndexRef) -> Result<Vec<u8>, Status> {
+    async fn index_from_replica(
+        &self,
+        replica: &Replica,
+        kind: Index,
+        index: IndexRef,
+    ) -> Result<Vec<u8>, Status> {
         let stall = self.mesh.options.stall_timeout;
         let stalled = |_| {
             self.mesh.endpoints.reconnect(&replica.url);

@@ -139,7 +139,8 @@ impl Content {
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut metadata = MetadataMap::new();
-        metadata.insert_bin(GRANT_METADATA, self.grant.read().unwrap_or_else(PoisonError::into_inner).clone());
+        metadata
+            .insert_bin(GRANT_METADATA, self.grant.read().unwrap_or_else(PoisonError::into_inner).clone());
         tonic::Request::from_parts(metadata, Default::default(), message)
     }
 }
@@ -164,7 +165,9 @@ impl FetchError {
         match status.code() {
             tonic::Code::NotFound => FetchError::Missing(digest),
             tonic::Code::DataLoss => FetchError::Corrupt(digest),
-            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => FetchError::Denied { digest, reason },
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => {
+                FetchError::Denied { digest, reason }
+            }
             _ => FetchError::Unavailable { digest, reason },
         }
     }

@@ -103,7 +103,12 @@ struct Shared {
 
 impl Downloads {
     /// Starts the scheduler and the regular sync on `tasks`; both end with `shutdown`.
-    pub fn start(objects: Arc<Objects>, options: Options, tasks: &TaskTracker, shutdown: CancellationToken) -> Downloads {
+    pub fn start(
+        objects: Arc<Objects>,
+        options: Options,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Downloads {
         let shared = Arc::new(Shared {
             objects,
             memory: Mutex::new(Memory::new(MEMORY_BYTES)),

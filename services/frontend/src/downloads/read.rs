@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use image::Digest;
+use image::map::Slice;
 use image::record::ObjectPlace;
 use tokio::sync::oneshot;
 
 use super::Downloads;
 use super::image::Image;
-use super::plan::{Extent, extents, index_of};
 use super::scheduler::Demand;
 use crate::content::FetchError;
 use crate::metrics;
@@ -39,46 +39,47 @@ impl Downloads {
 
     async fn try_read(&self, object: Digest, offset: u64, len: usize) -> Result<Bytes, ReadError> {
         let (image, place) = self.find(&object).ok_or(ReadError::Unknown(object))?;
-        let extents = extents(&image.map, &place, offset, len);
-        extents.iter().for_each(|extent| image.touch(extent.position));
-        if let Some(bytes) = self.read_memory(&image, &extents) {
+        let end = offset.saturating_add(len as u64);
+        let slices: Vec<Slice> = image.map.slices(&place, offset..end).collect();
+        slices.iter().for_each(|slice| image.touch(slice.chunk));
+        if let Some(bytes) = self.read_memory(&image, &slices) {
             metrics::read("memory");
             return Ok(bytes);
         }
-        let local = self.read_disk(place, extents.clone()).await;
+        let local = self.read_disk(place, slices.clone()).await;
         if let Some(bytes) = joined(&local) {
             metrics::read("disk");
             return Ok(bytes);
         }
         metrics::read("network");
-        self.await_network(&image, &object, extents, local).await
+        self.await_network(&image, &object, slices, local).await
     }
 
     /// The newest image that names the object, and its place there.
     fn find(&self, object: &Digest) -> Option<(Arc<Image>, ObjectPlace)> {
         self.images().iter().rev().find_map(|image| {
-            let index = index_of(&image.map, object)?;
-            Some((image.clone(), image.map.objects[index]))
+            let place = image.map.place(object)?;
+            Some((image.clone(), *place))
         })
     }
 
-    fn read_memory(&self, image: &Image, extents: &[Extent]) -> Option<Bytes> {
+    fn read_memory(&self, image: &Image, slices: &[Slice]) -> Option<Bytes> {
         let mut memory = self.memory();
-        let parts: Option<Vec<Bytes>> = extents
+        let parts: Option<Vec<Bytes>> = slices
             .iter()
-            .map(|extent| {
-                let chunk = image.map.chunks[extent.position as usize].digest;
-                memory.get(&chunk).and_then(|bytes| part(&bytes, extent))
+            .map(|slice| {
+                let chunk = image.map.chunks[slice.chunk as usize].digest;
+                memory.get(&chunk).and_then(|bytes| part(&bytes, slice))
             })
             .collect();
         Some(concatenated(parts?))
     }
 
-    /// What of the extents is on the disk. A disk that cannot be read is as good as an empty one.
-    async fn read_disk(&self, place: ObjectPlace, extents: Vec<Extent>) -> Vec<Option<Bytes>> {
+    /// What of the slices is on the disk. A disk that cannot be read is as good as an empty one.
+    async fn read_disk(&self, place: ObjectPlace, slices: Vec<Slice>) -> Vec<Option<Bytes>> {
         let objects = self.objects().clone();
-        let missing = vec![None; extents.len()];
-        let read = tokio::task::spawn_blocking(move || read_local(&objects, &place, &extents)).await;
+        let missing = vec![None; slices.len()];
+        let read = tokio::task::spawn_blocking(move || read_local(&objects, &place, &slices)).await;
         match read {
             Ok(Ok(parts)) => parts,
             Ok(Err(error)) => {
@@ -94,35 +95,35 @@ impl Downloads {
         &self,
         image: &Arc<Image>,
         object: &Digest,
-        extents: Vec<Extent>,
+        slices: Vec<Slice>,
         local: Vec<Option<Bytes>>,
     ) -> Result<Bytes, ReadError> {
         let stopped = || ReadError::Stopped(*object);
         // All are asked before the first is waited for.
-        let mut waiting = Vec::with_capacity(extents.len());
-        for (extent, local) in extents.into_iter().zip(local) {
+        let mut waiting = Vec::with_capacity(slices.len());
+        for (slice, local) in slices.into_iter().zip(local) {
             let coming = match local {
                 Some(bytes) => Coming::Here(bytes),
                 None => {
                     let (waiter, arrival) = oneshot::channel();
-                    let demand = Demand { image: image.clone(), position: extent.position, waiter };
+                    let demand = Demand { image: image.clone(), position: slice.chunk, waiter };
                     self.demand(demand).await.map_err(|_| stopped())?;
                     Coming::Later(arrival)
                 }
             };
-            waiting.push((extent, coming));
+            waiting.push((slice, coming));
         }
         let mut parts = Vec::with_capacity(waiting.len());
-        for (extent, coming) in waiting {
+        for (slice, coming) in waiting {
             parts.push(match coming {
                 Coming::Here(bytes) => bytes,
                 Coming::Later(arrival) => {
                     let chunk = arrival.await.map_err(|_| stopped())?;
                     let chunk = chunk.map_err(|source| ReadError::Fetch { object: *object, source })?;
-                    // A verified chunk of the length that the map says holds every extent of the map.
-                    part(&chunk, &extent).ok_or_else(|| ReadError::Fetch {
+                    // A verified chunk of the length that the map says holds every slice of the map.
+                    part(&chunk, &slice).ok_or_else(|| ReadError::Fetch {
                         object: *object,
-                        source: FetchError::Corrupt(image.map.chunks[extent.position as usize].digest),
+                        source: FetchError::Corrupt(image.map.chunks[slice.chunk as usize].digest),
                     })?
                 }
             });
@@ -136,46 +137,53 @@ enum Coming {
     Later(oneshot::Receiver<Result<Bytes, FetchError>>),
 }
 
-/// Reads extents from the whole object, or else those pieces of the partial one that are there.
-fn read_local(objects: &Objects, place: &ObjectPlace, extents: &[Extent]) -> io::Result<Vec<Option<Bytes>>> {
-    if let Some(parts) = read_whole(objects, place, extents)? {
+/// Reads slices from the whole object, or else those pieces of the partial one that are there.
+fn read_local(objects: &Objects, place: &ObjectPlace, slices: &[Slice]) -> io::Result<Vec<Option<Bytes>>> {
+    if let Some(parts) = read_whole(objects, place, slices)? {
         return Ok(parts);
     }
-    let mut parts = Vec::with_capacity(extents.len());
-    for extent in extents {
-        let there = place.chunk_count > 1 && objects.has_piece(&place.digest, extent.piece.index as usize);
-        let offset = extent.piece.offset + extent.offset as u64;
-        let bytes = if there { objects.read_partial(&place.digest, offset, extent.len)? } else { None };
-        parts.push(bytes.filter(|bytes| bytes.len() == extent.len).map(Bytes::from));
+    let mut parts = Vec::with_capacity(slices.len());
+    for slice in slices {
+        let there = place.chunk_count > 1
+            && objects.has_piece(&place.digest, (slice.chunk - place.first_chunk) as usize);
+        let bytes = if there {
+            objects.read_partial(&place.digest, slice.object_offset, slice.len as usize)?
+        } else {
+            None
+        };
+        parts.push(bytes.filter(|bytes| bytes.len() == slice.len as usize).map(Bytes::from));
     }
     if parts.iter().all(Option::is_some) {
         return Ok(parts);
     }
     // It may have become whole, and left `partial/`, since we looked.
-    Ok(read_whole(objects, place, extents)?.unwrap_or(parts))
+    Ok(read_whole(objects, place, slices)?.unwrap_or(parts))
 }
 
-fn read_whole(objects: &Objects, place: &ObjectPlace, extents: &[Extent]) -> io::Result<Option<Vec<Option<Bytes>>>> {
-    let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(Some(Vec::new())) };
-    // In an object of one chunk an extent counts from the chunk's begin, not from the object's.
-    let begin = |extent: &Extent| extent.piece.offset + (extent.offset as u64).saturating_sub(place.offset.into());
-    let start = begin(first);
-    let len = (begin(last) - start) as usize + last.len;
+fn read_whole(
+    objects: &Objects,
+    place: &ObjectPlace,
+    slices: &[Slice],
+) -> io::Result<Option<Vec<Option<Bytes>>>> {
+    let (Some(first), Some(last)) = (slices.first(), slices.last()) else { return Ok(Some(Vec::new())) };
+    let start = first.object_offset;
+    let len = (last.object_offset - start) as usize + last.len as usize;
     let Some(bytes) = objects.read(&place.digest, start, len)? else { return Ok(None) };
     if bytes.len() != len {
         return Ok(None);
     }
     let bytes = Bytes::from(bytes);
-    let slice = |extent: &Extent| {
-        let from = (begin(extent) - start) as usize;
-        Some(bytes.slice(from..from + extent.len))
+    let part = |slice: &Slice| {
+        let from = (slice.object_offset - start) as usize;
+        Some(bytes.slice(from..from + slice.len as usize))
     };
-    Ok(Some(extents.iter().map(slice).collect()))
+    Ok(Some(slices.iter().map(part).collect()))
 }
 
-fn part(chunk: &Bytes, extent: &Extent) -> Option<Bytes> {
-    let end = extent.offset.checked_add(extent.len)?;
-    (end <= chunk.len()).then(|| chunk.slice(extent.offset..end))
+fn part(chunk: &Bytes, slice: &Slice) -> Option<Bytes> {
+    let start = slice.chunk_offset as usize;
+    let end = start.checked_add(slice.len as usize)?;
+    (end <= chunk.len()).then(|| chunk.slice(start..end))
 }
 
 fn joined(parts: &[Option<Bytes>]) -> Option<Bytes> {

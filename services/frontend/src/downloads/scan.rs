@@ -29,8 +29,6 @@ impl Local {
     fn look(&mut self, objects: &Objects, map: &Map, place: &ObjectPlace) -> io::Result<()> {
         if objects.contains_of_len(&place.digest, place.len) {
             self.whole.push(place.digest);
-        } else if place.len == 0 {
-            self.whole.extend(objects.put(&place.digest, &[]).is_ok().then_some(place.digest));
         } else if place.chunk_count > 1 {
             let chunks = chunks_of(map, place);
             let have = objects.load_partial(place, chunks)?;

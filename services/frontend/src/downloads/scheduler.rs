@@ -137,7 +137,12 @@ struct Queued {
 }
 
 impl Scheduler {
-    pub(super) fn new(shared: Arc<Shared>, options: Options, events: mpsc::Sender<Event>, tasks: TaskTracker) -> Scheduler {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: Options,
+        events: mpsc::Sender<Event>,
+        tasks: TaskTracker,
+    ) -> Scheduler {
         let now = Instant::now();
         Scheduler {
             shared,
@@ -206,7 +211,15 @@ impl Scheduler {
         self.remove(&image.id.clone());
         image.note_local(&plan);
         let since = Instant::now();
-        self.images.push(Present { image, plan, since, scanned: false, failures: 0, retry: None, spoiled: 0 });
+        self.images.push(Present {
+            image,
+            plan,
+            since,
+            scanned: false,
+            failures: 0,
+            retry: None,
+            spoiled: 0,
+        });
     }
 
     fn remove(&mut self, id: &ImageId) {
@@ -230,7 +243,8 @@ impl Scheduler {
         let Demand { image, position, waiter } = demand;
         let chunk = image.map.chunks[position as usize];
         self.last_demand = Some(Instant::now());
-        let held = self.shared.memory().get(&chunk.digest).or_else(|| self.writing.get(&chunk.digest).cloned());
+        let held =
+            self.shared.memory().get(&chunk.digest).or_else(|| self.writing.get(&chunk.digest).cloned());
         if let Some(bytes) = held {
             // The reader may have been killed.
             let _ = waiter.send(Ok(bytes));
@@ -287,7 +301,14 @@ impl Scheduler {
         }
         if let Some(position) = position {
             let waiters = waiters as u32;
-            image.note_arrival(Arrival { asked, position, stored_len: plain.stored_len, class, waiters, arrived });
+            image.note_arrival(Arrival {
+                asked,
+                position,
+                stored_len: plain.stored_len,
+                class,
+                waiters,
+                arrived,
+            });
         }
         self.write(chunk.digest, plain.bytes);
     }
@@ -316,7 +337,8 @@ impl Scheduler {
         if waiters.is_empty() {
             return;
         }
-        let other = self.images.iter().rev().find(|present| !present.plan.positions_of(&chunk.digest).is_empty());
+        let other =
+            self.images.iter().rev().find(|present| !present.plan.positions_of(&chunk.digest).is_empty());
         match other.map(|present| present.image.clone()) {
             Some(image) => self.queue(image, chunk, waiters),
             None => waiters.into_iter().for_each(|waiter| {
@@ -501,7 +523,8 @@ impl Scheduler {
         for _ in 0..self.images.len() {
             self.images.rotate_left(1);
             let Some(present) = self.images.last_mut() else { return };
-            if let Some(later) = present.background_due(now, self.last_demand, self.options.background_quiet) {
+            if let Some(later) = present.background_due(now, self.last_demand, self.options.background_quiet)
+            {
                 self.wake = self.wake.min(later);
                 continue;
             }
@@ -509,8 +532,9 @@ impl Scheduler {
             let mut chunks = Vec::new();
             while flights.outstanding_bytes(Class::Background) < BACKGROUND_BYTES
                 && self.bandwidth.wait_until(now).is_none()
-                && let Some(position) =
-                    present.plan.next_background(|chunk| flights.contains(chunk) || writing.contains_key(chunk))
+                && let Some(position) = present
+                    .plan
+                    .next_background(|chunk| flights.contains(chunk) || writing.contains_key(chunk))
             {
                 let chunk = present.plan.chunk(position);
                 flights.ask(Class::Background, chunk, now);
@@ -552,7 +576,8 @@ impl Present {
     /// `None` when the background may ask for this image now; otherwise when to look again.
     fn background_due(&self, now: Instant, last_demand: Option<Instant>, quiet: Duration) -> Option<Instant> {
         let never = now + IDLE;
-        if !self.scanned || self.plan.is_complete() || self.spoiled > SPOILED_MAX || self.plan.has_prefetch() {
+        if !self.scanned || self.plan.is_complete() || self.spoiled > SPOILED_MAX || self.plan.has_prefetch()
+        {
             return Some(never);
         }
         let quiet = if now >= self.since + QUIET_FOR { quiet.min(SHORT_QUIET) } else { quiet };

@@ -136,7 +136,8 @@ impl Objects {
             let shard = shard?;
             for entry in fs::read_dir(shard.path())? {
                 let entry = entry?;
-                let hex = [shard.file_name(), entry.file_name()].map(|part| part.to_string_lossy().into_owned());
+                let hex =
+                    [shard.file_name(), entry.file_name()].map(|part| part.to_string_lossy().into_owned());
                 note_held(&mut held, &hex.concat(), &entry, false)?;
             }
         }

@@ -31,7 +31,12 @@ impl Objects {
     }
 
     /// Up to `len` bytes of a partial object at `offset`. The caller knows that their chunk is here.
-    pub(crate) fn read_partial(&self, object: &Digest, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn read_partial(
+        &self,
+        object: &Digest,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Option<Vec<u8>>> {
         match File::open(self.partial_path(object)) {
             Ok(file) => read_at(&file, offset, len).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -50,7 +55,12 @@ impl Objects {
     }
 
     /// Keeps chunk `index` of a large object; tells whether the object is now whole, and in `objects/`.
-    pub(crate) fn put_piece(&self, place: &ObjectPlace, piece: Piece, bytes: &[u8]) -> Result<bool, PutError> {
+    pub(crate) fn put_piece(
+        &self,
+        place: &ObjectPlace,
+        piece: Piece,
+        bytes: &[u8],
+    ) -> Result<bool, PutError> {
         if self.contains_of_len(&place.digest, place.len) {
             return Ok(true);
         }

@@ -37,7 +37,8 @@ pub struct Recovered {
 
 impl Objects {
     pub(super) fn open_in(root: &Path, boot: String) -> anyhow::Result<Objects> {
-        make_folders(root).with_context(|| format!("failed to prepare the state folder {}", root.display()))?;
+        make_folders(root)
+            .with_context(|| format!("failed to prepare the state folder {}", root.display()))?;
         let mut objects = Objects {
             root: root.to_owned(),
             boot,
@@ -47,8 +48,9 @@ impl Objects {
             unsynced: Default::default(),
             partials: Default::default(),
         };
-        objects.recovered =
-            objects.recover().with_context(|| format!("failed to check the state folder {}", root.display()))?;
+        objects.recovered = objects
+            .recover()
+            .with_context(|| format!("failed to check the state folder {}", root.display()))?;
         Ok(objects)
     }
 
@@ -120,12 +122,17 @@ impl Objects {
     fn read_marker(&self) -> io::Result<Option<(String, u64)>> {
         let text = match fs::read_to_string(self.root.join("synced")) {
             Ok(text) => text,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => return Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let mut lines = text.lines();
         // A marker that does not parse vouches for nothing.
-        Ok(lines.next().zip(lines.next().and_then(|line| line.parse().ok())).map(|(boot, at)| (boot.to_owned(), at)))
+        Ok(lines
+            .next()
+            .zip(lines.next().and_then(|line| line.parse().ok()))
+            .map(|(boot, at)| (boot.to_owned(), at)))
     }
 
     fn write_marker(&self, synced: u64) -> io::Result<()> {

@@ -92,7 +92,10 @@ fn a_crash_of_the_process_keeps_everything_but_what_was_arriving() {
     let have = objects.load_partial(&large.place, &large.chunks).unwrap();
     assert_eq!([have.get(0), have.get(1), have.get(2)], [false, true, false]);
     assert!(objects.has_piece(&large.place.digest, 1));
-    assert_eq!(objects.read_partial(&large.place.digest, 1000, 1000).unwrap().unwrap(), large.bytes[1000..2000]);
+    assert_eq!(
+        objects.read_partial(&large.place.digest, 1000, 1000).unwrap().unwrap(),
+        large.bytes[1000..2000]
+    );
     assert!(!large.put(&objects, 2).unwrap());
     assert!(large.put(&objects, 0).unwrap());
     assert_eq!(objects.read(&large.place.digest, 0, 3000).unwrap().unwrap(), large.bytes);
@@ -112,7 +115,8 @@ fn a_power_loss_costs_what_was_not_synced_and_is_wrong() {
         fs::write(objects.path(&emptied), b"").unwrap();
         let stray = objects.local_dir().join("ab/not-a-digest");
         fs::write(&stray, b"stray").unwrap();
-        fs::write(objects.partial_path(&large.place.digest), [&large.bytes[..1000], &[0; 1000]].concat()).unwrap();
+        fs::write(objects.partial_path(&large.place.digest), [&large.bytes[..1000], &[0; 1000]].concat())
+            .unwrap();
         (put(&objects, b"good"), emptied, stray)
     };
     let objects = open(&folder, "second boot");

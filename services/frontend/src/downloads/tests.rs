@@ -1,0 +1,371 @@
+//! Reads, order and failures, against real replicas over a real store.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::image::{Digest, Profile};
+use proto::chunks_request::Priority;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::content::testing::{Faults, Sample, Site, impatient};
+use crate::content::{self, FetchError};
+
+/// A node: its state folder outlives it.
+struct TestNode {
+    downloads: Downloads,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl TestNode {
+    fn start(site: &Site, options: Options) -> TestNode {
+        let objects = Arc::new(Objects::open(&site.folder.path().join("state")).unwrap());
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let downloads = Downloads::start(objects, options, &tasks, shutdown.clone());
+        TestNode { downloads, tasks, shutdown }
+    }
+
+    async fn add(&self, site: &Site, name: &str, sample: &Sample, profile: Profile) -> ImageId {
+        self.add_with(site, name, sample, profile, content::Options::default()).await
+    }
+
+    async fn add_with(
+        &self,
+        site: &Site,
+        name: &str,
+        sample: &Sample,
+        profile: Profile,
+        options: content::Options,
+    ) -> ImageId {
+        let id = ImageId::new(name);
+        let content = site.content(true, options);
+        let new =
+            NewImage { id: id.clone(), map: sample.map.clone(), profile, content, asked: Instant::now() };
+        self.downloads.add_image(new).await.unwrap();
+        id
+    }
+
+    async fn check_reads(&self, sample: &Sample) {
+        for (object, bytes) in &sample.bytes {
+            let mut read = Vec::new();
+            while read.len() < bytes.len() {
+                let part = self.downloads.read(*object, read.len() as u64, 70_000).await.unwrap();
+                assert!(!part.is_empty() && part.len() <= 70_000);
+                read.extend_from_slice(&part);
+            }
+            assert!(read == *bytes, "{object}");
+            assert_eq!(self.downloads.read(*object, bytes.len() as u64, 10).await.unwrap(), "");
+            let middle = bytes.len() / 2;
+            assert_eq!(
+                self.downloads.read(*object, middle as u64, usize::MAX).await.unwrap(),
+                bytes[middle..]
+            );
+        }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The background begins at once.
+fn eager() -> Options {
+    Options { background_quiet: Duration::ZERO, ..Options::default() }
+}
+
+fn demand_only() -> Options {
+    Options { background: false, ..Options::default() }
+}
+
+#[tokio::test]
+async fn reads_are_right_whatever_comes_first() {
+    for options in [eager(), demand_only()] {
+        let site = Site::new(2).await;
+        let sample = site.sample(1, 6, 5).await;
+        let node = TestNode::start(&site, options);
+        node.add(&site, "image", &sample, sample.profile([3, 7])).await;
+        node.check_reads(&sample).await;
+        let unknown = Digest::of(b"unknown");
+        assert_eq!(node.downloads.read(unknown, 0, 1).await, Err(ReadError::Unknown(unknown)));
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_background_completes_an_image_and_its_files_are_whole() {
+    let site = Site::new(2).await;
+    let sample = site.sample(1, 20, 9).await;
+    let node = TestNode::start(&site, eager());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    assert!(node.downloads.completed(&id).await);
+    let progress = node.downloads.progress(&id).unwrap();
+    assert_eq!((progress.objects_local, progress.objects_total), (201, 201));
+    assert_eq!(
+        (progress.bytes_local, progress.bytes_total),
+        (sample.map.plain_bytes(), sample.map.plain_bytes())
+    );
+    assert_eq!((progress.demand_bytes, progress.prefetch_bytes), (0, 0));
+    assert_eq!(progress.received_bytes, sample.map.stored_bytes());
+    for (object, bytes) in &sample.bytes {
+        assert!(std::fs::read(node.downloads.objects().path(object)).unwrap() == *bytes);
+    }
+    // The replicas may go now.
+    site.replicas.iter().for_each(|replica| replica.set(Faults { refuse: true, ..Faults::default() }));
+    node.check_reads(&sample).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_chunk_travels_once_whoever_wants_it() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 1, 0).await;
+    let node = TestNode::start(&site, demand_only());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    let reads =
+        sample.bytes.keys().chain(sample.bytes.keys()).map(|object| node.downloads.read(*object, 0, 100));
+    for read in futures::future::join_all(reads).await {
+        assert_eq!(read.unwrap().len(), 100);
+    }
+    assert_eq!(site.replicas[0].sent().len(), 1);
+    let trace = node.downloads.trace(&id);
+    assert_eq!(trace.len(), 1);
+    assert_eq!(trace[0].waiters, 20);
+    assert_eq!(trace[0].chunk, sample.map.chunks[0].digest.as_bytes());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn demand_overtakes_a_prefetch_and_a_background_that_are_stuck() {
+    for stuck in [Priority::Prefetch, Priority::Background] {
+        let site = Site::new(1).await;
+        let sample = site.sample(1, 3, 12).await;
+        site.replicas[0].set(Faults { hold: Some(stuck), ..Faults::default() });
+        let node = TestNode::start(&site, eager());
+        let profile = if stuck == Priority::Prefetch { sample.profile(0..15) } else { Profile::default() };
+        let id = node.add(&site, "image", &sample, profile).await;
+        // The last chunk stands behind 1.2 MB of the lower class: too far to wait for.
+        let large = sample.object_at(3);
+        let end = sample.bytes[&large].len() - 10;
+        assert_eq!(node.downloads.read(large, end as u64, 100).await.unwrap(), sample.bytes[&large][end..]);
+        assert_eq!(site.replicas[0].sent(), [(sample.map.chunks[14].digest, Priority::Demand)]);
+        // A read of the first waits for the lower class, which goes on because of it.
+        let object = sample.object_at(0);
+        let waiting = node.downloads.read(object, 0, 10);
+        site.replicas[0].set(Faults::default());
+        assert_eq!(waiting.await.unwrap(), sample.bytes[&object][..10]);
+        assert!(node.downloads.completed(&id).await);
+        let progress = node.downloads.progress(&id).unwrap();
+        assert_eq!(progress.demand_bytes, u64::from(sample.map.chunks[14].stored_len));
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_prefetch_comes_in_the_order_of_the_profile_and_before_the_background() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 30, 4).await;
+    let node = TestNode::start(&site, eager());
+    let order = [20, 3, 33, 7, 0];
+    let id = node.add(&site, "image", &sample, sample.profile(order)).await;
+    assert!(node.downloads.completed(&id).await);
+    let sent = site.replicas[0].sent();
+    let expected: Vec<_> =
+        order.iter().map(|at| (sample.map.chunks[*at].digest, Priority::Prefetch)).collect();
+    assert_eq!(sent[..5], expected);
+    assert!(sent[5..].iter().all(|(_, class)| *class == Priority::Background));
+    let once: HashSet<Digest> = sent.iter().map(|(chunk, _)| *chunk).collect();
+    assert_eq!((once.len(), sent.len()), (34, 34));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_profile_is_what_reads_needed_in_their_order() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 6, 0).await;
+    let node = TestNode::start(&site, demand_only());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    for position in [4, 1, 4, 0] {
+        node.downloads.read(sample.object_at(position), 0, 10).await.unwrap();
+    }
+    assert_eq!(node.downloads.profile(&id).unwrap(), sample.profile([4, 1, 0]));
+    // The next start prefetches them; reads that are answered by the prefetch count as well.
+    let id = node.add(&site, "image", &sample, sample.profile([4, 1])).await;
+    for position in [1, 5, 4] {
+        node.downloads.read(sample.object_at(position), 0, 10).await.unwrap();
+    }
+    assert_eq!(node.downloads.profile(&id).unwrap(), sample.profile([4, 1, 5]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_it_was() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 5, 8).await;
+    let large = sample.object_at(5);
+    let node = TestNode::start(&site, demand_only());
+    node.add(&site, "image", &sample, Profile::default()).await;
+    node.downloads.read(sample.object_at(2), 0, 10).await.unwrap();
+    node.downloads.read(large, 150_000, 10).await.unwrap();
+    node.downloads.settled().await;
+    node.stop().await;
+    let before: HashSet<Digest> = site.replicas[0].sent().into_iter().map(|(chunk, _)| chunk).collect();
+    assert_eq!(before.len(), 2);
+
+    let node = TestNode::start(&site, eager());
+    // What is here already is not prefetched either.
+    let id = node.add(&site, "image", &sample, sample.profile([2, 6, 0])).await;
+    assert!(node.downloads.completed(&id).await);
+    assert_eq!(site.replicas[0].sent().len(), 13);
+    node.check_reads(&sample).await;
+    assert_eq!(site.replicas[0].sent().len(), 13);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn stalls_cuts_and_wrong_bytes_delay_but_never_harm() {
+    let site = Site::new(2).await;
+    let sample = site.sample(1, 8, 6).await;
+    let chunk = |at: usize| sample.map.chunks[at].digest;
+    site.replicas[0].set(Faults {
+        stall: vec![chunk(0), chunk(9)],
+        cut: vec![chunk(2), chunk(10)],
+        corrupt: (3..8).map(chunk).collect(),
+        ..Faults::default()
+    });
+    site.replicas[1].set(Faults { corrupt: vec![chunk(1), chunk(11)], ..Faults::default() });
+    let options = content::Options { stall_timeout: Duration::from_millis(200), ..Default::default() };
+    let node = TestNode::start(&site, eager());
+    let id = node.add_with(&site, "image", &sample, sample.profile(4..10), options).await;
+    node.check_reads(&sample).await;
+    assert!(node.downloads.completed(&id).await);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_that_drops_and_comes_back_only_makes_reads_wait() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 4, 4).await;
+    // Nothing but the replica: the store cannot help.
+    let content = site.content(false, content::Options::default());
+    let node = TestNode::start(&site, demand_only());
+    let id = ImageId::new("image");
+    let (map, profile) = (sample.map.clone(), Profile::default());
+    node.downloads.add_image(NewImage { id, map, profile, content, asked: Instant::now() }).await.unwrap();
+    site.replicas[0].set(Faults { refuse: true, ..Faults::default() });
+    let object = sample.object_at(1);
+    let read = node.downloads.read(object, 0, 10);
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        site.replicas[0].set(Faults::default());
+    };
+    let (read, ()) = tokio::join!(read, back);
+    assert_eq!(read.unwrap(), sample.bytes[&object][..10]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_is_an_error_and_never_zeros() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 2, 0).await;
+    site.project().delete_chunk(sample.map.chunks[0].digest).await.unwrap();
+    let node = TestNode::start(&site, demand_only());
+    node.add_with(&site, "image", &sample, Profile::default(), impatient()).await;
+    let object = sample.object_at(0);
+    let source = FetchError::Missing(sample.map.chunks[0].digest);
+    assert_eq!(node.downloads.read(object, 0, 1).await, Err(ReadError::Fetch { object, source }));
+    assert!(node.downloads.read(sample.object_at(1), 0, 1).await.is_ok());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_removed_image_is_not_downloaded_any_further() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 10, 0).await;
+    site.replicas[0].set(Faults { hold: Some(Priority::Demand), ..Faults::default() });
+    let node = TestNode::start(&site, demand_only());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    let object = sample.object_at(0);
+    let read = tokio::spawn({
+        let downloads = node.downloads.clone();
+        async move { downloads.read(object, 0, 1).await }
+    });
+    site.replicas[0].asked(1).await;
+    node.downloads.remove_image(&id);
+    let chunk = sample.map.chunks[0].digest;
+    let cancelled = ReadError::Fetch { object, source: FetchError::Cancelled(chunk) };
+    assert_eq!(read.await.unwrap(), Err(cancelled));
+    assert!(!node.downloads.contains(&object) && !node.downloads.completed(&id).await);
+    assert!(site.replicas[0].sent().is_empty());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_read_outlives_the_image_it_was_asked_through() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 3, 0).await;
+    site.replicas[0].set(Faults { hold: Some(Priority::Demand), ..Faults::default() });
+    let node = TestNode::start(&site, demand_only());
+    let other = node.add(&site, "other", &sample, Profile::default()).await;
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    let object = sample.object_at(0);
+    let read = tokio::spawn({
+        let downloads = node.downloads.clone();
+        async move { downloads.read(object, 0, 4).await }
+    });
+    site.replicas[0].asked(1).await;
+    node.downloads.remove_image(&id);
+    site.replicas[0].set(Faults::default());
+    assert_eq!(read.await.unwrap().unwrap(), sample.bytes[&object][..4]);
+    assert_eq!(node.downloads.trace(&other).len(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_two_images_share_is_fetched_once() {
+    let site = Site::new(1).await;
+    let shared = site.sample(1, 4, 3).await;
+    let node = TestNode::start(&site, eager());
+    let first = node.add(&site, "first", &shared, Profile::default()).await;
+    let second = node.add(&site, "second", &shared, Profile::default()).await;
+    assert!(node.downloads.completed(&first).await && node.downloads.completed(&second).await);
+    assert_eq!(site.replicas[0].sent().len(), 7);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_that_its_chunks_do_not_make_up_stays_remote() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 2, 3).await;
+    let mut map = (*sample.map).clone();
+    let wrong = Digest::from_bytes([7; 32]);
+    let large = sample.object_at(2);
+    map.objects.iter_mut().find(|place| place.digest == large).unwrap().digest = wrong;
+    map.objects.sort_by_key(|place| place.digest);
+    let sample = Sample { map: Arc::new(map), bytes: sample.bytes };
+    let node = TestNode::start(&site, eager());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    let mut progress = node.downloads.follow(&id).unwrap();
+    progress.wait_for(|progress| progress.objects_local == 20).await.unwrap();
+    node.downloads.settled().await;
+    assert!(!node.downloads.objects().contains(&wrong));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_background_respects_the_disk_budget_and_reads_do_not_need_it() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 6, 0).await;
+    let node = TestNode::start(&site, Options { disk_budget: Some(0), ..eager() });
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    for position in 0..6 {
+        node.downloads.read(sample.object_at(position), 0, 10).await.unwrap();
+    }
+    assert!(site.replicas[0].sent().iter().all(|(_, class)| *class == Priority::Demand));
+    assert!(!node.downloads.progress(&id).unwrap().received_bytes > 0);
+    node.stop().await;
+}
