@@ -82,7 +82,7 @@ impl Nats {
     pub(crate) async fn connect(config: &NatsConfig) -> anyhow::Result<Nats> {
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
         // The address may carry a password: the error does not repeat it.
-        let client = options(config)?.connect(servers).await.context("connecting to NATS (bus.nats.url)")?;
+        let client = options(config)?.connect(servers).await.context("connecting to NATS (nats.url)")?;
         Ok(Nats { client, replicas: config.replicas, leases: Arc::default() })
     }
 

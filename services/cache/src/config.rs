@@ -26,6 +26,8 @@ pub struct Config {
     pub memory: ByteSize,
     /// The disk tier; none when absent.
     pub disk: Option<Disk>,
+    /// Public keys of the fetchers whose grants count, in hexadecimal.
+    pub trusted_keys: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,11 +44,9 @@ pub struct Disk {
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     pub lifecycle: lifecycle::Config,
-    pub bus: bus::NatsConfig,
+    pub nats: bus::NatsConfig,
     pub store: StoreConfig,
     pub cache: Config,
-    /// Public keys of the fetchers, in hexadecimal.
-    pub trusted_keys: Vec<String>,
 }
 
 /// The `store` section.
@@ -66,11 +66,17 @@ impl Default for Config {
             advertise: None,
             memory: ByteSize::mib(256),
             disk: None,
+            trusted_keys: Vec::new(),
         }
     }
 }
 
 impl Config {
+    /// The keys of `trusted_keys`, decoded.
+    pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
+        verifying_keys(&self.trusted_keys)
+    }
+
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(
             self.memory >= MEMORY_MIN,

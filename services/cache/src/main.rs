@@ -1,7 +1,7 @@
 //! The cache as a process of its own.
 
 use anyhow::Context;
-use cache::{Cache, Settings, verifying_keys};
+use cache::{Cache, Settings};
 use store::Store;
 
 #[tokio::main]
@@ -11,9 +11,9 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     let service = lifecycle::start("cache", &settings.lifecycle).await?;
-    let trusted = verifying_keys(&settings.trusted_keys)?;
+    let trusted = settings.cache.trusted()?;
     let store = Store::open(&settings.store.url, &settings.store.options).context("opening the store")?;
-    let bus = bus::Bus::connect(&settings.bus).await?;
+    let bus = bus::Bus::connect(&settings.nats).await?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;
     service.run().await

@@ -32,9 +32,9 @@ async fn serves_until_it_is_told_to_end() {
     let (digest, stored) = chunk(1, 1000);
     store.project("").unwrap().put_chunk(digest, stored.clone()).await.unwrap();
     let mut cache = spawn(&[
-        format!("bus.url={}", nats.url()),
+        format!("nats.url={}", nats.url()),
         format!("store.url={}", folder.path().display()),
-        format!("trusted_keys=[\"{}\"]", trusted_key()),
+        format!("cache.trusted_keys=[\"{}\"]", trusted_key()),
         "cache.memory=64MiB".to_owned(),
     ]);
 
@@ -58,7 +58,7 @@ async fn serves_until_it_is_told_to_end() {
 async fn a_wrong_configuration_is_a_failure_that_names_it() {
     for (setting, named) in [
         ("cache.memry=1GiB", "memry"),
-        ("trusted_keys=['ab']", "trusted_keys"),
+        ("cache.trusted_keys=['ab']", "trusted_keys"),
         ("cache.memory=1MiB", "cache.memory"),
         ("store.url=", "store"),
     ] {
