@@ -173,7 +173,7 @@ fn extension(file: &File, range: Range<u64>, at: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Octal digits, or base 256 when the first bit is set.
+/// Octal digits, or base 256 when the first bit is set. An empty field is zero.
 fn number(field: &[u8]) -> Option<u64> {
     if let Some((first, rest)) = field.split_first()
         && *first >= 0x80
@@ -183,8 +183,8 @@ fn number(field: &[u8]) -> Option<u64> {
             .iter()
             .try_fold(start, |value, byte| value.checked_mul(256)?.checked_add(u64::from(*byte)));
     }
-    let text = std::str::from_utf8(field).ok()?;
-    u64::from_str_radix(text.trim_matches([' ', '\0']), 8).ok()
+    let text = std::str::from_utf8(field).ok()?.trim_matches([' ', '\0']);
+    if text.is_empty() { Some(0) } else { u64::from_str_radix(text, 8).ok() }
 }
 
 fn terminated(field: &[u8]) -> String {
@@ -208,3 +208,6 @@ fn normalised(name: &str) -> Option<String> {
 fn wrong(at: u64, what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not a tar archive: {what} (at byte {at})"))
 }
+
+#[cfg(test)]
+mod tests;

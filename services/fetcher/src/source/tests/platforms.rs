@@ -62,6 +62,20 @@ async fn chooses_the_platform_also_through_nested_indexes() {
 }
 
 #[tokio::test]
+async fn the_best_variant_is_taken_wherever_it_stands() {
+    let fake = Fake::start().await;
+    let images = ["v6", "v7", "v5"].map(|variant| {
+        let mut image = fake.image("app", variant, "linux/arm", &[variant.as_bytes()]);
+        image["platform"] = json!({ "os": "linux", "architecture": "arm", "variant": variant });
+        image
+    });
+    let entries = images.clone().map(|image| (image, None));
+    fake.manifest("app", "latest", &index(&entries));
+    let arm = Platform { architecture: "arm".into(), variant: "v7".into(), ..amd64() };
+    assert_eq!(found(&fake, "app", &arm).await.unwrap().manifest_digest, images[1]["digest"]);
+}
+
+#[tokio::test]
 async fn an_image_without_index_must_be_for_the_platform_too() {
     let fake = Fake::start().await;
     fake.image("app", "latest", "linux/arm64", &[]);

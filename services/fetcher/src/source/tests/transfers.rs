@@ -239,6 +239,34 @@ async fn mirrors_are_asked_in_order() {
     }
 }
 
+#[tokio::test]
+async fn a_mirror_gets_its_own_credential_and_never_the_callers() {
+    let mirror = Fake::hooked(|seen| match seen.header("authorization") {
+        // mirror:mirror
+        Some("Basic bWlycm9yOm1pcnJvcg==") => None,
+        _ => {
+            let refused = status(StatusCode::UNAUTHORIZED, "NO");
+            Some(with_header(refused, "www-authenticate", "Basic realm=mirror"))
+        }
+    })
+    .await;
+    mirror.image("app", "latest", "linux/amd64", &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let auths =
+        format!(r#"{{"auths":{{"{}":{{"username":"mirror","password":"mirror"}}}}}}"#, mirror.address);
+    std::fs::write(folder.path().join("config.json"), auths).unwrap();
+    let urls = vec![format!("http://{}", mirror.address).parse().unwrap()];
+    let mirrors = [("registry.test".to_owned(), urls)].into();
+    let config = SourceConfig { mirrors, docker_config: Some(folder.path().into()), ..config() };
+    let credential = Credential::Basic { username: "user".into(), password: "pa:ss".into() };
+    let access = Access { credential: Some(credential), plain_http: false };
+    open(&config, "registry.test/app", access).await.unwrap().manifest(&amd64()).await.unwrap();
+    let sent: Vec<_> =
+        mirror.seen().iter().map(|seen| seen.header("authorization").map(str::to_owned)).collect();
+    let own = Some("Basic bWlycm9yOm1pcnJvcg==".to_owned());
+    assert_eq!(sent, [None, own.clone(), own]);
+}
+
 /// A server that has below `/prefix` what the other one has at its root.
 async fn relocated(fake: &Fake) -> Fake {
     let client = reqwest::Client::new();
