@@ -8,6 +8,7 @@
 //!     images/<manifest hex>                 an encoded Signed over an ImageRecord: written last
 //!     sources/<manifest hex>                where an image came from, for repair
 //!     profiles/<manifest hex>               what is known of an image's starts
+//!     importing/…   collecting/…            markers: what goes on, while they are young
 //! ```
 //!
 //! Content is named by the digest of its plain bytes, so writers never conflict: whoever comes first

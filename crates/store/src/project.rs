@@ -31,9 +31,14 @@ pub enum Kind {
     Image,
     Source,
     Profile,
+    /// That an import runs.
+    Importing,
+    /// That a collection runs.
+    Collecting,
 }
 
 impl Kind {
+    /// Those that hold something; the others only say what is going on.
     pub const ALL: [Kind; 7] =
         [Kind::Chunk, Kind::Tree, Kind::Map, Kind::Layer, Kind::Image, Kind::Source, Kind::Profile];
 
@@ -46,6 +51,8 @@ impl Kind {
             Kind::Image => "images",
             Kind::Source => "sources",
             Kind::Profile => "profiles",
+            Kind::Importing => "importing",
+            Kind::Collecting => "collecting",
         }
     }
 }
@@ -183,6 +190,16 @@ impl ProjectStore {
 
 /// Collection.
 impl ProjectStore {
+    /// Writes an object that says by its presence and its age that something goes on; `hex` is any
+    /// name of 64 hexadecimal digits.
+    pub async fn put_marker(&self, kind: Kind, hex: &str) -> Result<(), StoreError> {
+        self.overwrite("mark", &self.record(kind, &format!("sha256:{hex}"))?, Bytes::from_static(b"1")).await
+    }
+
+    pub async fn delete_marker(&self, kind: Kind, hex: &str) -> Result<(), StoreError> {
+        self.delete_at("unmark", &self.record(kind, &format!("sha256:{hex}"))?).await
+    }
+
     /// Everything of one kind, in no order. What does not look like ours is left out.
     pub fn list(&self, kind: Kind) -> impl Stream<Item = Result<Stored, StoreError>> + Send + 'static {
         let prefix = Path::from_iter([&*self.project, kind.folder()]);

@@ -78,6 +78,19 @@ async fn lists_and_deletes_each_kind() {
 }
 
 #[tokio::test]
+async fn markers_come_and_go() {
+    let (_folder, store) = folder();
+    let project = store.project("p").unwrap();
+    let hex = "ab".repeat(32);
+    project.put_marker(Kind::Importing, &hex).await.unwrap();
+    let found: Vec<_> = project.list(Kind::Importing).try_collect().await.unwrap();
+    assert_eq!((found.len(), found[0].hex.as_str()), (1, hex.as_str()));
+    project.delete_marker(Kind::Importing, &hex).await.unwrap();
+    assert!(project.list(Kind::Importing).try_collect::<Vec<_>>().await.unwrap().is_empty());
+    assert!(project.put_marker(Kind::Importing, "../escape").await.is_err());
+}
+
+#[tokio::test]
 async fn errors_say_what_happened_to_what() {
     let missing = Store::open("/sys/no-store-here", &HashMap::new()).unwrap_err();
     assert!(matches!(missing, StoreError::Denied { .. }), "{missing}");

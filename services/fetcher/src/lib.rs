@@ -12,6 +12,7 @@
 pub mod config;
 mod import;
 mod key;
+mod marker;
 mod profile;
 mod records;
 mod service;

@@ -7,6 +7,7 @@ use image::scan::ScanError;
 use store::StoreError;
 use tonic::{Code, Status};
 
+use crate::marker::Busy;
 use crate::source::SourceError;
 
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +17,7 @@ pub(crate) enum ImportError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error("{image}: layer {layer}: {fault}")]
-    Layer { image: String, layer: String, fault: LayerFault },
+    Layer { image: String, layer: String, fault: Box<LayerFault> },
     #[error("{image}: {cause}")]
     Merge { image: String, cause: MergeError },
     #[error("{image}: {cause}")]
@@ -25,6 +26,8 @@ pub(crate) enum ImportError {
     Encoding { image: String, cause: EncodingError },
     #[error("{image}: {cause}")]
     Store { image: String, cause: StoreError },
+    #[error("{image}: {cause}")]
+    Busy { image: String, cause: Busy },
     /// The process is about to end; what was stored stays, and the next import goes on from there.
     #[error("{image}: the fetcher stops")]
     Stopped { image: String },
@@ -74,7 +77,8 @@ impl ImportError {
             ImportError::Source(error) => source_code(error),
             ImportError::Layer { fault, .. } => fault.code(),
             ImportError::Store { cause, .. } => store_code(cause),
-            ImportError::Stopped { .. } => Code::Unavailable,
+            ImportError::Busy { cause: Busy::Store(cause), .. } => store_code(cause),
+            ImportError::Busy { .. } | ImportError::Stopped { .. } => Code::Unavailable,
             ImportError::Encoding { .. } | ImportError::Internal { .. } => Code::Internal,
         }
     }

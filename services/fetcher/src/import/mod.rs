@@ -26,11 +26,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use image::record::LayerRef;
 use image::scan::ScanLimits;
 use image::{Digest, ImageRecord, LayerRecord};
-use proto::ImportSummary;
+use prost::Message;
+use proto::{ImportSummary, ResolveRequest};
 use store::{ProjectStore, StoreError};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::Config;
+use crate::marker;
 use crate::records::{Records, SignedImage};
 use crate::source::{Found, LayerDescriptor, Source};
 
@@ -51,6 +54,7 @@ pub(crate) struct Importer {
     compression: Compression,
     images: Arc<Semaphore>,
     layers: Arc<Semaphore>,
+    tasks: TaskTracker,
 }
 
 /// What is to be imported.
@@ -61,6 +65,8 @@ pub(crate) struct Order {
     pub(crate) project: ProjectStore,
     pub(crate) source: Source,
     pub(crate) found: Found,
+    /// How it was asked for, without the credential: for a repair that nobody waits for.
+    pub(crate) origin: ResolveRequest,
     /// Read back what the store holds of the image, and bring back what is damaged.
     pub(crate) repair: bool,
 }
@@ -81,7 +87,7 @@ struct Layers<'a> {
 }
 
 impl Importer {
-    pub(crate) fn new(config: &Config, records: Records, instance: &str) -> Importer {
+    pub(crate) fn new(config: &Config, records: Records, instance: &str, tasks: TaskTracker) -> Importer {
         let limits = &config.limits;
         let permits = |wanted: usize| Arc::new(Semaphore::new(wanted.clamp(1, Semaphore::MAX_PERMITS)));
         Importer {
@@ -94,6 +100,7 @@ impl Importer {
             compression: Compression::new(config.zstd_level, limits.chunk_memory.as_u64()),
             images: permits(limits.imports_at_once),
             layers: permits(limits.layers_at_once),
+            tasks,
         }
     }
 
@@ -101,6 +108,14 @@ impl Importer {
     pub(crate) async fn import(&self, order: &Order, progress: &Progress) -> Result<Imported, ImportError> {
         let stopped = |_| ImportError::Stopped { image: order.image.clone() };
         let _turn = self.images.acquire().await.map_err(stopped)?;
+        let marker = marker::importing(&order.project, &self.tasks).await;
+        let marker = marker.map_err(|cause| ImportError::Busy { image: order.image.clone(), cause })?;
+        let imported = self.import_marked(order, progress).await;
+        marker.release().await;
+        imported
+    }
+
+    async fn import_marked(&self, order: &Order, progress: &Progress) -> Result<Imported, ImportError> {
         let begun = Instant::now();
         let layers = self.known_layers(order).await?;
         let known = layers.known.iter().map(Option::is_some);
@@ -113,6 +128,8 @@ impl Importer {
         let assembled = assemble::assemble(&order.image, stack(order, &layers, &records)?).await?;
         let replaced = assembled.store(order).await?;
         let record = self.record(order, &layers, &records, &assembled).await?;
+        let origin = order.origin.encode_to_vec().into();
+        order.project.put_source(&order.found.manifest_digest, origin).await.map_err(store_error(order))?;
         let image = self.records.put_image(&order.project, record).await.map_err(store_error(order))?;
 
         let summary = summary(&layers, &records, &chunks, begun);
@@ -269,7 +286,7 @@ fn missing() -> LayerFault {
 }
 
 fn layer_error(order: &Order, layer: &LayerDescriptor, fault: LayerFault) -> ImportError {
-    ImportError::Layer { image: order.image.clone(), layer: layer.digest.clone(), fault }
+    ImportError::Layer { image: order.image.clone(), layer: layer.digest.clone(), fault: Box::new(fault) }
 }
 
 fn store_error(order: &Order) -> impl Fn(StoreError) -> ImportError {

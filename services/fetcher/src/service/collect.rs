@@ -3,7 +3,7 @@
 //! Mark, then sweep. Marked is what any believed image record names: its tree and map, the chunks of
 //! its map, the records of its layers and all chunks of those (a known layer must stay whole, or an
 //! image imported from its record would not be). Swept is the rest, once it is older than the grace:
-//! an import may be about to name what it has just stored.
+//! an import that was cut short may go on soon. While imports run, nothing is collected ([`marker`]).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use store::{Index, Kind, ProjectStore, Stored, verify};
 use tonic::Status;
 
 use super::Service;
+use crate::marker::{self, Busy};
 
 /// Deletions at the same time.
 const DELETES_AT_ONCE: usize = 16;
@@ -27,20 +28,30 @@ struct Marked(HashSet<(Kind, [u8; 32])>);
 impl Service {
     pub(super) async fn collect(self: Arc<Self>, request: CollectRequest) -> Result<CollectReply, Status> {
         let project = self.project(&request.project)?;
-        let name = format!("collect.{}", project.name());
-        let Some(_lease) = self.bus.lease(&name, Duration::from_secs(60)).await? else {
-            return Err(Status::unavailable(format!("collect {}: somebody else does", project.name())));
+        let busy = |busy: Busy| match busy {
+            Busy::Store(error) => Status::from(error),
+            busy => Status::unavailable(format!("collect {}: {busy}", project.name())),
         };
-        let began = SystemTime::now();
-        let oldest_kept = began.checked_sub(Duration::from_secs(request.grace_seconds.into()));
+        let marker = marker::collecting(&project, &self.tasks).await.map_err(busy)?;
+        let collected = self.mark_and_sweep(&project, &request).await;
+        marker.release().await;
+        collected
+    }
+
+    async fn mark_and_sweep(
+        &self,
+        project: &ProjectStore,
+        request: &CollectRequest,
+    ) -> Result<CollectReply, Status> {
+        let oldest_kept = SystemTime::now().checked_sub(Duration::from_secs(request.grace_seconds.into()));
         let mut marked = Marked::default();
-        for record in self.all_records(&project).await? {
-            self.mark(&project, &record, &mut marked).await?;
+        for record in self.all_records(project).await? {
+            self.mark(project, &record, &mut marked).await?;
         }
         let expired = |stored: &Stored| oldest_kept.is_some_and(|limit| stored.modified <= limit);
         let mut reply = CollectReply::default();
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Image) {
-            sweep(&project, kind, &marked, &expired, request.dry_run, &mut reply).await?;
+            sweep(project, kind, &marked, &expired, request.dry_run, &mut reply).await?;
         }
         tracing::info!(
             project = project.name(),

@@ -76,7 +76,7 @@ impl Fetcher {
             grant_ttl: config.grant_ttl,
             local_sources: config.local_sources,
             keys,
-            importer: Importer::new(&config, records.clone(), &instance),
+            importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,
             sources: Sources::new(config.source)?,
@@ -118,7 +118,7 @@ impl Service {
     {
         let service = self.clone();
         let answer = Answer { in_flight, instance: Some(self.instance.to_string()) };
-        Ok(bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await?)
+        bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
     }
 
     fn project(&self, name: &str) -> Result<ProjectStore, Status> {

@@ -45,15 +45,21 @@ impl Service {
         };
         let (source, found) = self.find(&name, access, &platform).await?;
         refuse_ineligible(&name, &found)?;
-        if !request.verify && !self.jobs.is_broken(&key(&project, &found)) {
-            if let Some(image) = self.records.image(&project, &found.manifest_digest).await? {
-                let image = self.also_named(&project, image, &name.to_string()).await?;
-                return self.resolved(&project, &request.node, image, None).await;
-            }
-        }
-        self.remember_source(&project, &request, &found).await?;
         let repair = request.verify || self.jobs.is_broken(&key(&project, &found));
-        let order = Order { image: name.to_string(), project: project.clone(), source, found, repair };
+        let image = self.records.image(&project, &found.manifest_digest).await?;
+        if let Some(image) = image.filter(|_| !repair) {
+            let image = self.also_named(&project, image, &name.to_string()).await?;
+            return self.resolved(&project, &request.node, image, None).await;
+        }
+        let origin = ResolveRequest {
+            project: project.name().to_owned(),
+            reference: request.reference,
+            platform: request.platform,
+            plain_http: request.plain_http,
+            ..ResolveRequest::default()
+        };
+        let order =
+            Order { image: name.to_string(), project: project.clone(), source, found, origin, repair };
         let job = self.begin(order);
         let ticket = self.jobs.issue(job.clone(), project.name(), &request.node)?;
         Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
@@ -83,19 +89,19 @@ impl Service {
         let manifest = request.manifest_digest;
         self.jobs.mark_broken(&(project.name().to_owned(), manifest.clone()));
         let source = project.source(&manifest).await?;
-        let source = ResolveRequest::decode(source).map_err(|error| {
+        let origin = ResolveRequest::decode(source).map_err(|error| {
             Status::data_loss(format!("{manifest}: where it came from is not known: {error}"))
         })?;
-        let name = self.image_name(&source.reference)?;
-        let access = Access { credential: None, plain_http: source.plain_http };
-        let platform = source.platform.unwrap_or_default();
+        let name = self.image_name(&origin.reference)?;
+        let access = Access { credential: None, plain_http: origin.plain_http };
+        let platform = origin.platform.clone().unwrap_or_default();
         let (source, found) = self.find(&name, access, &platform).await?;
         if found.manifest_digest != manifest {
             let reason =
                 format!("{name}: it names {} now; only {manifest} can repair", found.manifest_digest);
             return Err(Status::failed_precondition(reason));
         }
-        let order = Order { image: name.to_string(), project, source, found, repair: true };
+        let order = Order { image: name.to_string(), project, source, found, origin, repair: true };
         let job = self.begin(order);
         let outcome = tokio::time::timeout(REPAIR_MAX, job.wait()).await;
         let outcome =
@@ -182,23 +188,6 @@ impl Service {
             true => Ok(self.records.put_image(project, record).await?),
             false => Ok(image),
         }
-    }
-
-    /// Keeps where an image came from, without the credential: for a repair that nobody waits for.
-    async fn remember_source(
-        &self,
-        project: &ProjectStore,
-        request: &ResolveRequest,
-        found: &Found,
-    ) -> Result<(), Status> {
-        let source = ResolveRequest {
-            project: project.name().to_owned(),
-            reference: request.reference.clone(),
-            platform: request.platform.clone(),
-            plain_http: request.plain_http,
-            ..ResolveRequest::default()
-        };
-        Ok(project.put_source(&found.manifest_digest, source.encode_to_vec().into()).await?)
     }
 
     async fn resolved(

@@ -1,0 +1,8 @@
+//! The fetcher over an in-process bus, with real layouts, a real registry and a real folder store.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad;
+mod good;
+mod harness;
+mod records;

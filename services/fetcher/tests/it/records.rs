@@ -1,0 +1,159 @@
+//! What the store holds is believed only when it is right, and goes when nobody names it.
+
+use image::{Digest, Profile};
+use proto::{CollectRequest, ListRequest, RemoveRequest, RepairRequest, ReportRequest, ResolveRequest};
+use store::Kind;
+use testkit::{ImageSpec, LayoutWriter, Tarball};
+use tonic::Code;
+
+use crate::harness::{DEADLINE, Harness, content, layer};
+
+async fn imported(harness: &Harness, layers: &[Vec<u8>]) -> (LayoutWriter, image::ImageRecord) {
+    let mut layout = harness.layout();
+    layout.image("v1", &ImageSpec::new(layers.to_vec())).unwrap();
+    let resolved = harness.import(&layout.reference("v1")).await.unwrap();
+    (layout, harness.record(&resolved))
+}
+
+async fn stored(harness: &Harness, kind: Kind) -> usize {
+    use futures::TryStreamExt;
+    harness.project().list(kind).try_collect::<Vec<_>>().await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_record_is_as_good_as_absent() {
+    let harness = Harness::start().await;
+    let (layout, record) = imported(&harness, &[layer(1)]).await;
+    let image = harness.path("store/default/images").join(&record.manifest_digest[7..]);
+    let layer_record = harness.path("store/default/layers").join(&record.layers[0].diff_id[7..]);
+    let good = std::fs::read(&image).unwrap();
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    for wrong in [forged, vec![], good[..good.len() / 2].to_vec()] {
+        std::fs::write(&image, wrong).unwrap();
+        let listed = harness.bus.call(ListRequest::default(), DEADLINE).await.unwrap();
+        assert!(listed.images.is_empty());
+        let again = harness.import(&layout.reference("v1")).await.unwrap();
+        let summary = again.imported.unwrap();
+        assert_eq!((summary.layers_read, summary.layers_known), (0, 1));
+        assert_eq!(harness.record(&again).tree, record.tree);
+    }
+    std::fs::write(&image, b"").unwrap();
+    std::fs::write(&layer_record, b"not a record").unwrap();
+    let again = harness.import(&layout.reference("v1")).await.unwrap();
+    assert_eq!(again.imported.unwrap().layers_read, 1);
+    assert_eq!(harness.record(&again).tree, record.tree);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_content_is_brought_back() {
+    let harness = Harness::start().await;
+    let other = Tarball::new().file("other", &content(9, 300_000)).finish();
+    let (layout, record) = imported(&harness, &[layer(1), other]).await;
+    let objects = harness.objects(&record).await;
+    let project = harness.project();
+    let map = project.index(store::Index::Map, record.map.digest).await.unwrap();
+    let map = image::Map::decode(&store::verify::open_index(&record.map.digest, &map).unwrap()).unwrap();
+    let (first, last) = (map.chunks[0].digest, map.chunks[map.chunks.len() - 1].digest);
+
+    let damage = || {
+        let mut bytes = std::fs::read(harness.chunk_file(&first)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(harness.chunk_file(&first), bytes).unwrap();
+        std::fs::remove_file(harness.chunk_file(&last)).unwrap();
+        std::fs::write(harness.path("store/default/trees").join(record.tree.digest.path()), b"torn").unwrap();
+    };
+    damage();
+    let request =
+        RepairRequest { manifest_digest: record.manifest_digest.clone(), ..RepairRequest::default() };
+    let reply = harness.bus.call(request.clone(), DEADLINE).await.unwrap();
+    assert_eq!(reply.restored, 3);
+    assert!(harness.objects(&record).await == objects);
+    harness.tree(&record).await;
+    assert_eq!(harness.bus.call(request, DEADLINE).await.unwrap().restored, 0);
+
+    damage();
+    let request = ResolveRequest { verify: true, ..harness.request(&layout.reference("v1")) };
+    let (resolved, _) = harness.resolve(request).await.unwrap();
+    assert_eq!(resolved.imported.unwrap().layers_read, 2);
+    assert!(harness.objects(&harness.record(&resolved)).await == objects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_repair_could_not_do_the_next_resolve_does() {
+    let harness = Harness::start().await;
+    let (layout, record) = imported(&harness, &[layer(1)]).await;
+    let chunk = Digest::of(&content(1, 10_000));
+    assert!(harness.chunk_file(&chunk).exists(), "the small file has a chunk of its own");
+    std::fs::remove_file(harness.chunk_file(&chunk)).unwrap();
+    let hidden = harness.path("hidden");
+    std::fs::rename(harness.path("layout"), &hidden).unwrap();
+    let request =
+        RepairRequest { manifest_digest: record.manifest_digest.clone(), ..RepairRequest::default() };
+    assert_eq!(harness.bus.call(request, DEADLINE).await.unwrap_err().code(), Code::NotFound);
+    std::fs::rename(&hidden, harness.path("layout")).unwrap();
+    let resolved = harness.import(&layout.reference("v1")).await.unwrap();
+    assert_eq!(resolved.imported.unwrap().layers_read, 1);
+    harness.objects(&record).await;
+    assert!(harness.import(&layout.reference("v1")).await.unwrap().imported.is_none(), "repaired once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collection_takes_what_no_image_names_and_nothing_else() {
+    let harness = Harness::start().await;
+    let (mut layout, first) = imported(&harness, &[layer(1), layer(3)]).await;
+    layout
+        .image("v2", &ImageSpec::new([layer(1), Tarball::new().file("b", &content(9, 70_000)).finish()]))
+        .unwrap();
+    let second = harness.record(&harness.import(&layout.reference("v2")).await.unwrap());
+    let all = CollectRequest::default();
+    assert_eq!(harness.bus.call(all.clone(), DEADLINE).await.unwrap().deleted, 0);
+
+    let remove = RemoveRequest { image: layout.reference("v1"), ..RemoveRequest::default() };
+    let removed = harness.bus.call(remove.clone(), DEADLINE).await.unwrap();
+    assert_eq!(removed.manifest_digests, [first.manifest_digest.clone()]);
+    assert_eq!(harness.bus.call(remove, DEADLINE).await.unwrap_err().code(), Code::NotFound);
+
+    let young = CollectRequest { grace_seconds: 3600, ..all.clone() };
+    assert_eq!(harness.bus.call(young, DEADLINE).await.unwrap().deleted, 0);
+    let dry = CollectRequest { dry_run: true, ..all.clone() };
+    let planned = harness.bus.call(dry, DEADLINE).await.unwrap();
+    let done = harness.bus.call(all.clone(), DEADLINE).await.unwrap();
+    assert_eq!(planned, done);
+    // Tree, map, source, one layer record, and the chunks of that layer.
+    assert!(done.deleted > 4 && done.deleted_bytes > 1_000_000, "{done:?}");
+    harness.objects(&second).await;
+    harness.tree(&second).await;
+    assert_eq!(stored(&harness, Kind::Layer).await, 2);
+    assert_eq!(stored(&harness, Kind::Tree).await, 1);
+
+    let remove = RemoveRequest { image: second.manifest_digest.clone(), ..RemoveRequest::default() };
+    harness.bus.call(remove, DEADLINE).await.unwrap();
+    harness.bus.call(all, DEADLINE).await.unwrap();
+    for kind in Kind::ALL {
+        assert_eq!(stored(&harness, kind).await, 0, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_are_learned_from() {
+    let harness = Harness::start().await;
+    let (layout, record) = imported(&harness, &[layer(1)]).await;
+    let start = Profile { starts: 1, chunks: vec![Digest::of(b"b"), Digest::of(b"a")] };
+    let report = ReportRequest {
+        manifest_digest: record.manifest_digest.clone(),
+        profile: start.encode().unwrap(),
+        ..ReportRequest::default()
+    };
+    for starts in 1..=2 {
+        harness.bus.call(report.clone(), DEADLINE).await.unwrap();
+        let resolved = harness.import(&layout.reference("v1")).await.unwrap();
+        let profile = Profile::decode(&resolved.profile).unwrap();
+        assert_eq!(profile, Profile { starts, chunks: start.chunks.clone() });
+    }
+    let nonsense = ReportRequest { profile: vec![1, 2, 3], ..report.clone() };
+    assert_eq!(harness.bus.call(nonsense, DEADLINE).await.unwrap_err().code(), Code::InvalidArgument);
+    let other = ReportRequest { manifest_digest: format!("sha256:{}", "00".repeat(32)), ..report };
+    assert_eq!(harness.bus.call(other, DEADLINE).await.unwrap_err().code(), Code::NotFound);
+}
