@@ -244,7 +244,7 @@ impl ContentService for TestReplica {
             stored[5] ^= 1;
         }
         let frames: Vec<_> =
-            stored.chunks(1000).map(|data| Ok(IndexFrame { data: data.to_vec().into() })).collect();
+            stored.chunks(1000).map(|data| Ok(IndexFrame { data: data.to_vec() })).collect();
         Ok(Response::new(Box::pin(stream::iter(frames))))
     }
 

@@ -5,7 +5,7 @@
 //! it is asked again as demand and the copy of the lower class, when it comes, is not needed any more.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use image::Digest;
 use image::record::ChunkRef;
@@ -16,6 +16,9 @@ use crate::content::Class;
 /// What may still be due before a flight that a read joins. To ask again costs a round trip: at the 20 ms
 /// and 200 Mbit/s that the design counts with, that is the time of 500 KB.
 const JOIN_BYTES: u64 = 512 * 1024;
+/// How long a read waits for a flight that it joined before it asks as demand all the same: that one's replica
+/// may be stuck, and its class has little patience.
+const JOIN_FOR: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Flights {
@@ -32,6 +35,8 @@ pub(super) struct Flight {
     pub(super) chunk: ChunkRef,
     pub(super) asked: Instant,
     pub(super) waiters: Vec<Waiter>,
+    /// When the first read joined it.
+    joined: Option<Instant>,
     /// The lane's `asked_bytes` when this was asked, itself included.
     due_after: u64,
 }
@@ -62,7 +67,7 @@ impl Flights {
     }
 
     /// Lets a read wait for a flight that lands soon.
-    pub(super) fn join(&mut self, chunk: &Digest, waiter: Waiter) -> Joined {
+    pub(super) fn join(&mut self, chunk: &Digest, waiter: Waiter, now: Instant) -> Joined {
         let Some(flight) = self.flights.get_mut(chunk) else { return Joined::Ask(waiter) };
         let lane = match flight.class {
             Class::Demand => None,
@@ -77,6 +82,7 @@ impl Flights {
             lane.joined += usize::from(flight.waiters.is_empty());
         }
         flight.waiters.push(waiter);
+        flight.joined.get_or_insert(now);
         Joined::Waits
     }
 
@@ -93,7 +99,7 @@ impl Flights {
         });
         let joined = usize::from(!waiters.is_empty());
         self.lane(class).joined += joined;
-        let flight = Flight { class, chunk, asked: now, waiters, due_after };
+        let flight = Flight { class, chunk, asked: now, waiters, joined: None, due_after };
         self.flights.insert(chunk.digest, flight);
     }
 
@@ -104,6 +110,18 @@ impl Flights {
         flight.waiters.push(waiter);
         let class = flight.class;
         self.lane(class).joined += usize::from(first);
+    }
+
+    /// Flights of lower classes that a read has waited for too long, and when to look again.
+    pub(super) fn overdue(&self, now: Instant) -> (Vec<ChunkRef>, Option<Instant>) {
+        if self.prefetch.joined + self.background.joined == 0 {
+            return (Vec::new(), None);
+        }
+        let joined = self.flights.values().filter(|flight| flight.class != Class::Demand);
+        let due = joined.filter_map(|flight| Some((flight.chunk, flight.joined? + JOIN_FOR)));
+        let (overdue, waiting): (Vec<_>, Vec<_>) = due.partition(|(_, due)| *due <= now);
+        let next = waiting.into_iter().map(|(_, due)| due).min();
+        (overdue.into_iter().map(|(chunk, _)| chunk).collect(), next)
     }
 
     /// A request of `class` for the chunk ended, however.

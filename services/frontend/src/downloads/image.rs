@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -118,12 +119,20 @@ impl Image {
         }
     }
 
-    /// A read needs the chunk at `position`.
-    pub(super) fn touch(&self, position: u32) {
+    /// A read needs the chunk at `position`; tells whether none did before.
+    pub(super) fn touch(&self, position: u32) -> bool {
         let mut touches = lock(&self.touches);
-        if touches.seen.set(position as usize) {
+        let first = touches.seen.set(position as usize);
+        if first {
             touches.order.push(position);
         }
+        first
+    }
+
+    /// Whether reads needed each of these positions.
+    pub(super) fn touched(&self, mut positions: Range<u32>) -> bool {
+        let touches = lock(&self.touches);
+        positions.all(|position| touches.seen.get(position as usize))
     }
 
     pub(super) fn note_arrival(&self, arrival: Arrival) {

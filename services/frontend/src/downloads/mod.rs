@@ -28,6 +28,7 @@ mod scheduler;
 #[cfg(test)]
 mod tests;
 mod writer;
+mod writing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;

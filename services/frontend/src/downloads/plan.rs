@@ -209,3 +209,121 @@ fn decrement(missing: &mut [u32], position: usize) {
         *missing = missing.saturating_sub(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A map of shared chunks with so many objects each, then of large objects with so many chunks each.
+    fn map(shared: &[u8], large: &[u8]) -> Map {
+        let mut map = Map::default();
+        let mut name = 0u32;
+        let mut next = || {
+            name += 1;
+            Digest::of(&name.to_le_bytes())
+        };
+        for objects in shared {
+            let first_chunk = map.chunks.len() as u32;
+            map.chunks.push(ChunkRef { digest: next(), plain_len: u32::from(*objects) * 10, stored_len: 5 });
+            for index in 0..*objects {
+                let offset = u32::from(index) * 10;
+                map.objects.push(ObjectPlace {
+                    digest: next(),
+                    len: 10,
+                    first_chunk,
+                    chunk_count: 1,
+                    offset,
+                });
+            }
+        }
+        for chunks in large {
+            let first_chunk = map.chunks.len() as u32;
+            let chunk_count = u32::from(*chunks);
+            (0..chunk_count).for_each(|_| {
+                map.chunks.push(ChunkRef { digest: next(), plain_len: 100, stored_len: 50 });
+            });
+            let len = u64::from(chunk_count) * 100;
+            map.objects.push(ObjectPlace { digest: next(), len, first_chunk, chunk_count, offset: 0 });
+        }
+        map.objects.sort_by_key(|place| place.digest);
+        map
+    }
+
+    /// Does what the writer would do with everything that a chunk brings.
+    fn write(plan: &mut Plan, position: u32) {
+        for target in plan.targets(position) {
+            match target {
+                Target::Whole { object, .. } => plan.mark_local(&object),
+                Target::Part { place, piece } => {
+                    plan.mark_piece(&place.digest, piece.index);
+                    let pieces = place.first_chunk..place.first_chunk + place.chunk_count;
+                    if pieces.into_iter().all(|position| !plan.needs(position)) {
+                        plan.mark_local(&place.digest);
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever is local already, the background asks for every other chunk once and is then complete.
+        #[test]
+        fn the_background_brings_what_is_missing_and_nothing_else(
+            shared in prop::collection::vec(1u8..6, 0..8),
+            large in prop::collection::vec(2u8..6, 0..4),
+            local in prop::collection::vec(any::<prop::sample::Index>(), 0..10),
+            forgotten in any::<bool>(),
+        ) {
+            let map = Arc::new(map(&shared, &large));
+            let mut plan = Plan::new(map.clone(), &[]);
+            for index in local.iter().filter(|_| !map.objects.is_empty()) {
+                let place = map.objects[index.index(map.objects.len())];
+                if place.chunk_count > 1 {
+                    plan.mark_piece(&place.digest, place.chunk_count - 1);
+                }
+                if forgotten {
+                    plan.forget_pieces(&place.digest);
+                }
+                if !forgotten || place.chunk_count == 1 {
+                    plan.mark_local(&place.digest);
+                }
+            }
+            let needed = (0..map.chunks.len() as u32).filter(|position| !plan.targets(*position).is_empty()).count();
+            let mut asked = Vec::new();
+            while let Some(position) = plan.next_background(|_| false) {
+                prop_assert!(!asked.contains(&position));
+                asked.push(position);
+                write(&mut plan, position);
+                prop_assert!(!plan.needs(position));
+            }
+            prop_assert_eq!(asked.len(), needed);
+            prop_assert!(plan.is_complete());
+            prop_assert_eq!(plan.bytes_local(), map.plain_bytes());
+        }
+    }
+
+    #[test]
+    fn a_prefetch_skips_what_is_local_and_what_the_map_does_not_know() {
+        let map = Arc::new(map(&[2, 2, 2], &[]));
+        let chunk = |at: usize| map.chunks[at].digest;
+        let mut plan = Plan::new(map.clone(), &[chunk(2), Digest::of(b"other"), chunk(0), chunk(1)]);
+        write(&mut plan, 0);
+        assert_eq!(
+            [plan.next_prefetch(), plan.next_prefetch(), plan.next_prefetch()],
+            [Some(2), Some(1), None]
+        );
+    }
+
+    #[test]
+    fn a_chunk_that_stands_twice_serves_both_places() {
+        let mut twice = map(&[], &[2, 2]);
+        twice.chunks[2] = twice.chunks[0];
+        let plan = Plan::new(Arc::new(twice.clone()), &[]);
+        let mut positions = plan.positions_of(&twice.chunks[0].digest).to_vec();
+        positions.sort_unstable();
+        assert_eq!(positions, [0, 2]);
+        assert_eq!(plan.targets(2).len(), 1);
+    }
+}

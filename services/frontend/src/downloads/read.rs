@@ -16,6 +16,12 @@ use crate::content::FetchError;
 use crate::metrics;
 use crate::objects::Objects;
 
+/// Chunks of an object that were read one after another before it counts as being read in order.
+const IN_ORDER_AFTER: u32 = 2;
+/// Chunks that are asked for ahead of such a reader, about 0.5 MiB each: together what a link of 200 Mbit/s
+/// moves, compressed, in a round trip of 20 ms.
+const AHEAD: u32 = 2;
+
 /// Why a read failed, after everything within the bounds was tried. Never zeros instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -41,7 +47,10 @@ impl Downloads {
         let (image, place) = self.find(&object).ok_or(ReadError::Unknown(object))?;
         let end = offset.saturating_add(len as u64);
         let slices: Vec<Slice> = image.map.slices(&place, offset..end).collect();
-        slices.iter().for_each(|slice| image.touch(slice.chunk));
+        let touched_first = slices.iter().map(|slice| image.touch(slice.chunk).then_some(slice)).fold(None, Option::or);
+        if let Some(slice) = touched_first {
+            self.ask_ahead(&image, &place, slice.chunk);
+        }
         if let Some(bytes) = self.read_memory(&image, &slices) {
             metrics::read("memory");
             return Ok(bytes);
@@ -53,6 +62,21 @@ impl Downloads {
         }
         metrics::read("network");
         self.await_network(&image, &object, slices, local).await
+    }
+
+    /// A large object that is read in order is asked for ahead of the reader, so that it waits for the
+    /// link and not for a round trip per chunk.
+    fn ask_ahead(&self, image: &Arc<Image>, place: &ObjectPlace, position: u32) {
+        let piece = position - place.first_chunk;
+        let in_order = piece >= IN_ORDER_AFTER && image.touched(position - IN_ORDER_AFTER..position);
+        if !in_order {
+            return;
+        }
+        let end = (place.first_chunk + place.chunk_count).min(position + 1 + AHEAD);
+        for position in position + 1..end {
+            // Nothing is lost when the queue is full: the reader asks when it comes here.
+            let _ = self.demands.try_send(Demand { image: image.clone(), position, waiter: None });
+        }
     }
 
     /// The newest image that names the object, and its place there.
@@ -106,7 +130,7 @@ impl Downloads {
                 Some(bytes) => Coming::Here(bytes),
                 None => {
                     let (waiter, arrival) = oneshot::channel();
-                    let demand = Demand { image: image.clone(), position: slice.chunk, waiter };
+                    let demand = Demand { image: image.clone(), position: slice.chunk, waiter: Some(waiter) };
                     self.demand(demand).await.map_err(|_| stopped())?;
                     Coming::Later(arrival)
                 }

@@ -366,6 +366,78 @@ async fn the_background_respects_the_disk_budget_and_reads_do_not_need_it() {
         node.downloads.read(sample.object_at(position), 0, 10).await.unwrap();
     }
     assert!(site.replicas[0].sent().iter().all(|(_, class)| *class == Priority::Demand));
-    assert!(!node.downloads.progress(&id).unwrap().received_bytes > 0);
+    assert!(node.downloads.progress(&id).unwrap().received_bytes > 0);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn a_read_does_not_wait_for_ever_on_a_prefetch_that_it_joined() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 2, 0).await;
+    site.replicas[0].set(Faults { hold: Some(Priority::Prefetch), ..Faults::default() });
+    let node = TestNode::start(&site, demand_only());
+    node.add(&site, "image", &sample, sample.profile([1, 0])).await;
+    site.replicas[0].asked(1).await;
+    let object = sample.object_at(0);
+    assert_eq!(node.downloads.read(object, 0, 10).await.unwrap(), sample.bytes[&object][..10]);
+    assert_eq!(site.replicas[0].sent(), [(sample.map.chunks[0].digest, Priority::Demand)]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_object_that_is_read_in_order_is_asked_for_ahead() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 0, 8).await;
+    let node = TestNode::start(&site, demand_only());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    let large = sample.object_at(0);
+    for offset in [0, 110_000, 210_000] {
+        node.downloads.read(large, offset, 10).await.unwrap();
+    }
+    site.replicas[0].asked(4).await;
+    let mut progress = node.downloads.follow(&id).unwrap();
+    let five: u64 = sample.map.chunks[..5].iter().map(|chunk| u64::from(chunk.stored_len)).sum();
+    progress.wait_for(|progress| progress.received_bytes == five).await.unwrap();
+    // What was not read is not part of the profile.
+    assert_eq!(node.downloads.profile(&id).unwrap(), sample.profile(0..3));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn on_a_full_disk_reads_go_on_and_the_background_rests() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 20, 0).await;
+    let state = site.folder.path().join("state");
+    let disk = SmallDisk::mount(&state);
+    let node = TestNode::start(&site, eager());
+    let id = node.add(&site, "image", &sample, Profile::default()).await;
+    node.check_reads(&sample).await;
+    node.downloads.settled().await;
+    let progress = node.downloads.progress(&id).unwrap();
+    assert!(progress.objects_local > 0 && !progress.complete, "{progress:?}");
+    // What is there is whole.
+    for held in node.downloads.objects().held().unwrap() {
+        let kept = std::fs::read(node.downloads.objects().path(&held.digest)).unwrap();
+        assert!(kept == sample.bytes[&held.digest]);
+    }
+    node.stop().await;
+    drop(disk);
+}
+
+/// A file system of 400 KiB.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path) -> SmallDisk {
+        std::fs::create_dir_all(at).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("sluice-test", at, "tmpfs", flags, Some(c"size=400k")).unwrap();
+        SmallDisk(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
 }

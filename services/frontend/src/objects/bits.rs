@@ -27,16 +27,6 @@ impl Bits {
         true
     }
 
-    /// Clears a bit; tells whether it was set.
-    pub(crate) fn clear(&mut self, index: usize) -> bool {
-        if !self.get(index) {
-            return false;
-        }
-        self.words[index / 64] &= !(1 << (index % 64));
-        self.ones -= 1;
-        true
-    }
-
     pub(crate) fn ones(&self) -> usize {
         self.ones
     }
@@ -60,8 +50,6 @@ mod tests {
             bits.set(index);
         });
         assert!(bits.all());
-        assert!(bits.clear(64) && !bits.clear(64) && !bits.clear(65));
-        assert_eq!((bits.ones(), bits.all()), (64, false));
         assert!(Bits::new(0).all());
     }
 }

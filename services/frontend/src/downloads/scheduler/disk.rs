@@ -1,0 +1,117 @@
+//! What is written, what is local, and a disk that is full.
+
+use std::time::{Duration, Instant};
+
+use ::image::Digest;
+use bytes::Bytes;
+
+use super::{Event, Present, Scheduler};
+use crate::downloads::plan::index_of;
+use crate::downloads::writer::Written;
+use crate::metrics;
+use crate::objects::PutError;
+
+/// Plain bytes waiting for the disk at which lower classes ask for nothing more. Reads go on; at twice
+/// this their chunks are not written any more, and fetched again by the background.
+const WRITE_BYTES: usize = 8 * 1024 * 1024;
+/// After the disk was full, how long nothing is written.
+const DISK_FULL_FOR: Duration = Duration::from_secs(10);
+
+impl Scheduler {
+    /// Queues what is not on the disk yet of an arrived chunk.
+    pub(super) fn write(&mut self, chunk: Digest, bytes: Bytes) {
+        let mut targets = Vec::new();
+        for present in &self.images {
+            for position in present.plan.positions_of(&chunk) {
+                for target in present.plan.targets(*position) {
+                    if !targets.contains(&target) {
+                        targets.push(target);
+                    }
+                }
+            }
+        }
+        if targets.is_empty() || self.writing.contains(&chunk) {
+            return;
+        }
+        if self.disk_full_until.is_some() || self.writing.bytes() >= 2 * WRITE_BYTES {
+            metrics::write_skipped();
+            return;
+        }
+        self.writing.push(chunk, bytes, targets);
+    }
+
+    pub(super) fn written(&mut self, written: Written) {
+        self.writing.done(&written);
+        for present in &mut self.images {
+            for (object, index) in &written.pieces {
+                present.plan.mark_piece(object, *index);
+            }
+            for object in &written.whole {
+                present.plan.mark_local(object);
+            }
+            for object in &written.spoiled {
+                present.plan.forget_pieces(object);
+                present.spoiled += u32::from(index_of(present.plan.map(), object).is_some());
+            }
+        }
+        for object in &written.spoiled {
+            tracing::error!(%object, "the chunks of an object do not make up the object; it stays remote");
+        }
+        match written.failed {
+            None => {}
+            Some(PutError::Full(object)) => {
+                tracing::warn!(%object, "the disk is full: the background stops, reads go on from memory");
+                self.disk_full_until = Some(Instant::now() + DISK_FULL_FOR);
+            }
+            Some(error) => {
+                tracing::warn!(error = %anyhow::Error::new(error), "failed to keep a chunk");
+                self.images.iter_mut().for_each(Present::postpone);
+            }
+        }
+        metrics::disk_used(self.shared.objects.used());
+        self.note_progress();
+    }
+
+    pub(super) fn start_writers(&mut self) {
+        while let Some(job) = self.writing.next() {
+            let (objects, events) = (self.shared.objects.clone(), self.events.clone());
+            self.tasks.spawn_blocking(move || {
+                // The scheduler is gone only when the node shuts down.
+                let _ = events.blocking_send(Event::Written(job.run(&objects)));
+            });
+        }
+    }
+
+    /// Publishes what is local, and notices images that became complete.
+    pub(super) fn note_progress(&self) {
+        for present in self.images.iter().filter(|present| present.scanned) {
+            let before = present.image.progress.borrow().complete;
+            present.image.note_local(&present.plan);
+            if !before && present.plan.is_complete() {
+                tracing::info!(image = %present.image.id, objects = present.plan.objects_local(), "image is complete");
+                metrics::image_completed();
+                let objects = self.shared.objects.clone();
+                self.tasks.spawn_blocking(move || {
+                    if let Err(error) = objects.sync() {
+                        tracing::warn!(error = format!("{error:#}"), "failed to sync a complete image");
+                    }
+                });
+            }
+        }
+        if self.images.iter().all(|present| present.plan.is_complete()) {
+            self.shared.memory().clear();
+        }
+    }
+
+    /// Whether what lower classes fetch could be kept.
+    pub(super) fn may_write(&mut self, now: Instant) -> bool {
+        if let Some(until) = self.disk_full_until {
+            if now < until {
+                self.wake = self.wake.min(until);
+                return false;
+            }
+            self.disk_full_until = None;
+        }
+        self.writing.bytes() < WRITE_BYTES
+    }
+}

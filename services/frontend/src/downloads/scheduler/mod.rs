@@ -1,0 +1,243 @@
+//! The task that decides what is fetched next.
+//!
+//! Everything that can happen is a [`Demand`] of a reader, a [`Control`] of the images' owner or an
+//! [`Event`] of the scheduler's own tasks; one function applies each, then [`Scheduler::pump`] asks for
+//! what may be asked for. Nothing here waits. `arrivals` is what happens to chunks that came or did
+//! not, `disk` what is written and local, `pump` what is asked next.
+
+mod arrivals;
+mod disk;
+mod pump;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ::image::record::ChunkRef;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::bandwidth::Bandwidth;
+use super::flights::{Flights, Joined};
+use super::image::{Image, ImageId};
+use super::plan::Plan;
+use super::request::Response;
+use super::scan::Local;
+use super::writer::Written;
+use super::writing::Writing;
+use super::{Options, Shared};
+use crate::content::{Class, FetchError};
+
+pub(super) type Waiter = oneshot::Sender<Result<Bytes, FetchError>>;
+
+/// What the owner of the images asks.
+#[derive(Debug)]
+pub(super) enum Control {
+    Add { image: Arc<Image>, plan: Box<Plan> },
+    Remove { id: ImageId },
+    Settle { done: oneshot::Sender<()> },
+}
+
+/// A read needs the chunk at `position`; without a waiter it will need it soon.
+#[derive(Debug)]
+pub(super) struct Demand {
+    pub(super) image: Arc<Image>,
+    pub(super) position: u32,
+    pub(super) waiter: Option<Waiter>,
+}
+
+/// What the scheduler's own tasks report.
+#[derive(Debug)]
+pub(super) enum Event {
+    Scanned { image: Arc<Image>, local: Local },
+    Responded(Response),
+    Written(Written),
+}
+
+/// All that reaches the scheduler.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) control: mpsc::UnboundedReceiver<Control>,
+    pub(super) demands: mpsc::Receiver<Demand>,
+    pub(super) events: mpsc::Receiver<Event>,
+}
+
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    shared: Arc<Shared>,
+    options: Options,
+    events: mpsc::Sender<Event>,
+    tasks: TaskTracker,
+    images: Vec<Present>,
+    flights: Flights,
+    /// What reads need and the bound on demand in flight does not let out yet.
+    queued: VecDeque<Queued>,
+    writing: Writing,
+    bandwidth: Bandwidth,
+    gate: watch::Sender<Class>,
+    last_demand: Option<Instant>,
+    disk_full_until: Option<Instant>,
+    wake: Instant,
+}
+
+/// One image and what is known of it.
+#[derive(Debug)]
+struct Present {
+    image: Arc<Image>,
+    plan: Plan,
+    since: Instant,
+    /// Its local objects are known: the background may begin.
+    scanned: bool,
+    failures: u32,
+    retry: Option<Instant>,
+    spoiled: u32,
+}
+
+#[derive(Debug)]
+struct Queued {
+    image: Arc<Image>,
+    chunk: ChunkRef,
+    waiters: Vec<Waiter>,
+}
+
+impl Scheduler {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        options: Options,
+        events: mpsc::Sender<Event>,
+        tasks: TaskTracker,
+    ) -> Scheduler {
+        let now = Instant::now();
+        Scheduler {
+            shared,
+            bandwidth: Bandwidth::new(options.background_bandwidth, now),
+            options,
+            events,
+            tasks,
+            images: Vec::new(),
+            flights: Flights::default(),
+            queued: VecDeque::new(),
+            writing: Writing::default(),
+            gate: watch::Sender::new(Class::Background),
+            last_demand: None,
+            disk_full_until: None,
+            wake: now,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inbox: Inbox, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(event) = inbox.events.recv() => self.apply(event),
+                Some(control) = inbox.control.recv() => self.obey(control),
+                Some(demand) = inbox.demands.recv() => self.demand(demand),
+                () = tokio::time::sleep_until(self.wake.into()) => {}
+            }
+            // All chunks of one read, and reads of one moment, travel in one request.
+            while let Ok(demand) = inbox.demands.try_recv() {
+                self.demand(demand);
+            }
+            self.pump(Instant::now());
+        }
+        for present in &self.images {
+            present.image.removed.cancel();
+        }
+    }
+
+    fn obey(&mut self, control: Control) {
+        match control {
+            Control::Add { image, plan } => self.add(image, *plan),
+            Control::Remove { id } => self.remove(&id),
+            Control::Settle { done } => {
+                self.writing.settle(done);
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Scanned { image, local } => self.scanned(&image, &local),
+            Event::Responded(response) => self.responded(response),
+            Event::Written(written) => self.written(written),
+        }
+    }
+
+    fn add(&mut self, image: Arc<Image>, plan: Plan) {
+        self.remove(&image.id.clone());
+        image.note_local(&plan);
+        let since = Instant::now();
+        self.images.push(Present {
+            image,
+            plan,
+            since,
+            scanned: false,
+            failures: 0,
+            retry: None,
+            spoiled: 0,
+        });
+    }
+
+    fn remove(&mut self, id: &ImageId) {
+        self.images.retain(|present| {
+            if present.image.id == *id {
+                present.image.removed.cancel();
+            }
+            present.image.id != *id
+        });
+        let orphans: Vec<Queued>;
+        let others: Vec<Queued>;
+        (orphans, others) = self.queued.drain(..).partition(|queued| queued.image.id == *id);
+        self.queued = others.into();
+        for Queued { chunk, waiters, .. } in orphans {
+            self.ask_elsewhere(chunk, waiters, FetchError::Cancelled(chunk.digest));
+        }
+    }
+
+    /// A read needs a chunk that was neither in memory nor on the disk.
+    fn demand(&mut self, demand: Demand) {
+        let Demand { image, position, waiter } = demand;
+        let now = Instant::now();
+        let chunk = image.map.chunks[position as usize];
+        self.last_demand = Some(now);
+        let held = self.shared.memory().get(&chunk.digest).or_else(|| self.writing.get(&chunk.digest));
+        match (held, waiter) {
+            (Some(bytes), Some(waiter)) => {
+                // The reader may have been killed.
+                let _ = waiter.send(Ok(bytes));
+            }
+            (None, Some(waiter)) => {
+                if let Joined::Ask(waiter) = self.flights.join(&chunk.digest, waiter, now) {
+                    self.queue(image, chunk, vec![waiter]);
+                }
+            }
+            (None, None) if self.needs(&image, position) => self.queue(image, chunk, Vec::new()),
+            (_, None) => {}
+        }
+    }
+
+    /// Whether a chunk is neither local nor on its way.
+    fn needs(&self, image: &Arc<Image>, position: u32) -> bool {
+        let present = self.images.iter().find(|present| Arc::ptr_eq(&present.image, image));
+        present.is_some_and(|present| present.plan.needs(position))
+            && !self.flights.contains(&image.map.chunks[position as usize].digest)
+    }
+
+    fn queue(&mut self, image: Arc<Image>, chunk: ChunkRef, waiters: Vec<Waiter>) {
+        match self.queued.iter_mut().find(|queued| queued.chunk.digest == chunk.digest) {
+            Some(queued) => queued.waiters.extend(waiters),
+            None => self.queued.push_back(Queued { image, chunk, waiters }),
+        }
+    }
+
+    fn scanned(&mut self, image: &Arc<Image>, local: &Local) {
+        if let Some(present) = self.images.iter_mut().find(|present| Arc::ptr_eq(&present.image, image)) {
+            local.tell(&mut present.plan);
+            present.scanned = true;
+            self.note_progress();
+        }
+    }
+}
