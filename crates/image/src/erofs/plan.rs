@@ -41,7 +41,9 @@ impl Plan {
             }
             places.push(Place { offset, layout: shape.layout, block });
         }
-        Ok(Plan { places, parents: parents(tree), data_start: end.next_multiple_of(BLOCK), data_blocks })
+        // `fsck.erofs` reads where attributes would begin also behind an inode that has none.
+        let data_start = (end + xattr::HEADER.len()).next_multiple_of(BLOCK);
+        Ok(Plan { places, parents: parents(tree), data_start, data_blocks })
     }
 
     pub(super) fn place(&self, at: usize) -> &Place {

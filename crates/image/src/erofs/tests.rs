@@ -44,8 +44,17 @@ fn the_checker_accepts_every_shape() {
     }
     let cases = [
         ("nothing", layer([])),
-        ("links of every length", layer((1..4096).map(|len| (format!("l{len}").into(), EntryKind::Symlink(vec![b'x'; len]))))),
-        ("small files", layer((0..=INLINE_MAX).map(|len| (format!("f{len}").into(), EntryKind::File(Content::Inline(vec![1; len])))))),
+        (
+            "links of every length",
+            layer((1..4096).map(|len| (format!("l{len}").into(), EntryKind::Symlink(vec![b'x'; len])))),
+        ),
+        (
+            "small files",
+            layer(
+                (0..=INLINE_MAX)
+                    .map(|len| (format!("f{len}").into(), EntryKind::File(Content::Inline(vec![1; len])))),
+            ),
+        ),
         ("large files", layer((0..=43).map(|bits| (format!("f{bits}").into(), object(1 << bits))))),
         ("a directory of many blocks", layer(names(10_000, 20))),
         ("names that fill a block exactly", layer(names(16, 244))),
@@ -53,12 +62,27 @@ fn the_checker_accepts_every_shape() {
         ("one name per inode short of a block", layer(names(200, 1).chain(names(120, 3)))),
         ("attributes", with_xattrs),
         ("largest attribute", largest_xattr),
-        ("names before the dots", layer([(b"!".to_vec(), EntryKind::Fifo), (b"-".to_vec(), EntryKind::Fifo), (b"..a".to_vec(), EntryKind::Fifo)])),
+        (
+            "names before the dots",
+            layer([
+                (b"!".to_vec(), EntryKind::Fifo),
+                (b"-".to_vec(), EntryKind::Fifo),
+                (b"..a".to_vec(), EntryKind::Fifo),
+            ]),
+        ),
     ];
     for (what, record) in &cases {
         let image = image(record);
         assert_eq!(image.len() % BLOCK, 0, "{what}");
         assert_accepted(&image, what);
+    }
+}
+
+#[test]
+fn the_checker_accepts_an_image_that_ends_anywhere() {
+    for count in 0..2 * BLOCK / format::INODE_LEN {
+        let names = (0..count).map(|at| (at.to_string().into_bytes(), EntryKind::Fifo));
+        assert_accepted(&image(&layer(names)), &format!("{count} inodes"));
     }
 }
 
@@ -77,7 +101,8 @@ fn a_directory_is_as_long_as_it_says() {
 
 #[test]
 fn the_same_tree_gives_the_same_bytes_in_any_order_of_entries() {
-    let forward = layer((0..1000u32).map(|at| (format!("{}/{at}", at % 7).into(), object(u64::from(at) + 600))));
+    let forward =
+        layer((0..1000u32).map(|at| (format!("{}/{at}", at % 7).into(), object(u64::from(at) + 600))));
     let mut backward = forward.clone();
     backward.entries.reverse();
     assert_eq!(Digest::of(&image(&forward)), Digest::of(&image(&backward)));
@@ -129,6 +154,9 @@ fn numbers_stand_where_the_kernel_looks() {
     assert_eq!(field(device + 4), 0o024_755);
     assert_eq!(field(device + 16), 0xdefa_bc12);
     assert_eq!((field(device + 24), field(device + 28)), (1, 0xffff_fffe));
-    assert_eq!((field(device + 32), field(device + 36), field(device + 40)), (0xffff_fffe, 0xffff_ffff, 999_999_999));
+    assert_eq!(
+        (field(device + 32), field(device + 36), field(device + 40)),
+        (0xffff_fffe, 0xffff_ffff, 999_999_999)
+    );
     assert_eq!(field(device + 44), 1);
 }

@@ -6,7 +6,7 @@
 use crate::merge::{Inode, Node};
 use crate::record::Content;
 
-const HEADER: [u8; 12] = [0; 12];
+pub(super) const HEADER: [u8; 12] = [0; 12];
 
 const USER: u8 = 1;
 const POSIX_ACL_ACCESS: u8 = 2;

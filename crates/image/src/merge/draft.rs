@@ -104,6 +104,10 @@ impl<'a> Draft<'a> {
         meta: &'a Meta,
     ) -> Result<(), Problem> {
         let directory = self.parent(parent)?;
+        // A directory in the way goes first, as an unpacker must do it: its content can be no target.
+        if self.directory_at(directory, name).is_some() {
+            self.remove_name(directory, name);
+        }
         let inode = self.find(target).ok_or_else(|| Problem::LinkToNothing(text(target)))?;
         if matches!(self.inodes[inode].node, Node::Directory(_)) {
             return Err(Problem::LinkToDirectory(text(target)));
@@ -118,9 +122,7 @@ impl<'a> Draft<'a> {
         let Ok(Some(directory)) = self.walk(parent, Missing::Stop) else { return };
         let Some(found) = self.names(directory).and_then(|names| names.get(name)).copied() else { return };
         if !only_inside && found.layer < self.layer {
-            if let Node::Directory(names) = &mut self.inodes[directory].node {
-                names.remove(name);
-            }
+            self.remove_name(directory, name);
         } else {
             self.hide_inside(found.inode);
         }
@@ -218,6 +220,12 @@ impl<'a> Draft<'a> {
         let layer = self.layer;
         if let Node::Directory(names) = &mut self.inodes[directory].node {
             names.insert(name, Name { inode, layer });
+        }
+    }
+
+    fn remove_name(&mut self, directory: usize, name: &[u8]) {
+        if let Node::Directory(names) = &mut self.inodes[directory].node {
+            names.remove(name);
         }
     }
 

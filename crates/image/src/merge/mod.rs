@@ -63,12 +63,17 @@ pub enum Problem {
     LinkToNothing(String),
     #[error("hard link to {0:?}, which is a directory")]
     LinkToDirectory(String),
+    #[error("owner {OWNER_NONE} is what Linux calls no owner")]
+    NoOwner,
     #[error("a file of {0} bytes, at most {FILE_MAX} can be")]
     FileTooLong(u64),
 }
 
 /// The largest file in bytes: one hole of the tree's format (4 KiB << 31) covers it.
 const FILE_MAX: u64 = 4096 << 31;
+
+/// `(uid_t) -1`: who reads such an inode gets `EOVERFLOW`.
+const OWNER_NONE: u32 = u32::MAX;
 
 /// Applies the layers, bottom first. The tree borrows names and contents from them.
 pub fn merge<'a>(layers: &[&'a LayerRecord]) -> Result<FileTree<'a>, MergeError> {
@@ -89,6 +94,9 @@ pub fn merge<'a>(layers: &[&'a LayerRecord]) -> Result<FileTree<'a>, MergeError>
 
 fn check(entry: &Entry) -> Result<(), Problem> {
     path::check(&entry.path)?;
+    if entry.meta.uid == OWNER_NONE || entry.meta.gid == OWNER_NONE {
+        return Err(Problem::NoOwner);
+    }
     match entry.kind {
         EntryKind::File(Content::Object { len, .. }) if len > FILE_MAX => Err(Problem::FileTooLong(len)),
         _ => Ok(()),

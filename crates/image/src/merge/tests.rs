@@ -91,54 +91,49 @@ fn layers_become_the_tree_that_an_unpacker_would_leave() {
         ("whiteout of a symlink", &[&["f d/a 1", "s l d"], &["w l"]], &["d d @755", "f d/a 1"]),
         ("whiteout through a symlink", &[&["f d/a 1", "s l d"], &["w l/a"]], &["d d @755", "s l d"]),
         ("opaque first", &[&["f d/a 1"], &["o d", "f d/b 2"]], &["d d @755", "f d/b 2"]),
-        ("opaque last", &[&["f d/a 1", "f d/s/a 1"], &["f d/b 2", "f d/s/b 2", "o d"]], &[
-            "d d @755",
-            "f d/b 2",
-            "d d/s @755",
-            "f d/s/b 2",
-        ]),
+        (
+            "opaque last",
+            &[&["f d/a 1", "f d/s/a 1"], &["f d/b 2", "f d/s/b 2", "o d"]],
+            &["d d @755", "f d/b 2", "d d/s @755", "f d/s/b 2"],
+        ),
         ("opaque root", &[&["f d/a 1"], &["o /", "f b 2"]], &["f b 2"]),
         ("opaque file or nothing", &[&["f a 1"], &["o a", "o b"]], &["f a 1"]),
-        ("opaque where a link was", &[&["f e/a 1", "s d e"], &["d d", "o d", "f d/b 2"]], &[
-            "d d",
-            "f d/b 2",
-            "d e @755",
-            "f e/a 1",
-        ]),
+        (
+            "opaque where a link was",
+            &[&["f e/a 1", "s d e"], &["d d", "o d", "f d/b 2"]],
+            &["d d", "f d/b 2", "d e @755", "f e/a 1"],
+        ),
         ("hard link", &[&["f a 1", "h b a"]], &["f a 1 x2", "f b 1 x2"]),
         ("hard link below", &[&["f a 1"], &["h d/b a"]], &["f a 1 x2", "d d @755", "f d/b 1 x2"]),
         ("hard link's metadata", &[&["f a 1"], &["h b a @600"]], &["f a 1 @600 x2", "f b 1 @600 x2"]),
         ("hard links in a row", &[&["f a 1", "h b a", "h c b"]], &["f a 1 x3", "f b 1 x3", "f c 1 x3"]),
         ("hard link to a symlink", &[&["s a t", "h b a"]], &["s a t x2", "s b t x2"]),
-        ("hard link through a symlink", &[&["f d/a 1", "s l d", "h b l/a"]], &[
-            "f b 1 x2",
-            "d d @755",
-            "f d/a 1 x2",
-            "s l d",
-        ]),
+        (
+            "hard link through a symlink",
+            &[&["f d/a 1", "s l d", "h b l/a"]],
+            &["f b 1 x2", "d d @755", "f d/a 1 x2", "s l d"],
+        ),
         ("hard link to itself", &[&["f a 1", "h a a"]], &["f a 1"]),
         ("hard link over a file", &[&["f a 1", "f b 2", "h b a"]], &["f a 1 x2", "f b 1 x2"]),
         ("one name replaced", &[&["f a 1", "h b a"], &["f a 2"]], &["f a 2", "f b 1"]),
         ("one name hidden", &[&["f a 1", "h b a"], &["w a"]], &["f b 1"]),
         ("hidden with its directory", &[&["f d/a 1", "h b d/a"], &["w d"]], &["f b 1"]),
-        ("parent is a symlink", &[&["d usr/lib", "s lib usr/lib"], &["f lib/x 1"]], &[
-            "s lib usr/lib",
-            "d usr @755",
-            "d usr/lib",
-            "f usr/lib/x 1",
-        ]),
-        ("parents through symlinks stay inside", &[&["s a /../../b", "f a/x 1", "s c ../..", "f c/y 2"]], &[
-            "s a /../../b",
-            "d b @755",
-            "f b/x 1",
-            "s c ../..",
-            "f y 2",
-        ]),
+        (
+            "parent is a symlink",
+            &[&["d usr/lib", "s lib usr/lib"], &["f lib/x 1"]],
+            &["s lib usr/lib", "d usr @755", "d usr/lib", "f usr/lib/x 1"],
+        ),
+        (
+            "parents through symlinks stay inside",
+            &[&["s a /../../b", "f a/x 1", "s c ../..", "f c/y 2"]],
+            &["s a /../../b", "d b @755", "f b/x 1", "s c ../..", "f y 2"],
+        ),
         ("pipe", &[&["p d/a"], &["p b"]], &["p b", "d d @755", "p d/a"]),
     ];
     for (what, layers, expected) in cases {
         let records = stack(layers);
-        let tree = merge(&records.iter().collect::<Vec<_>>()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let tree =
+            merge(&records.iter().collect::<Vec<_>>()).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(listing(&tree), *expected, "{what}: {layers:?}");
     }
 }
@@ -152,6 +147,7 @@ fn what_makes_no_tree_is_refused_with_its_place() {
         (&[&["h b a"]], 0, "b", Problem::LinkToNothing("a".into())),
         (&[&["f a 1"], &["w a", "h b a"]], 1, "b", Problem::LinkToNothing("a".into())),
         (&[&["h b x/y/a"]], 0, "b", Problem::LinkToNothing("x/y/a".into())),
+        (&[&["f a/b 1"], &["h a a/b"]], 1, "a", Problem::LinkToNothing("a/b".into())),
         (&[&["d a", "h b a"]], 0, "b", Problem::LinkToDirectory("a".into())),
         (&[&["f a 1", "f a/b 1"]], 0, "a/b", Problem::ParentNotDirectory("a".into())),
         (&[&["p a"], &["d a/b/c"]], 1, "a/b/c", Problem::ParentNotDirectory("a".into())),
@@ -164,7 +160,8 @@ fn what_makes_no_tree_is_refused_with_its_place() {
     ];
     for (layers, layer, path, problem) in cases {
         let records = stack(layers);
-        let error = merge(&records.iter().collect::<Vec<_>>()).map(|tree| listing(&tree)).expect_err("refused");
+        let error =
+            merge(&records.iter().collect::<Vec<_>>()).map(|tree| listing(&tree)).expect_err("refused");
         assert_eq!((error.layer, error.path.as_str(), &error.problem), (*layer, *path, problem));
     }
 }

@@ -27,7 +27,12 @@ enum State {
     Header,
     /// One of the two blocks that end an archive was read.
     HalfEnd,
-    Extension { kind: ExtensionKind, content: Vec<u8>, left: u64, padding: u64 },
+    Extension {
+        kind: ExtensionKind,
+        content: Vec<u8>,
+        left: u64,
+        padding: u64,
+    },
     /// The rest of an old GNU sparse map comes before the data.
     GnuMap {
         map: GnuMap,

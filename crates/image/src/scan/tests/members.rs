@@ -57,11 +57,14 @@ fn whiteouts_become_marks_whatever_they_hold() {
 #[test]
 fn metadata_is_kept() {
     let archive = Archive::default()
-        .pax(b'x', &[
-            ("mtime", b"12.5"),
-            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
-            ("SCHILY.xattr.security.capability", b"\x01"),
-        ])
+        .pax(
+            b'x',
+            &[
+                ("mtime", b"12.5"),
+                ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+                ("SCHILY.xattr.security.capability", b"\x01"),
+            ],
+        )
         .member(Block::ustar("a", b'0').field(100, b"0006755\0"), b"x");
     let scan = scan(&archive.end()).unwrap();
     scan.check_that_it_decodes();
@@ -96,7 +99,8 @@ fn members_that_cannot_be_are_refused() {
         let block = Block::ustar("dev", b'3');
         block.field(329, format!("{major:0>7}\0").as_bytes()).field(337, format!("{minor:0>7}\0").as_bytes())
     };
-    let many: Vec<String> = (0..=crate::limits::XATTRS_MAX).map(|index| format!("SCHILY.xattr.user.{index}")).collect();
+    let many: Vec<String> =
+        (0..=crate::limits::XATTRS_MAX).map(|index| format!("SCHILY.xattr.user.{index}")).collect();
     let many: Vec<(&str, &[u8])> = many.iter().map(|key| (key.as_str(), &b""[..])).collect();
     let cases = [
         ("0:0", Archive::default().member(device("0", "0"), b"")),

@@ -71,7 +71,10 @@ impl Archive {
 
     /// A PAX extension of the kind `flag`.
     pub(crate) fn pax(self, flag: u8, records: &[(&str, &[u8])]) -> Archive {
-        self.member(Block::ustar("PaxHeaders/x", flag), &records.iter().flat_map(pax_record).collect::<Vec<_>>())
+        self.member(
+            Block::ustar("PaxHeaders/x", flag),
+            &records.iter().flat_map(pax_record).collect::<Vec<_>>(),
+        )
     }
 
     pub(crate) fn end(mut self) -> Vec<u8> {

@@ -28,7 +28,8 @@ fn every_type_of_member() {
         .member(Block::ustar("contiguous", b'7'), b"contiguous")
         .end();
     let number = Device { major: 8, minor: 3 };
-    let kinds: Vec<_> = unpack_both_ways(&archive).into_iter().map(|each| (each.path(), each.member.kind)).collect();
+    let kinds: Vec<_> =
+        unpack_both_ways(&archive).into_iter().map(|each| (each.path(), each.member.kind)).collect();
     let expected = [
         ("dir/", MemberKind::Directory),
         ("dir/file", MemberKind::File(7)),
@@ -56,7 +57,8 @@ fn dialects_find_the_name_where_it_stands() {
     let ustar = Block::ustar("name", b'0').field(345, long.trim_end_matches('/').as_bytes());
     assert_eq!(only(Archive::default().member(ustar, b"")).path(), format!("{long}name"));
     // Star cuts the prefix short for times of its own.
-    let star = Block::ustar("name", b'0').field(345, &[b'p'; 131]).field(476, b"14371573400\0").field(508, b"tar\0");
+    let star =
+        Block::ustar("name", b'0').field(345, &[b'p'; 131]).field(476, b"14371573400\0").field(508, b"tar\0");
     assert_eq!(only(Archive::default().member(star, b"")).path(), format!("{}/name", "p".repeat(131)));
     // GNU keeps times where ustar has its prefix, v7 has nothing there.
     let gnu = Block::gnu("name", b'0').field(345, b"14371573400\0");
@@ -104,7 +106,8 @@ fn gnu_long_names() {
 #[test]
 fn base256_numbers() {
     let before_1970 = [&[0xff; 11][..], &[0x9c]].concat();
-    let header = Block::gnu("a", b'0').field(136, &before_1970).field(108, &[0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff]);
+    let header =
+        Block::gnu("a", b'0').field(136, &before_1970).field(108, &[0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff]);
     let meta = only(Archive::default().member(header, b"")).member.meta;
     assert_eq!((meta.mtime.secs, meta.uid), (-100, 0x7fff_ffff));
     let size = [&[0x80][..], &[0; 10], &[3]].concat();
@@ -115,14 +118,17 @@ fn base256_numbers() {
 #[test]
 fn pax_records_win_over_the_header() {
     let archive = Archive::default()
-        .pax(b'x', &[
-            ("path", "sp\u{e4}t/\u{1f980}".as_bytes()),
-            ("size", b"4"),
-            ("uid", b"4294967294"),
-            ("gid", b"100000"),
-            ("mtime", b"-1.25"),
-            ("comment", b"two\nlines = fine"),
-        ])
+        .pax(
+            b'x',
+            &[
+                ("path", "sp\u{e4}t/\u{1f980}".as_bytes()),
+                ("size", b"4"),
+                ("uid", b"4294967294"),
+                ("gid", b"100000"),
+                ("mtime", b"-1.25"),
+                ("comment", b"two\nlines = fine"),
+            ],
+        )
         .raw(&Block::ustar("short", b'0').size(0).checked(), b"data")
         .file("after", b"");
     let members = unpack_both_ways(&archive.end());
@@ -145,7 +151,8 @@ fn global_records_hold_until_they_are_taken_back() {
         .pax(b'g', &[("uid", b"")])
         .file("header", b"");
     let members = unpack_both_ways(&archive.end());
-    let found: Vec<_> = members.iter().map(|each| (each.member.meta.uid, each.member.meta.mtime.secs)).collect();
+    let found: Vec<_> =
+        members.iter().map(|each| (each.member.meta.uid, each.member.meta.mtime.secs)).collect();
     assert_eq!(found, [(77, 5), (78, 5), (0o1750, 5)]);
 }
 
@@ -167,15 +174,18 @@ fn the_last_extension_of_a_kind_counts() {
 #[test]
 fn extended_attributes_of_both_forms() {
     let archive = Archive::default()
-        .pax(b'x', &[
-            ("SCHILY.xattr.user.b", b"\x00\x01\xff="),
-            ("SCHILY.xattr.user.a", b""),
-            ("LIBARCHIVE.xattr.user.%61%20name", b"AAH/"),
-            ("LIBARCHIVE.xattr.user.padded", b"AA=="),
-            ("LIBARCHIVE.xattr.user.b", b"b3RoZXI"),
-            ("SCHILY.xattr.security.capability", b"old"),
-            ("SCHILY.xattr.security.capability", b"new"),
-        ])
+        .pax(
+            b'x',
+            &[
+                ("SCHILY.xattr.user.b", b"\x00\x01\xff="),
+                ("SCHILY.xattr.user.a", b""),
+                ("LIBARCHIVE.xattr.user.%61%20name", b"AAH/"),
+                ("LIBARCHIVE.xattr.user.padded", b"AA=="),
+                ("LIBARCHIVE.xattr.user.b", b"b3RoZXI"),
+                ("SCHILY.xattr.security.capability", b"old"),
+                ("SCHILY.xattr.security.capability", b"new"),
+            ],
+        )
         .file("a", b"");
     let member = only(archive);
     assert_eq!(member.xattr("user.b"), Some(&b"\x00\x01\xff="[..]));
@@ -246,7 +256,8 @@ fn sparse_files_in_all_pax_forms() {
         ),
     ];
     for (records, stored) in forms {
-        let archive = Archive::default().pax(b'x', records).file("GNUSparseFile.0/real", stored).file("after", b"!");
+        let archive =
+            Archive::default().pax(b'x', records).file("GNUSparseFile.0/real", stored).file("after", b"!");
         let archive = archive.end();
         let members = unpack(&archive, archive.len()).unwrap();
         assert_eq!(unpack(&archive, 99).unwrap(), members);
@@ -283,7 +294,8 @@ fn sparse_files_of_old_gnu_with_a_continued_map() {
     more.extend_from_slice(b"\x01\0\0\0\0\0\0\0");
     let mut last = extents[25..].concat();
     last.resize(512, 0);
-    let archive = Archive::default().raw(&[&header[..], &more, &last].concat(), &[b'x'; 30]).file("after", b"!");
+    let archive =
+        Archive::default().raw(&[&header[..], &more, &last].concat(), &[b'x'; 30]).file("after", b"!");
     let members = unpack_both_ways(&archive.end());
     let expected: Vec<u8> =
         (0..40_000).map(|at| if at < 30_000 && at % 1000 == 0 { b'x' } else { 0 }).collect();

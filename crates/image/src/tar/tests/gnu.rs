@@ -139,9 +139,10 @@ fn extended_attributes_and_old_times() -> Result<()> {
     set("user.note", "text")?;
     set("trusted.overlay.opaque", "y")?;
     set("security.capability", "0x0100000200200000000000000000000000000000")?;
-    File::options().write(true).open(&path)?.set_modified(
-        std::time::UNIX_EPOCH - std::time::Duration::from_millis(1_500),
-    )?;
+    File::options()
+        .write(true)
+        .open(&path)?
+        .set_modified(std::time::UNIX_EPOCH - std::time::Duration::from_millis(1_500))?;
     let options = ["--format=pax", "--xattrs", "--xattrs-include=*"];
     let members = unpack_both_ways(&tar(dir.path(), &options)?);
     let file = find(&members, "./file");

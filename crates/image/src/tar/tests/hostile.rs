@@ -10,7 +10,10 @@ fn broken_archives_are_refused() {
     use Fault::*;
     let file = || Block::ustar("a", b'0');
     let sparse = |size: &[u8], map: &[u8]| {
-        Archive::default().pax(b'x', &[("GNU.sparse.size", size), ("GNU.sparse.map", map)]).file("a", b"abc").end()
+        Archive::default()
+            .pax(b'x', &[("GNU.sparse.size", size), ("GNU.sparse.map", map)])
+            .file("a", b"abc")
+            .end()
     };
     let data_map = |map: &str, len: usize| {
         let map = [map.as_bytes(), &vec![0; len - map.len()]].concat();
@@ -22,20 +25,48 @@ fn broken_archives_are_refused() {
     let many: String = (0..65_537).map(|at| format!("{},1,", at * 2)).collect();
     let name = "user.".to_owned() + &"x".repeat(251);
     let cases = [
-        ("wrong sum", Archive::default().raw(&file().size(0).field(148, b"0000001\0").0, b"").end(), Checksum),
+        (
+            "wrong sum",
+            Archive::default().raw(&file().size(0).field(148, b"0000001\0").0, b"").end(),
+            Checksum,
+        ),
         ("no archive", vec![b'x'; 4096], Checksum),
         ("cut header", Archive::default().file("a", b"").without_end()[..500].to_vec(), Truncated),
         ("cut content", Archive::default().file("a", &[1; 600]).without_end()[..1024].to_vec(), Truncated),
-        ("cut extension", Archive::default().pax(b'x', &[("path", b"b")]).without_end()[..515].to_vec(), Truncated),
+        (
+            "cut extension",
+            Archive::default().pax(b'x', &[("path", b"b")]).without_end()[..515].to_vec(),
+            Truncated,
+        ),
         ("extension of nothing", Archive::default().pax(b'x', &[("path", b"b")]).without_end(), Truncated),
         ("extension of the end", Archive::default().pax(b'x', &[("path", b"b")]).end(), Truncated),
         ("lone zero block", Archive::default().raw(&[0; 512], b"").file("a", b"").end(), LoneZeroBlock),
         ("unknown type", Archive::default().member(Block::ustar("a", b'V'), b"").end(), UnknownType('V')),
-        ("sparse outside GNU", Archive::default().member(Block::ustar("a", b'S'), b"").end(), UnknownType('S')),
-        ("octal", Archive::default().raw(&file().field(124, b"0000000009\0").checked(), b"").end(), Number("size")),
-        ("negative size", Archive::default().raw(&file().field(124, &[0xff; 12]).checked(), b"").end(), Number("size")),
-        ("huge size", Archive::default().raw(&file().field(124, &[0x90; 12]).checked(), b"").end(), Number("size")),
-        ("negative uid", Archive::default().raw(&file().field(108, &[0xff; 8]).checked(), b"").end(), Number("uid")),
+        (
+            "sparse outside GNU",
+            Archive::default().member(Block::ustar("a", b'S'), b"").end(),
+            UnknownType('S'),
+        ),
+        (
+            "octal",
+            Archive::default().raw(&file().field(124, b"0000000009\0").checked(), b"").end(),
+            Number("size"),
+        ),
+        (
+            "negative size",
+            Archive::default().raw(&file().field(124, &[0xff; 12]).checked(), b"").end(),
+            Number("size"),
+        ),
+        (
+            "huge size",
+            Archive::default().raw(&file().field(124, &[0x90; 12]).checked(), b"").end(),
+            Number("size"),
+        ),
+        (
+            "negative uid",
+            Archive::default().raw(&file().field(108, &[0xff; 8]).checked(), b"").end(),
+            Number("uid"),
+        ),
         (
             "long extension",
             Archive::default().raw(&Block::ustar("x", b'x').size(1 << 33).checked(), b"").end(),
@@ -46,7 +77,11 @@ fn broken_archives_are_refused() {
             Archive::default().raw(&Block::gnu("x", b'L').size(TAR_EXTENSION_MAX + 1).checked(), b"").end(),
             ExtensionTooLong(TAR_EXTENSION_MAX + 1),
         ),
-        ("record", Archive::default().member(Block::ustar("x", b'x'), b"9999 path=a\n").end(), Record("length")),
+        (
+            "record",
+            Archive::default().member(Block::ustar("x", b'x'), b"9999 path=a\n").end(),
+            Record("length"),
+        ),
         ("path", pax("path", b"a\0b"), Record("path")),
         ("linkpath", pax("linkpath", b"a\0b"), Record("linkpath")),
         ("size", pax("size", b"9223372036854775808"), Number("pax size")),
@@ -102,7 +137,10 @@ fn specimen() -> Vec<u8> {
         .member(Block::gnu("g", b'1').link("long"), b"")
         .pax(b'x', &[("GNU.sparse.size", b"5000"), ("GNU.sparse.map", b"10,2,20,3")])
         .file("sparse", b"abcde")
-        .member(Block::gnu("old", b'S').field(386, b"00000000012\x0000000000002\0").field(483, b"0000100\0"), b"ab")
+        .member(
+            Block::gnu("old", b'S').field(386, b"00000000012\x0000000000002\0").field(483, b"0000100\0"),
+            b"ab",
+        )
         .end()
 }
 
