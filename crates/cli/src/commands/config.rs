@@ -15,12 +15,17 @@ pub enum ConfigCommand {
     Check,
     /// Print the settings in effect as TOML, with secrets left out
     Show,
+    /// Print the public key of this machine's fetcher, for the trusted_keys of caches and frontends
+    ///
+    /// The key is made when there is none: settings name its file as fetcher.signing_key_file.
+    Key,
 }
 
 pub fn run(global: &Global, command: ConfigCommand) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(global)?;
     settings.check()?;
     match command {
+        ConfigCommand::Key => render::line(&public_key(&settings)?)?,
         ConfigCommand::Show => render::line(lifecycle::config::show(&settings)?.trim_end())?,
         ConfigCommand::Check => {
             let files: Vec<_> =
@@ -30,4 +35,9 @@ pub fn run(global: &Global, command: ConfigCommand) -> anyhow::Result<ExitCode> 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn public_key(settings: &Settings) -> anyhow::Result<String> {
+    crate::node::make_state(&settings.state)?;
+    Ok(hex::encode(fetcher::verifying_key(&settings.fetcher)?.as_bytes()))
 }

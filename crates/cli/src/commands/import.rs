@@ -133,7 +133,7 @@ fn sentence(image: &Imported) -> String {
     let Summary { seconds, layers_read, layers_known, .. } = image.summary;
     let how = match image.imported {
         false => "known".to_owned(),
-        true => format!("imported in {seconds:.1} s ({layers_read} layers read, {layers_known} known)"),
+        true => format!("imported in {seconds:.1} s (layers: {layers_read} read, {layers_known} known)"),
     };
     format!("{}  {}  {size}, {how}", image.manifest_digest, image.reference)
 }

@@ -126,8 +126,9 @@ async fn in_root(
         status = process.wait() => status.context("wait for the container")?,
         never = caught.forward(pid, shares_terminal) => match never {},
     };
+    let failure = if status.success() { None } else { container.failure() };
     container.delete()?;
-    Ok(status)
+    failure.map_or(Ok(status), |failure| Err(failure.into()))
 }
 
 /// Takes the root away. Its folder goes with `folder`, but never while something is mounted in it.

@@ -51,7 +51,10 @@ impl Starter {
         let ready = Instant::now();
         match became_ready {
             Ok(Ok(())) => Ok(Started { created, ready, _container: container }),
-            Ok(Err(error)) => Err(error.context(output.tail())),
+            Ok(Err(error)) => match container.failure() {
+                Some(failure) => Err(failure.into()),
+                None => Err(error.context(output.tail())),
+            },
             Err(_) => bail!("the container was not ready after {:?}; {}", self.timeout, output.tail()),
         }
     }

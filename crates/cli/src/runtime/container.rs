@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use oci_spec::runtime::Spec;
+use serde::Deserialize;
 use tokio::process::{Child, Command};
 
 /// Tried in this order.
@@ -70,6 +71,18 @@ pub enum Streams {
     Capture,
 }
 
+/// What the runtime said when it could not start a container.
+#[derive(Debug, thiserror::Error)]
+#[error("the runtime did not start the container: {0}")]
+pub struct RuntimeFailure(String);
+
+/// A line of the runtime's log.
+#[derive(Deserialize)]
+struct LogEntry {
+    level: String,
+    msg: String,
+}
+
 /// A container that exists as a bundle, and runs after [`Container::run`].
 #[derive(Debug)]
 pub struct Container {
@@ -96,6 +109,7 @@ impl Container {
     /// Starts it in the foreground: the returned process ends when the container does, with its exit code.
     pub fn run(&mut self, streams: Streams, own_group: bool) -> anyhow::Result<Child> {
         let mut command = self.runtime.command();
+        command.arg("--log").arg(self.log()).args(["--log-format", "json"]);
         command.arg("run").arg("--bundle").arg(&self.bundle).arg(&self.id);
         if let Streams::Capture = streams {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -105,6 +119,18 @@ impl Container {
         }
         self.started = true;
         command.spawn().with_context(|| format!("start {}", self.runtime.program.display()))
+    }
+
+    /// Why the runtime itself failed, if it did: its exit code alone could be the container's.
+    pub fn failure(&self) -> Option<RuntimeFailure> {
+        let log = std::fs::read_to_string(self.log()).ok()?;
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<LogEntry>(line).ok());
+        let entry = entries.filter(|entry| entry.level == "error").last()?;
+        Some(RuntimeFailure(entry.msg))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.bundle.join("runtime.log")
     }
 
     /// Kills what still runs and forgets the container.
@@ -130,5 +156,45 @@ impl Drop for Container {
         if let Err(error) = self.cleanup() {
             tracing::warn!(error = %format!("{error:#}"), "clean up after a container");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A runtime that does what `script` says.
+    fn container(folder: &Path, script: &str) -> Container {
+        use std::os::unix::fs::PermissionsExt as _;
+        let program = folder.join("runtime");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let runtime = Runtime::find(Some(&program), folder.join("state")).unwrap();
+        Container::create(runtime, "c1", folder.join("bundle"), &Spec::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn tells_the_runtimes_failure_from_the_containers() {
+        let folder = tempfile::tempdir().unwrap();
+        // runtime --root DIR --log FILE --log-format json run …
+        let fails = r#"echo '{"level":"error","msg":"no such file"}' > "$4"; exit 1"#;
+        let mut container = container(folder.path(), fails);
+        let status = container.run(Streams::Capture, true).unwrap().wait().await.unwrap();
+        assert_eq!(status.code(), Some(1));
+        assert!(container.failure().unwrap().to_string().contains("no such file"));
+    }
+
+    #[tokio::test]
+    async fn a_container_takes_its_bundle_and_the_runtimes_state_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = r#"case "$3" in delete) echo "$@" > "$(dirname "$0")/deleted";; *) exit 3;; esac"#;
+        let mut container = container(folder.path(), script);
+        let status = container.run(Streams::Capture, true).unwrap().wait().await.unwrap();
+        assert_eq!(status.code(), Some(3));
+        assert!(container.failure().is_none());
+        drop(container);
+        assert!(!folder.path().join("bundle").exists());
+        let deleted = std::fs::read_to_string(folder.path().join("deleted")).unwrap();
+        assert!(deleted.contains("delete --force c1"), "{deleted}");
     }
 }

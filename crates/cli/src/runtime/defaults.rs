@@ -5,9 +5,6 @@ use oci_spec::runtime::Capability;
 /// The `PATH` of an image that sets none.
 pub(super) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Open files, soft and hard.
-pub(super) const OPEN_FILES: u64 = 1_048_576;
-
 pub(super) const CAPABILITIES: &[Capability] = &[
     Capability::AuditWrite,
     Capability::Chown,

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use oci_spec::runtime::{
     Capabilities, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder, LinuxNamespace,
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
-    UserBuilder,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, Process,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::user::Identity;
@@ -38,21 +37,15 @@ pub fn spec(
         .process(process(config, options, identity)?)
         .mounts(mounts(options)?)
         .linux(linux)
-        .annotations(annotations(config));
-    if options.network != Network::Host {
-        spec = spec.hostname(id);
-    }
-    Ok(spec.build()?)
+        .annotations(annotations(config))
+        .build()?;
+    spec.set_hostname((options.network != Network::Host).then(|| id.to_owned()));
+    Ok(spec)
 }
 
 fn process(config: &ImageConfig, options: &RunOptions, identity: &Identity) -> anyhow::Result<Process> {
     let capabilities: Capabilities = defaults::CAPABILITIES.iter().copied().collect();
     let working_dir = options.working_dir.as_deref().unwrap_or(&config.working_dir);
-    let open_files = PosixRlimitBuilder::default()
-        .typ(PosixRlimitType::RlimitNofile)
-        .soft(defaults::OPEN_FILES)
-        .hard(defaults::OPEN_FILES)
-        .build()?;
     let process = ProcessBuilder::default()
         .terminal(options.terminal)
         .user(
@@ -74,7 +67,8 @@ fn process(config: &ImageConfig, options: &RunOptions, identity: &Identity) -> a
                 .ambient(Capabilities::new())
                 .build()?,
         )
-        .rlimits(vec![open_files])
+        // The caller's own.
+        .rlimits(Vec::new())
         .no_new_privileges(false);
     process.build().context("describe the container's process")
 }
@@ -229,6 +223,7 @@ mod tests {
             linux.namespaces().as_ref().unwrap().iter().map(|namespace| namespace.typ()).collect()
         };
         assert!(!kinds(&host).contains(&LinuxNamespaceType::Network));
+        assert_eq!(host.hostname(), &None);
         let hosts: Vec<_> = host
             .mounts()
             .as_ref()
