@@ -61,7 +61,7 @@ pub fn buildah(work: &Path, layout: &Path) -> anyhow::Result<String> {
     shell(
         &context,
         &format!(
-            "buildah {storage} bud --layers --isolation chroot --network none --tag app . \
+            "buildah {storage} bud --layers --isolation chroot --tag app . \
              && buildah {storage} push app {image}"
         ),
     )?;

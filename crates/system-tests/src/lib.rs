@@ -3,6 +3,7 @@
 pub mod binaries;
 pub mod builders;
 pub mod facts;
+pub mod mesh;
 pub mod noise;
 pub mod scratch;
 

@@ -79,7 +79,7 @@ fn a_download_that_is_killed_goes_on() -> anyhow::Result<()> {
     let root = scratch.mount_point("root")?;
     scratch.succeed(["import", &reference])?;
     // Slow enough that the kill comes in the middle.
-    let slow = ["--set", "frontend.downloads.background_bytes_per_second=20MB"];
+    let slow = ["--set", "frontend.background_bandwidth=20MB"];
     let mount = [Path::new("mount"), Path::new(&reference), &root];
     scratch.succeed(slow.iter().map(Path::new).chain(mount))?;
     let objects = scratch.state().join("objects");

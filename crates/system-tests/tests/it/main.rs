@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod equality;
+mod faults;
 mod healing;
+mod journey;
 mod kills;

@@ -1,0 +1,155 @@
+//! Each service as a process of its own, on a real NATS server, as an operator would run them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, ensure};
+use testkit::{Nats, Server, port};
+
+use crate::{Scratch, binaries};
+
+/// A fetcher, a cache and a frontend on NATS, with a simulated link between the last two.
+#[derive(Debug)]
+pub struct Mesh {
+    pub nats: Nats,
+    pub link: Link,
+    pub fetcher: Server,
+    pub cache: Server,
+    pub frontend: Server,
+    socket: PathBuf,
+    scratch: Scratch,
+}
+
+impl Mesh {
+    /// Starts everything; `link` are arguments of `sluice link`.
+    pub fn start(link: &[&str]) -> anyhow::Result<Mesh> {
+        let scratch = Scratch::new()?;
+        let nats = Nats::start()?;
+        let key = scratch.succeed(["config", "key"])?.trim().to_owned();
+        let cache_port = port::free()?;
+        let link = Link::start(cache_port, link)?;
+        let services = Services { scratch: &scratch, nats: nats.url() };
+        let trusted = format!("trusted_keys=[\"{key}\"]");
+        let key_file = scratch.state().join("fetcher.key");
+        let fetcher = services.start(
+            "fetcher",
+            &[
+                &format!("fetcher.signing_key_file={}", key_file.display()),
+                "fetcher.local_sources=true",
+                &services.store(),
+            ],
+        )?;
+        let listen = format!("cache.listen=127.0.0.1:{cache_port}");
+        let advertise = format!("cache.advertise=http://127.0.0.1:{}", link.port);
+        let mut cache = services
+            .start("cache", &[&listen, &advertise, &format!("cache.{trusted}"), &services.store()])?;
+        cache.wait_for_port("cache", cache_port)?;
+        let socket = scratch.path("node.sock");
+        let mut frontend = services.start(
+            "frontend",
+            &[
+                &format!("frontend.state={}", scratch.path("node").display()),
+                &format!("frontend.socket={}", socket.display()),
+                &format!("frontend.{trusted}"),
+            ],
+        )?;
+        frontend.wait_until("frontend", || socket.exists())?;
+        Ok(Mesh { nats, link, fetcher, cache, frontend, socket, scratch })
+    }
+
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// `sluice ARGUMENTS` against this mesh, which must succeed; what it printed.
+    pub fn succeed(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = binaries::command("sluice")?
+            .args(["--nats", &self.nats.url(), "--node"])
+            .arg(&self.socket)
+            .arg("--state")
+            .arg(self.scratch.path("cli"))
+            .args(arguments)
+            .output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "sluice {arguments:?}: {errors}\n{}", self.logs());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    pub fn mount(&self, reference: &str, name: &str) -> anyhow::Result<PathBuf> {
+        let root = self.scratch.mount_point(name)?;
+        self.succeed(&["mount", reference, root.to_str().context("a UTF-8 path")?])?;
+        Ok(root)
+    }
+
+    fn logs(&self) -> String {
+        [&self.fetcher, &self.cache, &self.frontend].map(Server::log).concat()
+    }
+}
+
+struct Services<'a> {
+    scratch: &'a Scratch,
+    nats: String,
+}
+
+impl Services<'_> {
+    fn store(&self) -> String {
+        format!("store.url={}", self.scratch.path("mesh-store").display())
+    }
+
+    fn start(&self, name: &str, settings: &[&str]) -> anyhow::Result<Server> {
+        let mut command = binaries::command(name)?;
+        command.args(["--set", &format!("nats.url={}", self.nats)]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        Server::spawn(command, &self.scratch.path(&format!("{name}.log")), "a binary of this workspace")
+    }
+}
+
+/// `sluice link`: a TCP link of a given shape that can be stalled and cut.
+#[derive(Debug)]
+pub struct Link {
+    pub port: u16,
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Link {
+    pub fn start(to: u16, arguments: &[&str]) -> anyhow::Result<Link> {
+        let mut process = link_command(to, arguments)?.spawn().context("starting sluice link")?;
+        let input = process.stdin.take().context("its input")?;
+        let mut output = BufReader::new(process.stdout.take().context("its output")?);
+        let line = read_line(&mut output)?;
+        let port = line.rsplit(':').next().and_then(|port| port.parse().ok());
+        let port = port.with_context(|| format!("sluice link said {line:?}"))?;
+        Ok(Link { port, process, input, output })
+    }
+
+    /// `stall`, `resume`, `cut` or `counters`; the answer.
+    pub fn tell(&mut self, word: &str) -> anyhow::Result<String> {
+        writeln!(self.input, "{word}")?;
+        read_line(&mut self.output)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn link_command(to: u16, arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = binaries::command("sluice")?;
+    command.args(["link", "--to", &format!("127.0.0.1:{to}")]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+fn read_line(output: &mut BufReader<ChildStdout>) -> anyhow::Result<String> {
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    Ok(line.trim().to_owned())
+}
