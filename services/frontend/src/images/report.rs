@@ -11,6 +11,8 @@ use crate::downloads::ImageId;
 
 /// How often a start is looked at, as a part of the time that it must be quiet.
 const LOOKS: u32 = 5;
+/// A start that reads on and on, or not at all, is looked at no longer than this.
+const START_MAX: Duration = Duration::from_secs(10 * 60);
 /// How long the fetcher may take to take a report; nobody waits for it.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,19 +30,23 @@ impl Images {
         });
     }
 
-    /// The start's profile; none when the image went away, or nothing was read.
+    /// The start's profile; none when the image went away. Quiet counts from the first read: who mounts may
+    /// take its time before it starts anything.
     async fn settled(&self, manifest: &str) -> Option<Profile> {
         let quiet = self.node.config.start_settled;
-        let (mut read, mut since) = (0, Instant::now());
+        let began = Instant::now();
+        let mut read = self.get(manifest).ok()?.reported;
+        let mut last = None;
         loop {
             sleep(quiet / LOOKS).await;
             let profile = self.node.downloads.profile(&ImageId::new(manifest))?;
-            let unmounted = self.present().get(manifest)?.targets.is_empty();
-            if profile.chunks.len() != read {
-                (read, since) = (profile.chunks.len(), Instant::now());
+            let unmounted = self.get(manifest).ok()?.targets.is_empty();
+            if profile.chunks.len() > read {
+                (read, last) = (profile.chunks.len(), Some(Instant::now()));
             }
-            if since.elapsed() >= quiet || unmounted {
-                return Some(profile).filter(|profile| !profile.chunks.is_empty());
+            let settled = last.is_some_and(|last| last.elapsed() >= quiet);
+            if settled || unmounted || began.elapsed() >= START_MAX {
+                return Some(profile);
             }
         }
     }

@@ -1,0 +1,356 @@
+//! The node against a real mesh, with real mounts. Needs root and /dev/fuse, as the frontend does.
+
+mod mesh;
+
+use std::fs;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+use std::time::Duration;
+
+use proto::EvictRequest;
+use rustix::mount::UnmountFlags;
+use testkit::Tarball;
+use tonic::Code;
+
+use mesh::{Mesh, noise, read};
+
+/// Small files that share a chunk, and large ones of several.
+fn tar() -> Vec<u8> {
+    Tarball::new()
+        .directory("etc")
+        .file("etc/inline", b"a few bytes")
+        .file("etc/small", &noise("small", 20_000))
+        .file("etc/other", &noise("other", 30_000))
+        .hard_link("etc/linked", "etc/small")
+        .symlink("link", "etc/small")
+        .file("large", &noise("large", 5_000_000))
+        .file("zeros", &vec![0; 3_000_000])
+        .finish()
+}
+
+/// Everything in [`tar`] but `large`.
+async fn assert_small_files(root: &Path) {
+    assert_eq!(read(root.join("etc/inline")).await.unwrap(), b"a few bytes");
+    for name in ["etc/small", "etc/linked", "link"] {
+        assert_eq!(read(root.join(name)).await.unwrap(), noise("small", 20_000), "{name}");
+    }
+    assert_eq!(read(root.join("etc/other")).await.unwrap(), noise("other", 30_000));
+    assert_eq!(read(root.join("zeros")).await.unwrap(), vec![0; 3_000_000]);
+}
+
+async fn assert_whole(root: &Path) {
+    assert_small_files(root).await;
+    assert_eq!(read(root.join("large")).await.unwrap(), noise("large", 5_000_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_read_as_they_are_needed() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut node = mesh.node("node", |config| config.background = false).await.unwrap();
+    let mounted = node.mount(mesh.request("one", &target)).await.unwrap();
+    assert_eq!(mounted.manifest_digest, manifest);
+    assert_eq!(
+        mounted.phases.iter().map(|phase| phase.name.as_str()).collect::<Vec<_>>(),
+        ["resolve", "index", "mount"]
+    );
+    assert!(serde_json::from_slice::<serde_json::Value>(&mounted.config).unwrap()["rootfs"].is_object());
+    assert_eq!(node.image(&manifest).await.unwrap().progress.unwrap().received_bytes, 0);
+    // What nobody reads is not fetched: a piece in the middle costs its chunks, not the file.
+    let large = target.join("large");
+    let piece = tokio::task::spawn_blocking(move || {
+        let mut piece = vec![0; 10];
+        fs::File::open(large).unwrap().read_exact_at(&mut piece, 2_500_000).unwrap();
+        piece
+    });
+    assert_eq!(piece.await.unwrap(), noise("large", 5_000_000)[2_500_000..2_500_010]);
+    let progress = node.image(&manifest).await.unwrap().progress.unwrap();
+    assert!(progress.demand_bytes > 0 && progress.received_bytes < 4_500_000, "{progress:?}");
+    assert_whole(&target).await;
+    assert_eq!(fs::metadata(target.join("etc/small")).unwrap().nlink(), 2);
+    node.unmount(&target).await.unwrap();
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_complete_image_needs_nobody() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let (first, second) = (mesh.target("first"), mesh.target("second"));
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    node.mount(mesh.request("one", &first)).await.unwrap();
+    node.complete(&manifest).await;
+    mesh.go_away().await;
+    assert_whole(&first).await;
+    node.unmount(&first).await.unwrap();
+    node.stop().await;
+    // Neither does the next process, which mounts it by the name it had.
+    let mut node = mesh.node("node", |config| config.resolve_timeout = Duration::from_secs(1)).await.unwrap();
+    node.mount(mesh.request("one", &second)).await.unwrap();
+    assert_whole(&second).await;
+    assert!(node.image(&manifest).await.unwrap().progress.unwrap().complete);
+    // What it does not know it refuses.
+    let other = mesh.target("other");
+    let status = node.mount(mesh.request("two", &other)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_outlives_its_frontend_and_is_found_by_the_next() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut node = mesh.node("node", |config| config.background = false).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    node.stop().await;
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    let mounts = node.image(&manifest).await.unwrap().mounts;
+    assert_eq!(mounts, [target.to_str().unwrap()]);
+    // It completes the image, and what had not been opened before is then read from the disk.
+    node.until(&manifest, |image| image.progress.as_ref().is_some_and(|progress| progress.complete)).await;
+    assert_whole(&target).await;
+    let evict = EvictRequest { image: manifest.clone() };
+    assert_eq!(node.client.evict(evict).await.unwrap_err().code(), Code::FailedPrecondition);
+    node.unmount(&target).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_indexes_are_fetched_again() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    node.complete(&manifest).await;
+    node.unmount(&target).await.unwrap();
+    node.stop().await;
+    for folder in ["trees", "maps"] {
+        let entry = fs::read_dir(mesh.path("node").join(folder)).unwrap().next().unwrap().unwrap();
+        let mut bytes = fs::read(entry.path()).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(entry.path(), bytes).unwrap();
+    }
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    assert_whole(&target).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_share_what_they_have_in_common() {
+    let mut mesh = Mesh::start().await;
+    let one = mesh.image("one", tar());
+    let two = mesh.image(
+        "two",
+        Tarball::new().file("again", &noise("large", 5_000_000)).file("own", &noise("own", 9_000)).finish(),
+    );
+    let (first, second) = (mesh.target("first"), mesh.target("second"));
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    node.mount(mesh.request("one", &first)).await.unwrap();
+    node.complete(&one).await;
+    node.mount(mesh.request("two", &second)).await.unwrap();
+    node.complete(&two).await;
+    assert_eq!(read(second.join("again")).await.unwrap(), noise("large", 5_000_000));
+    let received = node.image(&two).await.unwrap().progress.unwrap().received_bytes;
+    assert!(received < 100_000, "{received}");
+    // One image goes; what the other needs stays.
+    node.unmount(&first).await.unwrap();
+    let freed =
+        node.client.evict(EvictRequest { image: one.clone() }).await.unwrap().into_inner().freed_bytes;
+    assert!(freed > 50_000, "{freed}");
+    assert!(node.image(&one).await.is_none());
+    assert_eq!(read(second.join("again")).await.unwrap(), noise("large", 5_000_000));
+    assert_eq!(read(second.join("own")).await.unwrap(), noise("own", 9_000));
+    node.mount(mesh.request("one", &first)).await.unwrap();
+    assert_whole(&first).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unmount_behind_its_back_is_noticed() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let (first, second) = (mesh.target("first"), mesh.target("second"));
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    node.mount(mesh.request("one", &first)).await.unwrap();
+    node.mount(mesh.request("one", &second)).await.unwrap();
+    rustix::mount::unmount(&first, UnmountFlags::empty()).unwrap();
+    let image = node.until(&manifest, |image| image.mounts.len() == 1).await;
+    assert_eq!(image.mounts, [second.to_str().unwrap()]);
+    assert_eq!(node.unmount(&first).await.unwrap_err().code(), Code::NotFound);
+    assert_whole(&second).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_mount_the_same_image_at_once() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let targets: Vec<_> = (0..6).map(|number| mesh.target(&format!("root{number}"))).collect();
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    let mounts = targets.iter().map(|target| {
+        let (mut client, request) = (node.client.clone(), mesh.request("one", target));
+        async move {
+            let mut events = client.mount(request).await.unwrap().into_inner();
+            while events.message().await.unwrap().is_some() {}
+        }
+    });
+    futures::future::join_all(mounts).await;
+    for target in &targets {
+        assert_whole(target).await;
+    }
+    assert_eq!(node.image(&manifest).await.unwrap().mounts.len(), 6);
+    // All ask for one target: one of them gets it.
+    let target = mesh.target("contended");
+    let request = mesh.request("one", &target);
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let (mut client, request) = (node.client.clone(), request.clone());
+        others.push(tokio::spawn(async move {
+            let mut events = client.mount(request).await.unwrap().into_inner();
+            loop {
+                match events.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Code::Ok,
+                    Err(status) => return status.code(),
+                }
+            }
+        }));
+    }
+    let mut codes = Vec::new();
+    for other in others {
+        codes.push(other.await.unwrap());
+    }
+    codes.sort_by_key(|code| *code as i32);
+    assert_eq!(
+        codes,
+        [Code::Ok, Code::FailedPrecondition, Code::FailedPrecondition, Code::FailedPrecondition]
+    );
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_start_read_the_next_node_prefetches() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let (first, second) = (mesh.target("first"), mesh.target("second"));
+    let settle = |config: &mut frontend::Config| {
+        config.background = false;
+        config.start_settled = Duration::from_millis(200);
+    };
+    let mut one = mesh.node("one", settle).await.unwrap();
+    one.mount(mesh.request("one", &first)).await.unwrap();
+    assert_eq!(read(first.join("etc/small")).await.unwrap(), noise("small", 20_000));
+    let project = mesh.store().project("default").unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while project.profile(&manifest).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "no profile was reported");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // On another node nobody reads anything, and it comes all the same.
+    let mut two = mesh.node("two", settle).await.unwrap();
+    two.mount(mesh.request("one", &second)).await.unwrap();
+    let has = |image: &proto::NodeImage| {
+        image.progress.as_ref().is_some_and(|progress| progress.prefetch_bytes > 20_000)
+    };
+    let image = two.until(&manifest, has).await;
+    assert_eq!(image.progress.unwrap().demand_bytes, 0);
+    assert_eq!(read(second.join("etc/small")).await.unwrap(), noise("small", 20_000));
+    assert_eq!(two.image(&manifest).await.unwrap().progress.unwrap().demand_bytes, 0);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_what_cannot_come_fails_and_is_never_zeros() {
+    let mut mesh = Mesh::start().await;
+    mesh.image("one", tar());
+    let target = mesh.target("root");
+    let change = |config: &mut frontend::Config| {
+        config.background = false;
+        config.read_timeout = Duration::from_secs(1);
+    };
+    let mut node = mesh.node("node", change).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    mesh.go_away().await;
+    let error = read(target.join("etc/small")).await.unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()), "{error}");
+    assert_eq!(read(target.join("etc/inline")).await.unwrap(), b"a few bytes");
+    // Nothing of that is remembered: when the mesh is back, so is the file.
+    mesh.start_fetcher().await;
+    mesh.start_cache().await;
+    assert_whole(&target).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_say_why_and_leave_nothing_mounted() {
+    let mut mesh = Mesh::start().await;
+    mesh.image("one", tar());
+    let target = mesh.target("root");
+    let full = mesh.target("full");
+    fs::write(full.join("file"), b"").unwrap();
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    let mut refusal =
+        async |tag: &str, target: &Path| node.mount(mesh.request(tag, target)).await.unwrap_err();
+    let absent = refusal("absent", &target).await;
+    assert_eq!(absent.code(), Code::NotFound, "{absent}");
+    assert_eq!(refusal("one", &full).await.code(), Code::FailedPrecondition);
+    assert_eq!(refusal("one", &mesh.path("nowhere")).await.code(), Code::NotFound);
+    assert_eq!(refusal("one", Path::new("relative")).await.code(), Code::InvalidArgument);
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    let twice = mesh.node("node", |config| config.socket = mesh.path("twice.sock")).await;
+    assert!(twice.err().unwrap().to_string().contains("another frontend"));
+    let status = node.unmount(&target).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_to_the_upper_layer() {
+    let mut mesh = Mesh::start().await;
+    mesh.image("one", tar());
+    let target = mesh.target("root");
+    let (upper, work) = (mesh.path("upper"), mesh.path("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    let mut request = mesh.request("one", &target);
+    request.upper = upper.to_str().unwrap().to_owned();
+    request.work = work.to_str().unwrap().to_owned();
+    node.mount(request).await.unwrap();
+    let writing = target.clone();
+    tokio::task::spawn_blocking(move || {
+        // A copy-up of a file that is not here yet waits for it, as a read does.
+        let mut file = fs::OpenOptions::new().append(true).open(writing.join("etc/other")).unwrap();
+        std::io::Write::write_all(&mut file, b"more").unwrap();
+        fs::remove_file(writing.join("link")).unwrap();
+    })
+    .await
+    .unwrap();
+    let changed = read(upper.join("etc/other")).await.unwrap();
+    assert_eq!(changed, [noise("other", 30_000), b"more".to_vec()].concat());
+    assert!(!target.join("link").exists());
+    node.unmount(&target).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_node_ends() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut node =
+        mesh.node("node", |config| config.exit_when_idle = Some(Duration::from_millis(300))).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    node.complete(&manifest).await;
+    assert!(!node.shutdown.is_cancelled());
+    node.unmount(&target).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), node.shutdown.cancelled()).await.unwrap();
+    node.stop().await;
+}
