@@ -20,6 +20,7 @@ demo *IMAGE: setup
 
 # all tests, against a real registry, a real NATS, containerd and the kernel
 test *ARGS: setup
+    cargo build --workspace --bins # end-to-end tests run them
     cargo test --workspace {{ ARGS }}
 
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`

@@ -1,5 +1,7 @@
 //! The node against a real mesh, with real mounts. Needs root and /dev/fuse, as the frontend does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 mod mesh;
 
 use std::fs;

@@ -124,8 +124,8 @@ impl Container {
     /// Why the runtime itself failed, if it did: its exit code alone could be the container's.
     pub fn failure(&self) -> Option<RuntimeFailure> {
         let log = std::fs::read_to_string(self.log()).ok()?;
-        let entries = log.lines().filter_map(|line| serde_json::from_str::<LogEntry>(line).ok());
-        let entry = entries.filter(|entry| entry.level == "error").last()?;
+        let mut entries = log.lines().rev().filter_map(|line| serde_json::from_str::<LogEntry>(line).ok());
+        let entry = entries.find(|entry| entry.level == "error")?;
         Some(RuntimeFailure(entry.msg))
     }
 

@@ -112,7 +112,7 @@ async fn collection_takes_what_no_image_names_and_nothing_else() {
 
     let remove = RemoveRequest { image: layout.reference("v1"), ..RemoveRequest::default() };
     let removed = harness.bus.call(remove.clone(), DEADLINE).await.unwrap();
-    assert_eq!(removed.manifest_digests, [first.manifest_digest.clone()]);
+    assert_eq!(removed.manifest_digests, std::slice::from_ref(&first.manifest_digest));
     assert_eq!(harness.bus.call(remove, DEADLINE).await.unwrap_err().code(), Code::NotFound);
 
     let young = CollectRequest { grace_seconds: 3600, ..all.clone() };

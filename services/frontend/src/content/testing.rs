@@ -243,8 +243,7 @@ impl ContentService for TestReplica {
         if self.faults.borrow().corrupt.contains(&digest) {
             stored[5] ^= 1;
         }
-        let frames: Vec<_> =
-            stored.chunks(1000).map(|data| Ok(IndexFrame { data: data.to_vec() })).collect();
+        let frames: Vec<_> = stored.chunks(1000).map(|data| Ok(IndexFrame { data: data.to_vec() })).collect();
         Ok(Response::new(Box::pin(stream::iter(frames))))
     }
 

@@ -47,7 +47,8 @@ impl Downloads {
         let (image, place) = self.find(&object).ok_or(ReadError::Unknown(object))?;
         let end = offset.saturating_add(len as u64);
         let slices: Vec<Slice> = image.map.slices(&place, offset..end).collect();
-        let touched_first = slices.iter().map(|slice| image.touch(slice.chunk).then_some(slice)).fold(None, Option::or);
+        let touched_first =
+            slices.iter().map(|slice| image.touch(slice.chunk).then_some(slice)).fold(None, Option::or);
         if let Some(slice) = touched_first {
             self.ask_ahead(&image, &place, slice.chunk);
         }

@@ -135,7 +135,7 @@ mod tests {
         };
         let mut objects: Vec<_> = digests.iter().map(place).collect();
         objects.sort_by_key(|place| place.digest);
-        Arc::new(Map { chunks: Vec::new(), objects, ..Map::default() })
+        Arc::new(Map { chunks: Vec::new(), objects })
     }
 
     #[test]

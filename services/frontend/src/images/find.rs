@@ -65,7 +65,7 @@ impl Images {
                     remembered
                 }
             };
-            if let Err(error) = images.bring(request, answered, Instant::now()).await {
+            if let Err(error) = Box::pin(images.bring(request, answered, Instant::now())).await {
                 tracing::error!(image = manifest, %error, "the image of a standing root cannot be completed");
             }
         };

@@ -40,7 +40,7 @@ impl Images {
         phases.end("resolve");
 
         let manifest = answered.record.manifest_digest.clone();
-        let (config, imported) = (answered.record.config.clone(), answered.imported.clone());
+        let (config, imported) = (answered.record.config.clone(), answered.imported);
         let turn = self.bring(image.clone(), answered, phases.asked).await?;
         phases.end("index");
 
