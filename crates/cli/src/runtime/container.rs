@@ -177,7 +177,7 @@ mod tests {
     async fn tells_the_runtimes_failure_from_the_containers() {
         let folder = tempfile::tempdir().unwrap();
         // runtime --root DIR --log FILE --log-format json run …
-        let fails = r#"echo '{"level":"error","msg":"no such file"}' > "$4"; exit 1"#;
+        let fails = r#"[ "$3" = delete ] || echo '{"level":"error","msg":"no such file"}' > "$4"; exit 1"#;
         let mut container = container(folder.path(), fails);
         let status = container.run(Streams::Capture, true).unwrap().wait().await.unwrap();
         assert_eq!(status.code(), Some(1));
