@@ -214,7 +214,9 @@ async fn says_where_it_is_and_ends_its_streams() {
             }
         }
     };
-    assert_eq!(deadline(end).await.code(), Code::Unavailable);
+    // Unknown when the connection was gone before the last frame was read.
+    let code = deadline(end).await.code();
+    assert!(matches!(code, Code::Unavailable | Code::Unknown), "{code:?}");
     setup.tasks.close();
     deadline(setup.tasks.wait()).await;
     let gone = setup.bus.call(LocateRequest::default(), Duration::from_millis(100)).await.unwrap_err();
