@@ -1,6 +1,8 @@
 # Recipes. `./just` lists them; each does all of its own set-up.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
+# Recipes hand their arguments on as they were quoted.
+set positional-arguments
 
 export SLUICE_IMAGES := env("SLUICE_IMAGES", justfile_directory() / "target-images")
 sluice := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "release/sluice"
@@ -14,14 +16,14 @@ default:
 setup:
     scripts/setup
 
-# compare a normal pull with streaming, side by side: `./just demo [IMAGE] [-- CMD…]`
-demo *IMAGE: setup
-    scripts/demo {{ IMAGE }}
+# compare a normal pull with streaming, side by side: `./just demo [IMAGE [OPTIONS OF sluice compare] [-- CMD…]]`
+demo *ARGS: setup release
+    scripts/demo {{ sluice }} "$@"
 
 # all tests, against a real registry, a real NATS, containerd and the kernel
 test *ARGS: setup
     cargo build --workspace --bins # end-to-end tests run them
-    cargo test --workspace {{ ARGS }}
+    cargo test --workspace "$@"
 
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
 bench OUTPUT="target-bench": setup release

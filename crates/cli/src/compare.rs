@@ -49,7 +49,8 @@ pub struct Plan {
     /// The image, as it would be asked of a fetcher.
     pub request: ResolveRequest,
     pub shape: Shape,
-    pub ready: Ready,
+    /// None: as the image's config lets one expect.
+    pub ready: Option<Ready>,
     pub timeout: Duration,
     pub rounds: u32,
     pub first: bool,
@@ -90,7 +91,9 @@ pub async fn measure(plan: &Plan, scratch: &Scratch, progress: &mut Progress) ->
     }
     let (record, start_up) = known.context("no round was measured")?;
     let image = ImageFacts::new(&plan.request.reference, &record);
-    Ok(Outcome { report: Report::new(image, plan, rounds), start_up })
+    let config = ImageConfig::parse(&record.config)?;
+    let ready = plan.ready.clone().unwrap_or_else(|| Ready::expected(&config));
+    Ok(Outcome { report: Report::new(image, plan, &ready, rounds), start_up })
 }
 
 /// One round.

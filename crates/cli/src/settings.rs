@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,9 @@ use crate::args::Global;
 
 const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
 const SYSTEM_STATE: &str = "/var/lib/sluice";
+
+/// Memory of the cache beside a node: the one node keeps what it read, so nobody asks twice.
+const EMBEDDED_CACHE: ByteSize = ByteSize::mib(32);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -87,6 +91,9 @@ impl Settings {
         self.store.url.get_or_insert_with(|| state.join("store").display().to_string());
         // Alone, the fetcher serves its own user, who may name any file of this machine.
         self.fetcher.local_sources |= self.nats.is_none();
+        if self.nats.is_none() && self.cache.memory == cache::Config::default().memory {
+            self.cache.memory = EMBEDDED_CACHE;
+        }
         self.fetcher.trusted_keys.extend_from_slice(&self.trusted_keys);
     }
 

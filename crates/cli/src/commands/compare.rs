@@ -20,7 +20,7 @@ use crate::runtime::{Network, RunOptions, Volume};
 ///
 /// Both sides start the same container through the same runtime and the same simulated link, from cold caches: containerd
 /// pulls from a private registry, sluice streams from a private cache that was filled before. By default the container is
-/// ready when it exits with 0. Nothing of the machine's own containerd or sluice is used or changed.
+/// ready when the image's first exposed TCP port takes connections, or, without one or with a CMD, when it exits with 0. Nothing of the machine's own containerd or sluice is used or changed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -103,9 +103,11 @@ pub async fn run(context: &Context, args: CompareArgs) -> anyhow::Result<ExitCod
 fn plan(context: &Context, args: &CompareArgs) -> anyhow::Result<Plan> {
     let request = context.requests()?.resolve(&args.image)?;
     let ready = match (&args.ready_http, &args.ready_line) {
-        (Some(probe), _) => Ready::Http(probe.clone()),
-        (None, Some(pattern)) => Ready::Line(pattern.clone()),
-        (None, None) => Ready::Exit,
+        (Some(probe), _) => Some(Ready::Http(probe.clone())),
+        (None, Some(pattern)) => Some(Ready::Line(pattern.clone())),
+        // Another command need not be the service that the image's own is.
+        (None, None) if !args.command.is_empty() || args.entrypoint.is_some() => Some(Ready::Exit),
+        (None, None) => None,
     };
     Ok(Plan {
         request,

@@ -1,4 +1,4 @@
-//! When a container counts as ready: it exits with 0, prints a line, or answers HTTP.
+//! When a container counts as ready: it exits with 0, prints a line, listens, or answers HTTP.
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,8 @@ use tokio::process::Child;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::runtime::ImageConfig;
+
 /// How often a service that does not answer yet is asked again.
 const PROBE_EVERY: Duration = Duration::from_millis(5);
 /// How long one answer may take; the service may be reading its own files for it.
@@ -24,6 +26,7 @@ const LINE_MAX: usize = 64 * 1024;
 pub enum Ready {
     Exit,
     Line(LinePattern),
+    Port(u16),
     Http(HttpProbe),
 }
 
@@ -38,12 +41,19 @@ pub struct HttpProbe {
 }
 
 impl Ready {
+    /// What `config` lets one expect of its own command: a service listens, everything else ends.
+    pub fn expected(config: &ImageConfig) -> Ready {
+        config.exposed_ports.first().map_or(Ready::Exit, |&port| Ready::Port(port))
+    }
+
     /// A service that already answers would be measured in the container's place.
     pub async fn check_free(&self) -> anyhow::Result<()> {
-        if let Ready::Http(probe) = self
-            && TcpStream::connect(("127.0.0.1", probe.port)).await.is_ok()
-        {
-            bail!("something on this machine already listens on port {}", probe.port);
+        let port = match self {
+            Ready::Http(HttpProbe { port, .. }) | Ready::Port(port) => *port,
+            Ready::Exit | Ready::Line(_) => return Ok(()),
+        };
+        if listens(port).await {
+            bail!("something on this machine already listens on port {port}");
         }
         Ok(())
     }
@@ -62,6 +72,10 @@ impl Ready {
                 () = output.matched() => Ok(()),
                 status = process.wait() => Err(early(status?)),
             },
+            Ready::Port(port) => tokio::select! {
+                () = until_listening(*port) => Ok(()),
+                status = process.wait() => Err(early(status?)),
+            },
             Ready::Http(probe) => tokio::select! {
                 () = probe.answers() => Ok(()),
                 status = process.wait() => Err(early(status?)),
@@ -75,8 +89,19 @@ impl std::fmt::Display for Ready {
         match self {
             Ready::Exit => write!(formatter, "the command exits with 0"),
             Ready::Line(pattern) => write!(formatter, "a line matches {}", pattern.0),
+            Ready::Port(port) => write!(formatter, "port {port} takes connections"),
             Ready::Http(probe) => write!(formatter, "port {}{} answers", probe.port, probe.path),
         }
+    }
+}
+
+async fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+}
+
+async fn until_listening(port: u16) {
+    while !listens(port).await {
+        tokio::time::sleep(PROBE_EVERY).await;
     }
 }
 
@@ -137,7 +162,7 @@ impl Output {
     pub fn of(process: &mut Child, ready: &Ready) -> Output {
         let pattern = match ready {
             Ready::Line(pattern) => Some(pattern.clone()),
-            Ready::Exit | Ready::Http(_) => None,
+            Ready::Exit | Ready::Port(_) | Ready::Http(_) => None,
         };
         let (sender, matched) = watch::channel(false);
         let tail = Arc::default();
@@ -250,6 +275,19 @@ mod tests {
         };
         assert!(run("echo up >&2; exec sleep 1000", "^up$").await.is_ok());
         assert!(run("echo down; exit 0", "^up$").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_service_is_ready_when_it_listens_and_anything_else_when_it_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let service = ImageConfig { exposed_ports: vec![port], ..ImageConfig::default() };
+        let ready = Ready::expected(&service);
+        assert!(ready.check_free().await.is_err());
+        let mut sleeps = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+        let output = Output::of(&mut sleeps, &ready);
+        ready.wait(&mut sleeps, &output).await.unwrap();
+        assert!(matches!(Ready::expected(&ImageConfig::default()), Ready::Exit));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Plan;
+use super::ready::Ready;
 use super::start::Started;
 use crate::commands::import;
 use crate::link::Shape;
@@ -146,7 +147,7 @@ impl ImageFacts {
 }
 
 impl Report {
-    pub fn new(image: ImageFacts, plan: &Plan, rounds: Vec<Round>) -> Report {
+    pub fn new(image: ImageFacts, plan: &Plan, ready: &Ready, rounds: Vec<Round>) -> Report {
         let all = |field: fn(&Round) -> Start| Start::median(&rounds.iter().map(field).collect::<Vec<_>>());
         let (normal, streamed, learned) = (all(|r| r.normal), all(|r| r.streamed), all(|r| r.learned));
         let firsts: Vec<Start> = rounds.iter().filter_map(|round| round.first).collect();
@@ -163,7 +164,7 @@ impl Report {
                 rtt: plan.shape.rtt.as_secs_f64(),
                 bandwidth: plan.shape.bandwidth.map(|bandwidth| bandwidth.0),
             },
-            ready_when: plan.ready.to_string(),
+            ready_when: ready.to_string(),
             limit: Limit::new(&plan.shape, needed, &streamed, &learned),
             import: rounds.iter().find_map(|round| round.import),
             normal,
@@ -201,7 +202,6 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::compare::ready::Ready;
     use crate::runtime::RunOptions;
 
     /// Two rounds over 20 ms and 200 Mbit/s.
@@ -224,7 +224,7 @@ pub(super) mod tests {
         let plan = Plan {
             request: proto::ResolveRequest::default(),
             shape: Shape { rtt: Duration::from_millis(20), bandwidth: Some("200Mbit".parse().unwrap()) },
-            ready: Ready::Exit,
+            ready: None,
             timeout: Duration::from_secs(1),
             rounds: 2,
             first: false,
@@ -240,7 +240,7 @@ pub(super) mod tests {
             plain_bytes: 400_000_000,
             stored_bytes: 140_000_000,
         };
-        Report::new(image, &plan, vec![round(1.0), round(2.0)])
+        Report::new(image, &plan, &Ready::Exit, vec![round(1.0), round(2.0)])
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::runtime::{Container, ImageConfig, RunOptions, Runtime, spec, user};
 pub struct Starter {
     pub runtime: Runtime,
     pub options: RunOptions,
-    pub ready: Ready,
+    /// None: as the image's config lets one expect.
+    pub ready: Option<Ready>,
     pub timeout: Duration,
 }
 
@@ -43,11 +44,12 @@ impl Starter {
             tokio::task::spawn_blocking(move || user::identity(&name, &RootDir(&looked_up))).await??;
         let spec = spec::spec(id, root, config, &self.options, &identity)?;
         let mut container = Container::create(self.runtime.clone(), id, bundle.to_owned(), &spec)?;
-        self.ready.check_free().await?;
+        let ready_when = self.ready.clone().unwrap_or_else(|| Ready::expected(config));
+        ready_when.check_free().await?;
         let created = Instant::now();
         let mut process = container.run(Streams::Capture, true)?;
-        let output = Output::of(&mut process, &self.ready);
-        let became_ready = tokio::time::timeout(self.timeout, self.ready.wait(&mut process, &output)).await;
+        let output = Output::of(&mut process, &ready_when);
+        let became_ready = tokio::time::timeout(self.timeout, ready_when.wait(&mut process, &output)).await;
         let ready = Instant::now();
         match became_ready {
             Ok(Ok(())) => Ok(Started { created, ready, _container: container }),

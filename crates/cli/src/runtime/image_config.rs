@@ -17,6 +17,8 @@ pub struct ImageConfig {
     /// `""`, `user`, `uid`, `user:group`, `uid:gid` and mixtures.
     pub user: String,
     pub stop_signal: String,
+    /// TCP, in the order of their numbers.
+    pub exposed_ports: Vec<u16>,
     pub labels: BTreeMap<String, String>,
 }
 
@@ -31,6 +33,7 @@ impl ImageConfig {
             working_dir: config.working_dir,
             user: config.user,
             stop_signal: config.stop_signal,
+            exposed_ports: tcp_ports(config.exposed_ports.keys()),
             labels: config.labels,
         })
     }
@@ -58,7 +61,17 @@ struct Config {
     #[serde(deserialize_with = "null_is_default")]
     stop_signal: String,
     #[serde(deserialize_with = "null_is_default")]
+    exposed_ports: BTreeMap<String, serde::de::IgnoredAny>,
+    #[serde(deserialize_with = "null_is_default")]
     labels: BTreeMap<String, String>,
+}
+
+/// `80/tcp` or `80`; what is no port is left out.
+fn tcp_ports<'a>(exposed: impl Iterator<Item = &'a String>) -> Vec<u16> {
+    let number = |port: &String| port.strip_suffix("/tcp").unwrap_or(port).parse().ok();
+    let mut ports: Vec<u16> = exposed.filter_map(number).collect();
+    ports.sort_unstable();
+    ports
 }
 
 fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
@@ -75,10 +88,11 @@ mod tests {
     fn reads_full_empty_and_null_configs() {
         let full =
             br#"{"architecture":"amd64","config":{"Entrypoint":["/bin/app"],"Cmd":["-x"],"Env":["A=b"],
-            "WorkingDir":"/srv","User":"www","StopSignal":"SIGQUIT","Labels":{"k":"v"},"ArgsEscaped":true}}"#;
+            "WorkingDir":"/srv","User":"www","StopSignal":"SIGQUIT","ExposedPorts":{"443/tcp":{},"53/udp":{},"80":{}},"Labels":{"k":"v"},"ArgsEscaped":true}}"#;
         let config = ImageConfig::parse(full).unwrap();
         assert_eq!((config.entrypoint[0].as_str(), config.cmd[0].as_str()), ("/bin/app", "-x"));
         assert_eq!((config.user.as_str(), config.working_dir.as_str()), ("www", "/srv"));
+        assert_eq!(config.exposed_ports, [80, 443]);
         assert_eq!(config.labels["k"], "v");
         let nulls = br#"{"config":{"Entrypoint":null,"Cmd":null,"Labels":null}}"#;
         for empty in [&b"{}"[..], br#"{"config":null}"#, br#"{"config":{}}"#, nulls] {
