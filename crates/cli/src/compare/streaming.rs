@@ -10,7 +10,7 @@ use bus::Bus;
 use futures::TryStreamExt as _;
 use image::{ImageRecord, Profile};
 use proto::{DownloadProgress, MountRequest, ReadTrace, ResolveRequest, Resolved, StatusReply};
-use store::{Kind, ProjectStore, StoreError, Stored};
+use store::{Kind, ProjectStore, Stored};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ pub struct StartUp {
     /// Arrivals of chunks.
     pub trace: Vec<ReadTrace>,
     pub progress: DownloadProgress,
-    /// What this start and those before it read.
+    /// What this start read; or the first that did.
     pub profile: Profile,
 }
 
@@ -134,21 +134,21 @@ impl<'a> Server<'a> {
         Counters { up: fetched.up + served.up, down: fetched.down + served.down }
     }
 
-    /// How many starts the store's profile was learned from, and the profile itself.
-    async fn learned(&self, manifest_digest: &str) -> anyhow::Result<Profile> {
-        match self.store()?.profile(manifest_digest).await {
-            Ok(bytes) => Ok(Profile::decode(&bytes)?),
-            Err(StoreError::NotFound { .. }) => Ok(Profile::default()),
-            Err(error) => Err(error.into()),
+    /// What the fetcher has learned from the image's starts.
+    async fn learned(&self) -> anyhow::Result<Profile> {
+        let profile = self.import().await?.profile;
+        if profile.is_empty() {
+            return Ok(Profile::default());
         }
+        Ok(Profile::decode(&profile)?)
     }
 
-    /// The profile, once it knows more than `starts` starts.
-    async fn learned_after(&self, manifest_digest: &str, starts: u32) -> anyhow::Result<Profile> {
+    /// The profile of the first start since profiles were forgotten, once it was reported.
+    async fn first_profile(&self) -> anyhow::Result<Profile> {
         let deadline = Instant::now() + PROFILE;
         loop {
-            let profile = self.learned(manifest_digest).await?;
-            if profile.starts > starts {
+            let profile = self.learned().await?;
+            if profile.starts > 0 {
                 return Ok(profile);
             }
             if Instant::now() > deadline {
@@ -202,17 +202,17 @@ impl FreshNode {
         let started = starter.start("streamed", &root, &self.folder.join("bundle"), &config).await?;
         let moved = server.moved().since(before);
         let status = client.status(true).await?;
-        // Not reported yet: the start is not over before the container is gone.
-        let starts_before = server.learned(&mounted.manifest_digest).await?.starts;
         let start = Start::new(asked, pulled, &started, moved.down, moved.up);
         let ready = started.ready - asked;
+        let known = server.learned().await?;
         drop(started);
         client.unmount(&root).await?;
         drop(mount);
         let mut start_up = StartUp::of(status, &mounted.manifest_digest);
+        // A start that the profile served well reads nothing that would be worth a report.
+        start_up.profile = if known.starts == 0 { server.first_profile().await? } else { known };
         start_up.pulled = pulled - asked;
         start_up.ready = ready;
-        start_up.profile = server.learned_after(&mounted.manifest_digest, starts_before).await?;
         Ok((start, start_up))
     }
 }

@@ -48,6 +48,7 @@ pub(super) struct KernelMount {
     pub(super) options: &'static [&'static str],
 }
 
+/// As Docker and Kubernetes: `/run` is the image's own, which may have folders there that its services need.
 pub(super) const MOUNTS: &[KernelMount] = &[
     KernelMount {
         destination: "/proc",
@@ -90,12 +91,6 @@ pub(super) const MOUNTS: &[KernelMount] = &[
         kind: "cgroup",
         source: "cgroup",
         options: &["nosuid", "noexec", "nodev", "relatime", "ro"],
-    },
-    KernelMount {
-        destination: "/run",
-        kind: "tmpfs",
-        source: "tmpfs",
-        options: &["nosuid", "strictatime", "mode=755", "size=65536k"],
     },
 ];
 
