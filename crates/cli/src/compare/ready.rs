@@ -284,7 +284,8 @@ mod tests {
         let service = ImageConfig { exposed_ports: vec![port], ..ImageConfig::default() };
         let ready = Ready::expected(&service);
         assert!(ready.check_free().await.is_err());
-        let mut sleeps = tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+        let mut sleeps =
+            tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
         let output = Output::of(&mut sleeps, &ready);
         ready.wait(&mut sleeps, &output).await.unwrap();
         assert!(matches!(Ready::expected(&ImageConfig::default()), Ready::Exit));

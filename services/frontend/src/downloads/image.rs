@@ -129,10 +129,10 @@ impl Image {
         first
     }
 
-    /// Whether reads needed each of these positions.
-    pub(super) fn touched(&self, mut positions: Range<u32>) -> bool {
+    /// How many of these positions reads needed.
+    pub(super) fn touched(&self, positions: Range<u32>) -> u32 {
         let touches = lock(&self.touches);
-        positions.all(|position| touches.seen.get(position as usize))
+        positions.map(|position| u32::from(touches.seen.get(position as usize))).sum()
     }
 
     pub(super) fn note_arrival(&self, arrival: Arrival) {

@@ -9,13 +9,15 @@
 //!
 //! One task, the scheduler, owns what is in flight, what is local and what comes next; it never waits for
 //! the network or the disk. Three classes, strictly ordered: a read that a process waits for; the
-//! profile of earlier starts, in its order; everything else in map order. While a read waits for the network,
+//! profile of earlier starts, in its order; everything else in map order. With what a read waits for travels what is
+//! likely to be read next (`ahead`), as much as a round trip has room for. While a read waits for the network,
 //! lower classes ask for nothing, and what they asked for already stops being read unless the read
 //! waits for it too.
 //!
 //! Bounds, all in bytes, and all named where they are used: chunks in memory, chunks being written, chunks
 //! in flight of each class.
 
+mod ahead;
 mod bandwidth;
 mod flights;
 mod image;

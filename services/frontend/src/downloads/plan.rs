@@ -131,6 +131,12 @@ impl Plan {
         }
     }
 
+    /// The large object that the chunk at `position` is a piece of; none for a chunk of small objects.
+    pub(super) fn large_object_at(&self, position: u32) -> Option<ObjectPlace> {
+        let index = *self.arrivals.objects_in(position).first()?;
+        Some(self.map.objects[index as usize]).filter(|place| place.chunk_count > 1)
+    }
+
     pub(super) fn needs(&self, position: u32) -> bool {
         self.missing.get(position as usize).is_some_and(|missing| *missing > 0)
     }

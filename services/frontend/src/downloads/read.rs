@@ -16,12 +16,6 @@ use crate::content::FetchError;
 use crate::metrics;
 use crate::objects::Objects;
 
-/// Chunks of an object that were read one after another before it counts as being read in order.
-const IN_ORDER_AFTER: u32 = 2;
-/// Chunks that are asked for ahead of such a reader, about 0.5 MiB each: together what a link of 200 Mbit/s
-/// moves, compressed, in a round trip of 20 ms.
-const AHEAD: u32 = 2;
-
 /// Why a read failed, after everything within the bounds was tried. Never zeros instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -49,34 +43,27 @@ impl Downloads {
         let slices: Vec<Slice> = image.map.slices(&place, offset..end).collect();
         let touched_first =
             slices.iter().map(|slice| image.touch(slice.chunk).then_some(slice)).fold(None, Option::or);
-        if let Some(slice) = touched_first {
-            self.ask_ahead(&image, &place, slice.chunk);
-        }
         if let Some(bytes) = self.read_memory(&image, &slices) {
             metrics::read("memory");
+            self.hint(&image, touched_first);
             return Ok(bytes);
         }
         let local = self.read_disk(place, slices.clone()).await;
         if let Some(bytes) = joined(&local) {
             metrics::read("disk");
+            self.hint(&image, touched_first);
             return Ok(bytes);
         }
         metrics::read("network");
         self.await_network(&image, &object, slices, local).await
     }
 
-    /// A large object that is read in order is asked for ahead of the reader, so that it waits for the
-    /// link and not for a round trip per chunk.
-    fn ask_ahead(&self, image: &Arc<Image>, place: &ObjectPlace, position: u32) {
-        let piece = position - place.first_chunk;
-        let in_order = piece >= IN_ORDER_AFTER && image.touched(position - IN_ORDER_AFTER..position);
-        if !in_order {
-            return;
-        }
-        let end = (place.first_chunk + place.chunk_count).min(position + 1 + AHEAD);
-        for position in position + 1..end {
-            // Nothing is lost when the queue is full: the reader asks when it comes here.
-            let _ = self.demands.try_send(Demand { image: image.clone(), position, waiter: None });
+    /// Tells the scheduler of a first read that found its chunk here: what comes after it may not be.
+    fn hint(&self, image: &Arc<Image>, touched_first: Option<&Slice>) {
+        if let Some(slice) = touched_first {
+            // Nothing is lost when the queue is full: the reader asks when it comes there.
+            let _ =
+                self.demands.try_send(Demand { image: image.clone(), position: slice.chunk, waiter: None });
         }
     }
 

@@ -7,7 +7,7 @@ use image::record::ObjectPlace;
 use image::{Digest, Map};
 
 use super::plan::{Plan, Target, chunks_of};
-use crate::objects::Objects;
+use crate::objects::{Objects, PutError};
 
 /// What of an image is local.
 #[derive(Debug, Default)]
@@ -32,8 +32,22 @@ impl Local {
         } else if place.chunk_count > 1 {
             let chunks = chunks_of(map, place);
             let have = objects.load_partial(place, chunks)?;
+            if have.all() {
+                // An earlier process ended between the last piece and the check.
+                return self.finish(objects, place);
+            }
             let here = (0..chunks.len()).filter(|index| have.get(*index));
             self.pieces.extend(here.map(|index| (place.digest, index as u32)));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, objects: &Objects, place: &ObjectPlace) -> io::Result<()> {
+        match objects.finish(place) {
+            Ok(()) => self.whole.push(place.digest),
+            // Dropped: it is fetched anew.
+            Err(PutError::Mismatch(_)) => {}
+            Err(error) => return Err(io::Error::other(error)),
         }
         Ok(())
     }

@@ -56,6 +56,8 @@ pub struct Objects {
     unsynced: AtomicU64,
     /// Chunks that are there of each partial object that was loaded or begun.
     partials: Mutex<HashMap<Digest, Bits>>,
+    /// Held while a partial object is checked and let in.
+    finishing: Mutex<()>,
 }
 
 /// Why an object was not kept.

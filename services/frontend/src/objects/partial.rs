@@ -5,7 +5,7 @@
 //! renamed into `objects/`. After a power loss marks are worth nothing until checked: the bitmap is
 //! renamed to `.unverified` by `recovery`, and [`Objects::load_partial`] checks chunk by chunk.
 //!
-//! One task at a time writes (the downloads' writer); any number may read.
+//! Any number may write and read; one at a time lets an object in.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -64,22 +64,25 @@ impl Objects {
         if self.contains_of_len(&place.digest, place.len) {
             return Ok(true);
         }
-        self.write_piece(place, piece, bytes).map_err(|error| put_error(place.digest, error))?;
-        let whole = {
-            let mut partials = self.partials();
-            let have = match partials.entry(place.digest) {
-                Entry::Occupied(known) => known.into_mut(),
-                // Nobody loaded it yet: an earlier process may have left some of it.
-                Entry::Vacant(unknown) => {
-                    let marks = read_optional(&self.marks_path(&place.digest));
-                    let marks = marks.map_err(|error| put_error(place.digest, error))?.unwrap_or_default();
-                    unknown.insert(parse_marks(&marks, place.chunk_count as usize))
-                }
-            };
+        let io = |error| put_error(place.digest, error);
+        // Before the first piece of this process is marked: later the marks on the disk would tell of pieces that
+        // other writers are about to note themselves.
+        self.know(place).map_err(io)?;
+        self.write_piece(place, piece, bytes).map_err(io)?;
+        let whole = self.partials().get_mut(&place.digest).is_some_and(|have| {
             have.set(piece.index as usize);
             have.all()
-        };
+        });
         if whole { self.finish(place).map(|()| true) } else { Ok(false) }
+    }
+
+    /// Makes an object's pieces known: an earlier process may have left some.
+    fn know(&self, place: &ObjectPlace) -> io::Result<()> {
+        if let Entry::Vacant(unknown) = self.partials().entry(place.digest) {
+            let marks = read_optional(&self.marks_path(&place.digest))?.unwrap_or_default();
+            unknown.insert(parse_marks(&marks, place.chunk_count as usize));
+        }
+        Ok(())
     }
 
     /// Takes a partial object off the disk and tells how many bytes that freed.
@@ -117,7 +120,11 @@ impl Objects {
     }
 
     /// Hashes a file that has all its chunks, and lets it in or drops it.
-    fn finish(&self, place: &ObjectPlace) -> Result<(), PutError> {
+    pub(crate) fn finish(&self, place: &ObjectPlace) -> Result<(), PutError> {
+        let _turn = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.contains_of_len(&place.digest, place.len) {
+            return Ok(());
+        }
         let digest = place.digest;
         let path = self.partial_path(&digest);
         let hashed = hash_file(&path).map_err(|error| put_error(digest, error))?;

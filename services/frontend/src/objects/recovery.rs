@@ -46,6 +46,7 @@ impl Objects {
             sequence: Default::default(),
             used: Default::default(),
             unsynced: Default::default(),
+            finishing: Default::default(),
             partials: Default::default(),
         };
         objects.recovered = objects

@@ -103,6 +103,23 @@ fn a_crash_of_the_process_keeps_everything_but_what_was_arriving() {
 }
 
 #[test]
+fn writers_of_one_object_beside_each_other_finish_it_once() {
+    for _ in 0..200 {
+        let folder = TempDir::new().unwrap();
+        let (objects, large) = (open(&folder, "boot"), large());
+        let finished: u32 = std::thread::scope(|scope| {
+            let (objects, large) = (&objects, &large);
+            let put = |index| scope.spawn(move || u32::from(large.put(objects, index).unwrap()));
+            [0, 1, 2].map(put).into_iter().map(|writer| writer.join().unwrap()).sum()
+        });
+        assert!(finished >= 1);
+        assert!(objects.contains_of_len(&large.place.digest, 3000));
+        assert!(!objects.has_piece(&large.place.digest, 0), "it is remembered as partial");
+        assert_eq!(fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn a_power_loss_costs_what_was_not_synced_and_is_wrong() {
     let folder = TempDir::new().unwrap();
     let large = large();

@@ -64,7 +64,7 @@ impl Scheduler {
                 self.disk_full_until = Some(Instant::now() + DISK_FULL_FOR);
             }
             Some(error) => {
-                tracing::warn!(error = %anyhow::Error::new(error), "failed to keep a chunk");
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "failed to keep a chunk");
                 self.images.iter_mut().for_each(Present::postpone);
             }
         }

@@ -145,7 +145,7 @@ impl Scheduler {
         }
     }
 
-    fn is_busy(&self, chunk: &Digest) -> bool {
+    pub(super) fn is_busy(&self, chunk: &Digest) -> bool {
         self.flights.contains(chunk) || self.writing.contains(chunk)
     }
 }
