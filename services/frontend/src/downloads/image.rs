@@ -129,6 +129,10 @@ impl Image {
         first
     }
 
+    pub(super) fn was_touched(&self, position: u32) -> bool {
+        self.touched(position..position + 1) == 1
+    }
+
     /// How many of these positions reads needed.
     pub(super) fn touched(&self, positions: Range<u32>) -> u32 {
         let touches = lock(&self.touches);

@@ -20,6 +20,7 @@
 mod ahead;
 mod bandwidth;
 mod flights;
+mod held;
 mod image;
 mod memory;
 mod plan;

@@ -58,7 +58,11 @@ impl Scheduler {
                 arrived,
             });
         }
-        self.write(chunk.digest, plain.bytes);
+        if class == Class::Demand && waiters == 0 && position.is_some_and(|at| !image.was_touched(at)) {
+            self.hold(chunk.digest, plain.bytes);
+        } else {
+            self.write(chunk.digest, plain.bytes);
+        }
     }
 
     fn failed(&mut self, image: &Arc<Image>, class: Class, chunk: ChunkRef, error: FetchError) {

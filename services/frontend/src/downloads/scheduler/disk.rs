@@ -14,6 +14,8 @@ use crate::objects::PutError;
 /// Plain bytes waiting for the disk at which lower classes ask for nothing more. Reads go on; at twice
 /// this their chunks are not written any more, and fetched again by the background.
 const WRITE_BYTES: usize = 8 * 1024 * 1024;
+/// How long reading must pause before what nobody came for is written.
+const HELD_FOR: Duration = Duration::from_secs(1);
 /// After the disk was full, how long nothing is written.
 const DISK_FULL_FOR: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,36 @@ impl Scheduler {
             return;
         }
         self.writing.push(chunk, bytes, targets);
+    }
+
+    /// Keeps what was asked for ahead of any reader until one comes.
+    pub(super) fn hold(&mut self, chunk: Digest, bytes: Bytes) {
+        for (chunk, bytes) in self.held.push(chunk, bytes) {
+            // Most are read, and nobody could tell any more.
+            for present in &self.images {
+                present.plan.positions_of(&chunk).iter().take(1).for_each(|position| {
+                    present.image.touch(*position);
+                });
+            }
+            self.write(chunk, bytes);
+        }
+    }
+
+    /// Writes what no reader came for when reading has paused.
+    pub(super) fn write_held(&mut self, now: Instant) {
+        if self.held.is_empty() {
+            return;
+        }
+        let due = self.last_read.map_or(now, |read| read + HELD_FOR);
+        if now < due {
+            self.wake = self.wake.min(due);
+            return;
+        }
+        while self.writing.bytes() < WRITE_BYTES
+            && let Some((chunk, bytes)) = self.held.pop()
+        {
+            self.write(chunk, bytes);
+        }
     }
 
     pub(super) fn written(&mut self, written: Written) {

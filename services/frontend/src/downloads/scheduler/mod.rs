@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::bandwidth::Bandwidth;
 use super::flights::{Flights, Joined};
+use super::held::Held;
 use super::image::{Image, ImageId};
 use super::plan::Plan;
 use super::request::Response;
@@ -80,9 +81,12 @@ pub(super) struct Scheduler {
     /// What reads need and the bound on demand in flight does not let out yet.
     queued: VecDeque<Queued>,
     writing: Writing,
+    held: Held,
     bandwidth: Bandwidth,
     gate: watch::Sender<Class>,
     last_demand: Option<Instant>,
+    /// The last first read of any chunk, wherever it was found.
+    last_read: Option<Instant>,
     disk_full_until: Option<Instant>,
     wake: Instant,
 }
@@ -125,8 +129,10 @@ impl Scheduler {
             flights: Flights::default(),
             queued: VecDeque::new(),
             writing: Writing::default(),
+            held: Held::default(),
             gate: watch::Sender::new(Class::Background),
             last_demand: None,
+            last_read: None,
             disk_full_until: None,
             wake: now,
         }
@@ -207,6 +213,11 @@ impl Scheduler {
         let Demand { image, position, waiter } = demand;
         let now = Instant::now();
         let chunk = image.map.chunks[position as usize];
+        self.last_read = Some(now);
+        if let Some(bytes) = self.held.take(&chunk.digest) {
+            self.shared.memory().insert(chunk.digest, bytes.clone());
+            self.write(chunk.digest, bytes);
+        }
         self.answer(&image, chunk, waiter, now);
         self.look_ahead(&image, position);
     }

@@ -34,6 +34,7 @@ impl Scheduler {
     /// Asks for everything that may be asked for now, the highest class first.
     pub(super) fn pump(&mut self, now: Instant) {
         self.wake = now + IDLE;
+        self.write_held(now);
         self.start_writers();
         self.queue_overdue(now);
         self.pump_demand(now);
@@ -119,12 +120,13 @@ impl Scheduler {
                 self.wake = self.wake.min(later);
                 continue;
             }
-            let (flights, writing) = (&mut self.flights, &self.writing);
+            let (flights, writing, held) = (&mut self.flights, &self.writing, &self.held);
             let mut chunks = Vec::new();
             while flights.outstanding_bytes(Class::Background) < BACKGROUND_BYTES
                 && self.bandwidth.wait_until(now).is_none()
-                && let Some(position) =
-                    present.plan.next_background(|chunk| flights.contains(chunk) || writing.contains(chunk))
+                && let Some(position) = present.plan.next_background(|chunk| {
+                    flights.contains(chunk) || writing.contains(chunk) || held.contains(chunk)
+                })
             {
                 let chunk = present.plan.chunk(position);
                 flights.ask(Class::Background, chunk, now);
@@ -146,7 +148,7 @@ impl Scheduler {
     }
 
     pub(super) fn is_busy(&self, chunk: &Digest) -> bool {
-        self.flights.contains(chunk) || self.writing.contains(chunk)
+        self.flights.contains(chunk) || self.writing.contains(chunk) || self.held.contains(chunk)
     }
 }
 
