@@ -3,7 +3,6 @@
 //! Each service's section is its own `Config`; what all of them share (where state stands, the project, trusted
 //! keys) is said once here and carried into the sections that leave it out.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -28,7 +27,8 @@ pub struct Settings {
     pub node: Option<PathBuf>,
     /// The project that content belongs to.
     pub project: String,
-    pub store: StoreSettings,
+    /// Default: `store` in `state`.
+    pub store: store::Config,
     /// Services on NATS; without it they run in this process.
     pub nats: Option<bus::NatsConfig>,
     /// Public keys of fetchers, in hex, whose records and grants are believed; with embedded services their own is added.
@@ -39,22 +39,13 @@ pub struct Settings {
     pub frontend: frontend::Config,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreSettings {
-    /// A folder or an object store's URL; default: `store` in `state`.
-    pub url: Option<String>,
-    /// As the object store's client names them, for example `aws_region`.
-    pub options: HashMap<String, String>,
-}
-
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
             state: PathBuf::from(SYSTEM_STATE),
             node: None,
             project: "default".to_owned(),
-            store: StoreSettings::default(),
+            store: store::Config::default(),
             nats: None,
             trusted_keys: Vec::new(),
             lifecycle: lifecycle::Config::default(),
@@ -88,7 +79,9 @@ impl Settings {
         } else if self.frontend.socket == frontend.socket && self.nats.is_none() {
             self.frontend.socket = state.join("node.sock");
         }
-        self.store.url.get_or_insert_with(|| state.join("store").display().to_string());
+        if self.store.url == store::Config::default().url {
+            self.store.url = state.join("store").display().to_string();
+        }
         // Alone, the fetcher serves its own user, who may name any file of this machine.
         self.fetcher.local_sources |= self.nats.is_none();
         if self.nats.is_none() && self.cache.memory == cache::Config::default().memory {
@@ -120,13 +113,8 @@ impl Settings {
         &self.frontend.socket
     }
 
-    pub fn store_url(&self) -> String {
-        self.store.url.clone().unwrap_or_else(|| self.state.join("store").display().to_string())
-    }
-
     pub fn open_store(&self) -> anyhow::Result<store::Store> {
-        let url = self.store_url();
-        store::Store::open(&url, &self.store.options).with_context(|| format!("open the store {url}"))
+        self.store.open().with_context(|| format!("open the store {}", self.store.url))
     }
 }
 

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod admin;
+mod allocator;
 pub mod command_line;
 pub mod config;
 pub mod logs;

@@ -21,7 +21,7 @@ mod project;
 pub mod verify;
 
 pub use error::StoreError;
-pub use open::Store;
+pub use open::{Config, Store};
 pub use project::{Index, Kind, ProjectStore, Put, Stored};
 
 #[cfg(test)]

@@ -8,9 +8,32 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, parse_url_opts};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{ProjectStore, StoreError};
+
+/// The `store` section of every service's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A folder, or a URL of a bucket.
+    pub url: String,
+    /// What the kind of URL needs, as its client names it, for example `aws_region`.
+    pub options: HashMap<String, String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { url: "/var/lib/sluice/store".to_owned(), options: HashMap::new() }
+    }
+}
+
+impl Config {
+    pub fn open(&self) -> Result<Store, StoreError> {
+        Store::open(&self.url, &self.options)
+    }
+}
 
 /// Where content is kept: a folder, or a bucket of S3, GCS or Azure. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,8 +44,8 @@ pub struct Store {
 
 impl Store {
     /// Opens `address`: a folder's path (made when absent), or a URL (`file`, `s3`, `gs`, `az`, …) with
-    /// the `options` of its kind (`region`, `endpoint`, `allow_http`, …). Credentials that are not
-    /// among the options are taken from the machine's environment by nobody: they must be given.
+    /// the `options` of its kind (`region`, `endpoint`, `allow_http`, …). What is not among the options is taken from
+    /// `AWS_…`, `GOOGLE_…` and `AZURE_…` variables, and credentials at last from the machine's own role.
     pub fn open(address: &str, options: &HashMap<String, String>) -> Result<Store, StoreError> {
         let objects = match folder_of(address)? {
             Some(folder) => open_folder(FilePath::new(&folder))?,
@@ -67,8 +90,17 @@ fn open_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
     Ok(Arc::new(local))
 }
 
+/// Variables that the clouds' own tools read, named as options are.
+fn from_environment() -> impl Iterator<Item = (String, String)> {
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?.to_ascii_lowercase(), value.into_string().ok()?))
+    });
+    variables.filter(|(name, _)| ["aws_", "google_", "azure_"].iter().any(|cloud| name.starts_with(cloud)))
+}
+
 fn open_remote(address: &str, options: &HashMap<String, String>) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let url = Url::parse(address).map_err(|_| bad_address(address))?;
+    let options = from_environment().chain(options.clone());
     let (objects, prefix) =
         parse_url_opts(&url, options).map_err(|cause| StoreError::new("open store", address, &cause))?;
     let objects: Arc<dyn ObjectStore> = Arc::from(objects);

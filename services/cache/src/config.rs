@@ -1,6 +1,5 @@
 //! What can be set, with its units and defaults.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -45,18 +44,8 @@ pub struct Disk {
 pub struct Settings {
     pub lifecycle: lifecycle::Config,
     pub nats: bus::NatsConfig,
-    pub store: StoreConfig,
+    pub store: store::Config,
     pub cache: Config,
-}
-
-/// The `store` section.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// A folder, or a URL of a bucket.
-    pub url: String,
-    /// What the kind of URL needs: region, endpoint, keys.
-    pub options: HashMap<String, String>,
 }
 
 impl Default for Config {

@@ -37,7 +37,7 @@ use presence::Presence;
 use repair::Repairs;
 use tiers::Tiers;
 
-pub use config::{Config, Disk, Settings, StoreConfig, verifying_keys};
+pub use config::{Config, Disk, Settings, verifying_keys};
 
 /// A cache that serves.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 
 use anyhow::Context;
 use cache::{Cache, Settings};
-use store::Store;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -12,7 +11,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let service = lifecycle::start("cache", &settings.lifecycle).await?;
     let trusted = settings.cache.trusted()?;
-    let store = Store::open(&settings.store.url, &settings.store.options).context("opening the store")?;
+    let store = settings.store.open().context("opening the store")?;
     let bus = bus::Bus::connect(&settings.nats).await?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;

@@ -1,7 +1,5 @@
 //! The fetcher as a process of its own, in a mesh on NATS.
 
-use std::collections::HashMap;
-
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
@@ -10,23 +8,8 @@ use serde::{Deserialize, Serialize};
 struct Settings {
     lifecycle: lifecycle::Config,
     nats: bus::NatsConfig,
-    store: StoreSettings,
+    store: store::Config,
     fetcher: fetcher::Config,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct StoreSettings {
-    /// A folder or an object store's URL.
-    url: String,
-    /// As the object store's client names them, for example `aws_region`.
-    options: HashMap<String, String>,
-}
-
-impl Default for StoreSettings {
-    fn default() -> StoreSettings {
-        StoreSettings { url: "/var/lib/sluice/store".into(), options: HashMap::new() }
-    }
 }
 
 #[tokio::main]
@@ -35,8 +18,7 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     let service = lifecycle::start("fetcher", &settings.lifecycle).await?;
-    let store = store::Store::open(&settings.store.url, &settings.store.options)
-        .with_context(|| format!("open the store {}", settings.store.url))?;
+    let store = settings.store.open().with_context(|| format!("open the store {}", settings.store.url))?;
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;

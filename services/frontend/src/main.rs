@@ -4,7 +4,6 @@ use anyhow::Context as _;
 use bus::{Bus, NatsConfig};
 use frontend::Frontend;
 use serde::{Deserialize, Serialize};
-use store::Store;
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -13,14 +12,7 @@ struct Settings {
     nats: NatsConfig,
     frontend: frontend::Config,
     /// The object store that chunks are read from when no cache has them; absent: only caches are asked.
-    store: Option<StoreSettings>,
-}
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-struct StoreSettings {
-    url: String,
-    options: std::collections::HashMap<String, String>,
+    store: Option<store::Config>,
 }
 
 #[tokio::main]
@@ -29,7 +21,7 @@ async fn main() -> anyhow::Result<()> {
     let Some(settings) = lifecycle::command_line::load::<Settings>("frontend", about)? else { return Ok(()) };
     let service = lifecycle::start("frontend", &settings.lifecycle).await?;
     let bus = Bus::connect(&settings.nats).await.context("cannot connect to NATS")?;
-    let store = settings.store.map(|store| Store::open(&store.url, &store.options)).transpose()?;
+    let store = settings.store.map(|store| store.open()).transpose()?;
     let (trusted, shutdown) = (settings.frontend.trusted()?, service.shutdown.clone());
     let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
     tracing::info!(socket = %frontend.socket().display(), "serving this node");

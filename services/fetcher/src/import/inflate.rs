@@ -110,9 +110,6 @@ fn decoder<'a>(blob: &'a mut BlobReader) -> Result<Box<dyn Read + 'a>, LayerFaul
             decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(LayerFault::Inflate)?;
             Box::new(decoder)
         }
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59] => {
-            return Err(LayerFault::Compression("bzip2"));
-        }
         [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', ..] => {
             return Err(LayerFault::Compression("bzip2"));
         }
