@@ -348,7 +348,7 @@ async fn an_idle_node_ends() {
     let manifest = mesh.image("one", tar());
     let target = mesh.target("root");
     let mut node =
-        mesh.node("node", |config| config.exit_when_idle = Some(Duration::from_millis(300))).await.unwrap();
+        mesh.node("node", |config| config.exit_when_idle = Some(Duration::from_secs(1))).await.unwrap();
     node.mount(mesh.request("one", &target)).await.unwrap();
     node.complete(&manifest).await;
     assert!(!node.shutdown.is_cancelled());

@@ -28,6 +28,9 @@ impl Images {
         importing: impl FnMut(ImportTicket),
     ) -> Result<Mounted, Status> {
         let _busy = self.node.busy.clone();
+        if self.node.shutdown.is_cancelled() {
+            return Err(Status::unavailable("the node is ending: try again"));
+        }
         let mut phases = Phases::begin();
         let mut image =
             request.image.ok_or_else(|| Status::invalid_argument("the request names no image"))?;

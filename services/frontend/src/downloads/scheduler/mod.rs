@@ -143,8 +143,9 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(event) = inbox.events.recv() => self.apply(event),
+                // Before events: what the scan of an image found is of no use before the image is known.
                 Some(control) = inbox.control.recv() => self.obey(control),
+                Some(event) = inbox.events.recv() => self.apply(event),
                 Some(demand) = inbox.demands.recv() => self.demand(demand),
                 () = tokio::time::sleep_until(self.wake.into()) => {}
             }
