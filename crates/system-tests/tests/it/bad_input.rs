@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::mount::{MountFlags, mount};
 use serde_json::json;
-use system_tests::Scratch;
+use system_tests::{Scratch, noise};
 use testkit::layout::sha256;
 use testkit::{Compression, ImageSpec, LayoutWriter, Tarball};
 
@@ -167,6 +168,28 @@ fn a_registry_that_is_not_there_or_refuses() -> anyhow::Result<()> {
     let message = scratch.refuse(["--plain-http", "import", &registry.reference("app:latest")])?;
     assert!(message.contains("app") && message.contains(&registry.host()), "{message}");
     Ok(())
+}
+
+/// An image of 3 MB, which a store on a file system of its own must refuse.
+fn store_refuses(flags: MountFlags, words: &[&str]) -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let tar = Tarball::new().file("a", &noise(1, 3_000_000)).finish();
+    layout.image("good", &ImageSpec::new([tar]))?;
+    // Root may write whatever the permissions say; a file system can still say no.
+    fs::create_dir_all(scratch.store())?;
+    mount("sluice-test", &scratch.store(), "tmpfs", flags, Some(c"size=1m"))?;
+    refused(&scratch, &layout.reference("good"), words)
+}
+
+#[test]
+fn a_full_store() -> anyhow::Result<()> {
+    store_refuses(MountFlags::empty(), &["good", "No space left on device"])
+}
+
+#[test]
+fn a_store_that_may_not_be_written() -> anyhow::Result<()> {
+    store_refuses(MountFlags::RDONLY, &["good", "Read-only file system"])
 }
 
 #[test]
