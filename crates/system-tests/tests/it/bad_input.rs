@@ -178,7 +178,7 @@ fn store_refuses(flags: MountFlags, words: &[&str]) -> anyhow::Result<()> {
     layout.image("good", &ImageSpec::new([tar]))?;
     // Root may write whatever the permissions say; a file system can still say no.
     fs::create_dir_all(scratch.store())?;
-    mount("sluice-test", &scratch.store(), "tmpfs", flags, Some(c"size=1m"))?;
+    mount("sluice-test", scratch.store(), "tmpfs", flags, Some(c"size=1m"))?;
     refused(&scratch, &layout.reference("good"), words)
 }
 
