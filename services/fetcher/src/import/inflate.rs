@@ -7,11 +7,11 @@
 use std::io::{self, BufReader, Read};
 
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::error::LayerFault;
+use super::gunzip::Gunzip;
 use crate::source::SourceError;
 
 /// Plain bytes handed on at once: large enough that the channel's cost vanishes.
@@ -103,7 +103,7 @@ fn decoder<'a>(blob: &'a mut BlobReader) -> Result<Box<dyn Read + 'a>, LayerFaul
     let head = io::Cursor::new(magic).take(known as u64);
     let whole = BufReader::with_capacity(64 * 1024, head.chain(blob));
     Ok(match &magic[..known] {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(whole)),
+        [0x1f, 0x8b, ..] => Box::new(Gunzip::new(whole)),
         // A frame, or a skippable frame.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let mut decoder = zstd::Decoder::with_buffer(whole).map_err(LayerFault::Inflate)?;

@@ -14,6 +14,7 @@ mod assemble;
 mod chunks;
 mod damage;
 pub(crate) mod error;
+mod gunzip;
 mod inflate;
 mod layer;
 mod progress;
