@@ -1,4 +1,4 @@
-//! The store against a real folder.
+//! The store against a real folder, and against servers that speak the buckets' protocols.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use image::Digest;
 use tempfile::TempDir;
+use testkit::Bucket;
 
 use crate::{Index, Kind, Put, Store, StoreError};
 
@@ -20,9 +21,41 @@ fn named(seed: u8) -> String {
     format!("sha256:{}", format!("{seed:02x}").repeat(32))
 }
 
+async fn on_bucket(bucket: Bucket) {
+    let options: HashMap<_, _> = bucket.options().iter().cloned().collect();
+    let store = Store::open(bucket.url(), &options).unwrap();
+    written_once(&store).await;
+    listed_and_deleted(&store).await;
+    let digest = Digest::of(b"many");
+    let puts = (0..8_u8).map(|writer| {
+        let project = store.project("many").unwrap();
+        async move { project.put_chunk(digest, Bytes::from(vec![writer; 100_000])).await.unwrap() }
+    });
+    let puts = futures::future::join_all(puts).await;
+    assert_eq!(puts.iter().filter(|put| **put == Put::Written).count(), 1, "{puts:?}");
+}
+
+#[tokio::test]
+async fn a_bucket_of_s3_is_a_store() {
+    on_bucket(Bucket::s3().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_container_of_azure_is_a_store() {
+    on_bucket(Bucket::azure().unwrap()).await;
+}
+
 #[tokio::test]
 async fn a_chunk_is_written_once_and_replaced_when_asked() {
     let (folder, store) = folder();
+    written_once(&store).await;
+    let digest = Digest::of(b"kept");
+    store.project("").unwrap().put_chunk(digest, Bytes::from_static(b"kept")).await.unwrap();
+    let file = folder.path().join("made/when/absent/default/chunks").join(digest.path());
+    assert_eq!(std::fs::read(file).unwrap(), b"kept");
+}
+
+async fn written_once(store: &Store) {
     let project = store.project("").unwrap();
     let digest = Digest::of(b"one");
     assert!(project.chunk(digest).await.unwrap_err().is_not_found());
@@ -30,8 +63,6 @@ async fn a_chunk_is_written_once_and_replaced_when_asked() {
     assert_eq!(project.put_chunk(digest, Bytes::from_static(b"two")).await.unwrap(), Put::Present);
     assert_eq!(project.chunk(digest).await.unwrap(), "one");
     assert_eq!(project.chunk_len(digest).await.unwrap(), Some(3));
-    let file = folder.path().join("made/when/absent/default/chunks").join(digest.path());
-    assert_eq!(std::fs::read(file).unwrap(), b"one");
     project.replace_chunk(digest, Bytes::from_static(b"three")).await.unwrap();
     assert_eq!(project.chunk(digest).await.unwrap(), "three");
     project.delete_chunk(digest).await.unwrap();
@@ -58,6 +89,12 @@ async fn projects_do_not_see_each_other() {
 #[tokio::test]
 async fn lists_and_deletes_each_kind() {
     let (folder, store) = folder();
+    std::fs::create_dir_all(folder.path().join("made/when/absent/p/images")).unwrap();
+    std::fs::write(folder.path().join("made/when/absent/p/images/stray"), b"not ours").unwrap();
+    listed_and_deleted(&store).await;
+}
+
+async fn listed_and_deleted(store: &Store) {
     let project = store.project("p").unwrap();
     let content = Bytes::from_static(b"content");
     project.put_chunk(Digest::of(b"1"), content.clone()).await.unwrap();
@@ -67,7 +104,6 @@ async fn lists_and_deletes_each_kind() {
     project.put_image(&named(2), content.clone()).await.unwrap();
     project.put_source(&named(3), content.clone()).await.unwrap();
     project.put_profile(&named(4), content.clone()).await.unwrap();
-    std::fs::write(folder.path().join("made/when/absent/p/images/stray"), b"not ours").unwrap();
     for kind in Kind::ALL {
         let found: Vec<_> = project.list(kind).try_collect().await.unwrap();
         assert_eq!(found.len(), 1, "{kind:?}");

@@ -4,6 +4,7 @@
 //! with it, and is stopped, by its process id, when its value is dropped. What cannot be had is an
 //! error that says which package is missing: a test never passes because its peer was absent.
 
+pub mod bucket;
 pub mod layout;
 pub mod nats;
 pub mod port;
@@ -11,6 +12,7 @@ pub mod process;
 pub mod registry;
 pub mod tarball;
 
+pub use bucket::Bucket;
 pub use layout::{Compression, ImageSpec, LayoutWriter};
 pub use nats::Nats;
 pub use process::Server;

@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use serde_json::Value;
 use system_tests::mesh::Mesh;
 use system_tests::{Scratch, noise};
-use testkit::{ImageSpec, LayoutWriter, Registry, Tarball};
+use testkit::{Bucket, ImageSpec, LayoutWriter, Registry, Tarball};
 
 /// A registry with two images that share a layer.
 struct Served {
@@ -77,6 +78,35 @@ impl Runs for Mesh {
     }
 }
 
+/// Embedded, with the store in a bucket; settings and credentials as the clouds' tools take them.
+struct OnBucket {
+    scratch: Scratch,
+    bucket: Bucket,
+}
+
+impl OnBucket {
+    fn new(bucket: Bucket) -> anyhow::Result<OnBucket> {
+        Ok(OnBucket { scratch: Scratch::new()?, bucket })
+    }
+}
+
+impl Runs for OnBucket {
+    fn sluice(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.scratch.command(["--store", self.bucket.url()])?;
+        let variables = self.bucket.options().iter();
+        command.envs(variables.map(|(name, value)| (name.to_ascii_uppercase(), value)));
+        let output = command.args(arguments).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "sluice {arguments:?}: {errors}\n{}", self.scratch.node_log());
+        assert!(!self.scratch.store().exists(), "a folder was used as the store");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.scratch.mount_point(name)
+    }
+}
+
 #[test]
 fn embedded() -> anyhow::Result<()> {
     journey(&Scratch::new()?)
@@ -85,6 +115,16 @@ fn embedded() -> anyhow::Result<()> {
 #[test]
 fn as_processes_on_nats() -> anyhow::Result<()> {
     journey(&Mesh::start(&["--rtt", "2ms"])?)
+}
+
+#[test]
+fn with_the_store_in_a_bucket_of_s3() -> anyhow::Result<()> {
+    journey(&OnBucket::new(Bucket::s3()?)?)
+}
+
+#[test]
+fn with_the_store_in_a_container_of_azure() -> anyhow::Result<()> {
+    journey(&OnBucket::new(Bucket::azure()?)?)
 }
 
 fn journey(sluice: &impl Runs) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@
 //! through is hashed on both sides. A layer that inflates to more than its limit ends the read; the
 //! memory held is a few buffers either way.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -101,7 +101,7 @@ fn decoder<'a>(blob: &'a mut BlobReader) -> Result<Box<dyn Read + 'a>, LayerFaul
     let mut magic = [0; MAGIC_BYTES];
     let known = fill(blob, &mut magic).map_err(LayerFault::Inflate)?;
     let head = io::Cursor::new(magic).take(known as u64);
-    let whole = BufReader::with_capacity(64 * 1024, head.chain(blob));
+    let whole = head.chain(blob);
     Ok(match &magic[..known] {
         [0x1f, 0x8b, ..] => Box::new(Gunzip::new(whole)),
         // A frame, or a skippable frame.
@@ -154,11 +154,12 @@ impl BlobReader {
     }
 }
 
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for BlobReader {
+    /// The piece as it arrived: no copy.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() {
             match self.blob.blocking_recv() {
-                None => return Ok(0),
+                None => break,
                 Some(Ok(arrived)) => {
                     self.arrived(&arrived);
                     self.current = arrived;
@@ -170,8 +171,18 @@ impl Read for BlobReader {
                 }
             }
         }
-        let len = buffer.len().min(self.current.len());
-        buffer[..len].copy_from_slice(&self.current.split_to(len));
-        Ok(len)
+        Ok(&self.current)
+    }
+
+    fn consume(&mut self, len: usize) {
+        drop(self.current.split_to(len));
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
     }
 }
