@@ -391,3 +391,43 @@ mod nats_only {
         tokio::time::timeout(SOON, answered).await.expect("the bus did not come back");
     }
 }
+
+fn login(server: &testkit::Nats, login: &testkit::nats::Login) -> NatsConfig {
+    NatsConfig {
+        url: server.url().replace("nats://", "tls://"),
+        nkey_seed_file: Some(login.nkey_seed_file.clone()),
+        ca_file: Some(login.certificates.ca.clone()),
+        certificate_file: Some(login.certificates.client.clone()),
+        key_file: Some(login.certificates.client_key.clone()),
+        ..NatsConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_tls_and_nkeys_serves_who_may_log_in_and_nobody_else() {
+    let (server, may) = testkit::Nats::secured().unwrap();
+    let config = login(&server, &may);
+    let bus = Bus::connect(&config).await.unwrap();
+    let _answering = locate(&bus, free(), || async { Ok(endpoints("one")) }).await;
+    let reply = bus.call(LocateRequest {}, SOON).await.unwrap();
+    assert_eq!(reply, endpoints("one"));
+
+    let stranger = nkeys::KeyPair::new_user().seed().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let stranger_file = folder.path().join("stranger.nk");
+    std::fs::write(&stranger_file, stranger).unwrap();
+    let others = [
+        ("another nkey", NatsConfig { nkey_seed_file: Some(stranger_file), ..config.clone() }),
+        ("no nkey", NatsConfig { nkey_seed_file: None, ..config.clone() }),
+        ("no certificate", NatsConfig { certificate_file: None, key_file: None, ..config.clone() }),
+        ("no authority", NatsConfig { ca_file: None, ..config.clone() }),
+    ];
+    for (what, config) in others {
+        let refused = async {
+            let bus = Bus::connect(&config).await?;
+            let reply: Result<LocateReply, Status> = bus.call(LocateRequest {}, Duration::from_secs(1)).await;
+            anyhow::Ok(reply?)
+        };
+        refused.await.expect_err(what);
+    }
+}

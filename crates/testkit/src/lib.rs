@@ -5,6 +5,7 @@
 //! error that says which package is missing: a test never passes because its peer was absent.
 
 pub mod bucket;
+pub mod certificates;
 pub mod layout;
 pub mod nats;
 pub mod port;
@@ -13,6 +14,7 @@ pub mod registry;
 pub mod tarball;
 
 pub use bucket::Bucket;
+pub use certificates::Certificates;
 pub use layout::{Compression, ImageSpec, LayoutWriter};
 pub use nats::Nats;
 pub use process::Server;

@@ -1,15 +1,16 @@
 //! A NATS server with JetStream.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
 
-use crate::Server;
 use crate::port;
+use crate::{Certificates, Server};
 
 /// How often a start is tried when another process took the port in between.
 const START_ATTEMPTS: usize = 5;
+const CONFIG: &str = "nats.conf";
 
 /// A `nats-server` of its own; gone when dropped.
 #[derive(Debug)]
@@ -17,16 +18,46 @@ pub struct Nats {
     server: Server,
     port: u16,
     folder: tempfile::TempDir,
+    secured: bool,
+}
+
+/// What a client of [`Nats::secured`] needs.
+#[derive(Debug)]
+pub struct Login {
+    pub certificates: Certificates,
+    pub nkey_seed_file: PathBuf,
 }
 
 impl Nats {
     pub fn start() -> anyhow::Result<Nats> {
+        Nats::start_in(tempfile::tempdir()?, false)
+    }
+
+    /// One that speaks only TLS, asks every client for a certificate, and knows one user by nkey.
+    pub fn secured() -> anyhow::Result<(Nats, Login)> {
         let folder = tempfile::tempdir()?;
+        let certificates = Certificates::make(&folder.path().join("tls"))?;
+        let user = nkeys::KeyPair::new_user();
+        let nkey_seed_file = folder.path().join("user.nk");
+        std::fs::write(&nkey_seed_file, user.seed()?)?;
+        let config = format!(
+            "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}\n\
+             authorization {{ users: [ {{ nkey: {} }} ] }}\n",
+            certificates.server,
+            certificates.server_key,
+            certificates.ca,
+            user.public_key()
+        );
+        std::fs::write(folder.path().join(CONFIG), config)?;
+        Ok((Nats::start_in(folder, true)?, Login { certificates, nkey_seed_file }))
+    }
+
+    fn start_in(folder: tempfile::TempDir, secured: bool) -> anyhow::Result<Nats> {
         let mut failure = None;
         for _ in 0..START_ATTEMPTS {
             let port = port::free()?;
-            match serve(folder.path(), port) {
-                Ok(server) => return Ok(Nats { server, port, folder }),
+            match serve(folder.path(), port, secured) {
+                Ok(server) => return Ok(Nats { server, port, folder, secured }),
                 Err(error) => failure = Some(error),
             }
         }
@@ -43,14 +74,17 @@ impl Nats {
     }
 
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.server = serve(self.folder.path(), self.port)?;
+        self.server = serve(self.folder.path(), self.port, self.secured)?;
         Ok(())
     }
 }
 
-fn serve(folder: &Path, port: u16) -> anyhow::Result<Server> {
+fn serve(folder: &Path, port: u16, secured: bool) -> anyhow::Result<Server> {
     let mut command = Command::new("nats-server");
     command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder);
+    if secured {
+        command.arg("-c").arg(folder.join(CONFIG));
+    }
     let mut server = Server::spawn(
         command,
         &folder.join("nats.log"),
