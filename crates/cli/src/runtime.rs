@@ -9,6 +9,7 @@
 
 pub mod container;
 pub mod defaults;
+pub mod folder;
 pub mod image_config;
 pub mod options;
 pub mod signals;
@@ -16,5 +17,6 @@ pub mod spec;
 pub mod user;
 
 pub use container::{Container, Runtime};
+pub use folder::Folder;
 pub use image_config::ImageConfig;
 pub use options::{Network, RunOptions, Volume};

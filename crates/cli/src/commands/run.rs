@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use proto::{MountRequest, Mounted};
 
@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::runtime::container::Streams;
 use crate::runtime::signals::Caught;
 use crate::runtime::user::RootDir;
-use crate::runtime::{Container, ImageConfig, Network, RunOptions, Runtime, Volume, spec, user};
+use crate::runtime::{Container, Folder, ImageConfig, Network, RunOptions, Runtime, Volume, spec, user};
 
 /// Longest container name; runc makes folder names of it.
 const NAME_MAX: usize = 100;
@@ -83,8 +83,12 @@ async fn container(context: &Context, args: RunArgs) -> anyhow::Result<ExitStatu
     let mut caught = Caught::new()?;
     let mut progress = context.progress();
     let runtime = Runtime::find(args.runtime.as_deref(), context.settings.state.join("runtime"))?;
-    let folder = Folder::create(&context.settings.state.join("run"), args.name.as_deref(), args.keep)?;
+    let parent = context.settings.state.join("run");
     let mut node = context.node(&progress).await?;
+    for left in Folder::left_behind(&parent)? {
+        take_away(&mut node, &runtime, left, &progress).await;
+    }
+    let folder = Folder::create(&parent, args.name.as_deref(), args.keep)?;
     let request = MountRequest {
         image: Some(context.requests()?.resolve(&args.image)?),
         target: folder.part("rootfs"),
@@ -131,6 +135,18 @@ async fn in_root(
     failure.map_or(Ok(status), |failure| Err(failure.into()))
 }
 
+/// What a `sluice run` that was killed left: its root would keep the node alive for ever.
+async fn take_away(node: &mut Node, runtime: &Runtime, folder: Folder, progress: &Progress) {
+    if runtime.is_running(&folder.id) {
+        folder.leave();
+        return;
+    }
+    if let Err(error) = runtime.delete(&folder.id) {
+        tracing::warn!(error = %format!("{error:#}"), "clean up after a container that was killed");
+    }
+    leave(node, &folder, progress).await;
+}
+
 /// Takes the root away. Its folder goes with `folder`, but never while something is mounted in it.
 async fn leave(node: &mut Node, folder: &Folder, progress: &Progress) {
     if let Err(status) = node.unmount(&folder.path.join("rootfs")).await
@@ -155,58 +171,6 @@ impl RunArgs {
             read_only: self.read_only,
             volumes: self.volume.clone(),
             network: self.net,
-        }
-    }
-}
-
-/// `<state>/run/<id>`: a container's folder, gone when dropped.
-#[derive(Debug)]
-struct Folder {
-    id: String,
-    path: PathBuf,
-    keep: bool,
-}
-
-impl Folder {
-    fn create(parent: &Path, name: Option<&str>, keep: bool) -> anyhow::Result<Folder> {
-        std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
-        let path = match name {
-            Some(name) => {
-                let path = parent.join(name);
-                match std::fs::create_dir(&path) {
-                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                        bail!("a container named {name} exists, or was kept: {}", path.display())
-                    }
-                    result => result.with_context(|| format!("create {}", path.display()))?,
-                }
-                path
-            }
-            None => tempfile::Builder::new().prefix("c").tempdir_in(parent)?.keep(),
-        };
-        let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let folder = Folder { id, path, keep };
-        for part in ["rootfs", "upper", "work"] {
-            std::fs::create_dir(folder.path.join(part))
-                .with_context(|| format!("create {}", folder.part(part)))?;
-        }
-        Ok(folder)
-    }
-
-    fn part(&self, name: &str) -> String {
-        self.path.join(name).display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Not emptied but removed: if it is still mounted this fails, and nothing of the image is touched.
-        let emptied = std::fs::remove_dir(self.path.join("rootfs"));
-        let removed = match (&emptied, self.keep) {
-            (Ok(()), false) => std::fs::remove_dir_all(&self.path),
-            _ => emptied,
-        };
-        if let Err(error) = removed {
-            tracing::warn!(path = %self.path.display(), error = %error, "remove the container's folder");
         }
     }
 }
@@ -243,20 +207,6 @@ mod tests {
         for wrong in ["", ".", "..", "a/b", "-a", &"a".repeat(NAME_MAX + 1)] {
             assert!(container_name(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn folders_are_exclusive_and_go_away_unless_kept() {
-        let parent = tempfile::tempdir().unwrap();
-        let folder = Folder::create(parent.path(), Some("web"), false).unwrap();
-        assert!(Folder::create(parent.path(), Some("web"), false).unwrap_err().to_string().contains("web"));
-        let path = folder.path.clone();
-        drop(folder);
-        assert!(!path.exists());
-        let kept = Folder::create(parent.path(), None, true).unwrap();
-        let upper = kept.path.join("upper");
-        drop(kept);
-        assert!(upper.exists());
     }
 
     #[test]

@@ -39,7 +39,23 @@ impl Runtime {
         command
     }
 
-    fn delete(&self, id: &str) -> anyhow::Result<()> {
+    /// Whether the container exists and has not ended.
+    pub fn is_running(&self, id: &str) -> bool {
+        #[derive(Deserialize)]
+        struct State {
+            status: String,
+        }
+        let output = std::process::Command::new(&self.program)
+            .arg("--root")
+            .arg(&self.state)
+            .args(["state", id])
+            .output();
+        let state = output.ok().and_then(|output| serde_json::from_slice::<State>(&output.stdout).ok());
+        state.is_some_and(|state| state.status != "stopped")
+    }
+
+    /// Kills what still runs and forgets the container; one that is not there is fine.
+    pub fn delete(&self, id: &str) -> anyhow::Result<()> {
         let output = std::process::Command::new(&self.program)
             .arg("--root")
             .arg(&self.state)

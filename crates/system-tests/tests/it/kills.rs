@@ -101,3 +101,39 @@ fn a_download_that_is_killed_goes_on() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing_for_ever() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let busybox = fs::read("/bin/busybox")?;
+    let layer = Tarball::new().member(b'0', "bin/busybox", "", 0o755, &busybox).finish();
+    layout.image("app", &ImageSpec::new([layer]))?;
+    let reference = layout.reference("app");
+    let shared = scratch.mount_point("shared")?;
+    let run = |script: &str| {
+        let volume = format!("{}:/shared", shared.display());
+        let shell = ["--", "/bin/busybox", "sh", "-c", script];
+        scratch.command([["run", "--volume", &volume, &reference].as_slice(), &shell].concat())
+    };
+    // It says that it runs, and runs until its file is gone.
+    let script =
+        "/bin/busybox touch /shared/here; while [ -e /shared/here ]; do /bin/busybox sleep 0.05; done";
+    let mut killed = run(script)?.spawn()?;
+    wait_until("the container's start", || shared.join("here").exists());
+    killed.kill()?;
+    killed.wait()?;
+
+    let folders = || fs::read_dir(scratch.state().join("run")).map_or(0, Iterator::count);
+    assert!(run("exit 0")?.status()?.success());
+    assert_eq!(folders(), 1, "a container that runs was taken away");
+    fs::remove_file(shared.join("here"))?;
+    wait_until("the end of what was left", || {
+        assert!(run("exit 0").and_then(|mut run| Ok(run.status()?)).is_ok_and(|status| status.success()));
+        folders() == 0
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let state = scratch.state().join("run").display().to_string();
+    assert!(!mounts.contains(&state), "still mounted");
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! A container's folder.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// Marks a folder that stays.
+const KEEP: &str = "keep";
+const ROOT: &str = "rootfs";
+
+/// `<state>/run/<id>`, gone when dropped. Whoever made it holds its lock for as long as it lives: a
+/// folder that nobody locks was left behind.
+#[derive(Debug)]
+pub struct Folder {
+    pub id: String,
+    pub path: PathBuf,
+    pub keep: bool,
+    _lock: File,
+}
+
+impl Folder {
+    /// A new one in `parent`, of this name or of one that no other has.
+    pub fn create(parent: &Path, name: Option<&str>, keep: bool) -> anyhow::Result<Folder> {
+        std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        let path = match name {
+            Some(name) => {
+                let path = parent.join(name);
+                match std::fs::create_dir(&path) {
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                        bail!("a container named {name} exists, or was kept: {}", path.display())
+                    }
+                    result => result.with_context(|| format!("create {}", path.display()))?,
+                }
+                path
+            }
+            None => tempfile::Builder::new().prefix("c").tempdir_in(parent)?.keep(),
+        };
+        let mut folder = Folder::lock(path)?.context("the container's new folder is in use")?;
+        folder.keep = keep;
+        if keep {
+            std::fs::write(folder.path.join(KEEP), b"").context("mark the folder as kept")?;
+        }
+        // Last the root: a folder without one is not complete, or not to be taken away.
+        for part in ["upper", "work", ROOT] {
+            std::fs::create_dir(folder.path.join(part))
+                .with_context(|| format!("create {}", folder.part(part)))?;
+        }
+        Ok(folder)
+    }
+
+    /// Folders in `parent` whose makers were killed.
+    pub fn left_behind(parent: &Path) -> anyhow::Result<Vec<Folder>> {
+        let listed = match std::fs::read_dir(parent) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.with_context(|| format!("list {}", parent.display()))?,
+        };
+        let paths = listed.filter_map(|entry| Some(entry.ok()?.path()));
+        let whole = paths.filter(|path| path.join(ROOT).symlink_metadata().is_ok());
+        Ok(whole.filter_map(|path| Folder::lock(path).ok().flatten()).collect())
+    }
+
+    /// `None` when another process holds it.
+    fn lock(path: PathBuf) -> anyhow::Result<Option<Folder>> {
+        let lock = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            locked => locked.with_context(|| format!("lock {}", path.display()))?,
+        }
+        let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let keep = path.join(KEEP).exists();
+        Ok(Some(Folder { id, path, keep, _lock: lock }))
+    }
+
+    pub fn part(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// Unlocks it and lets it be.
+    pub fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.path.as_os_str().is_empty() {
+            return;
+        }
+        // Not emptied but removed: if it is still mounted this fails, and nothing of the image is touched.
+        let emptied = std::fs::remove_dir(self.path.join(ROOT));
+        let removed = match (&emptied, self.keep) {
+            (Ok(()), false) => std::fs::remove_dir_all(&self.path),
+            _ => emptied,
+        };
+        if let Err(error) = removed {
+            tracing::warn!(path = %self.path.display(), error = %error, "remove the container's folder");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_exclusive_and_go_away_unless_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::create(parent.path(), Some("web"), false).unwrap();
+        assert!(Folder::create(parent.path(), Some("web"), false).unwrap_err().to_string().contains("web"));
+        let path = folder.path.clone();
+        drop(folder);
+        assert!(!path.exists());
+        let kept = Folder::create(parent.path(), None, true).unwrap();
+        let upper = kept.path.join("upper");
+        drop(kept);
+        assert!(upper.exists());
+        assert!(Folder::left_behind(parent.path()).unwrap().is_empty(), "what is kept was not left behind");
+    }
+
+    #[test]
+    fn what_nobody_locks_was_left_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        assert!(Folder::left_behind(&parent.path().join("none")).unwrap().is_empty());
+        let (used, kept) = (
+            Folder::create(parent.path(), Some("used"), false),
+            Folder::create(parent.path(), Some("kept"), true),
+        );
+        let killed = Folder::create(parent.path(), Some("killed"), false).unwrap();
+        assert!(Folder::left_behind(parent.path()).unwrap().is_empty());
+        killed.leave();
+        kept.unwrap().leave();
+        let mut left = Folder::left_behind(parent.path()).unwrap();
+        left.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(left.iter().map(|folder| folder.id.as_str()).collect::<Vec<_>>(), ["kept", "killed"]);
+        drop(left);
+        assert!(!parent.path().join("killed").exists());
+        assert!(parent.path().join("kept/upper").exists(), "what was written must be kept");
+        drop(used);
+    }
+}
