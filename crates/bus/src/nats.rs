@@ -80,6 +80,9 @@ impl Default for NatsConfig {
 
 impl Nats {
     pub(crate) async fn connect(config: &NatsConfig) -> anyhow::Result<Nats> {
+        // A process that links two providers of cryptography has no default one, and TLS would panic. An error
+        // says that the process has chosen already.
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
         // The address may carry a password: the error does not repeat it.
         let client = options(config)?.connect(servers).await.context("connecting to NATS (nats.url)")?;
