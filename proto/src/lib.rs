@@ -1,7 +1,8 @@
 //! The contract between the services: messages, subjects and signatures.
 //!
 //! `mesh.proto` holds what crosses the bus, `content.proto` the bulk bytes, `node.proto` what a
-//! frontend answers on its own machine. [`subjects`] shows the entire conversation.
+//! frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] is
+//! not ours: what a container runtime asks of a snapshotter.
 
 mod generated {
     #![allow(
@@ -12,6 +13,26 @@ mod generated {
         reason = "generated code"
     )]
     tonic::include_proto!("sluice.v1");
+}
+/// The parts of containerd's own interface that are spoken here.
+pub mod containerd {
+    #![allow(
+        missing_debug_implementations,
+        unreachable_pub,
+        clippy::allow_attributes_without_reason,
+        reason = "generated code"
+    )]
+    pub mod services {
+        pub mod snapshots {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.snapshots.v1");
+            }
+        }
+    }
+    pub mod types {
+        tonic::include_proto!("containerd.types");
+    }
+    pub use services::snapshots::v1 as snapshots;
 }
 pub mod placement;
 pub mod signed;

@@ -1,0 +1,99 @@
+use super::*;
+
+fn snapshot(kind: Kind, parent: Option<&str>) -> Snapshot {
+    Snapshot {
+        id: 0,
+        kind,
+        parent: parent.map(str::to_owned),
+        labels: BTreeMap::new(),
+        created: SystemTime::UNIX_EPOCH,
+        updated: SystemTime::UNIX_EPOCH,
+        streamed: None,
+        usage: Usage::default(),
+    }
+}
+
+fn streamed(parent: Option<&str>, layer: u32, layers: u32) -> Snapshot {
+    let streamed = Streamed { manifest: "sha256:m".to_owned(), layer, layers };
+    Snapshot { streamed: Some(streamed), ..snapshot(Kind::Committed, parent) }
+}
+
+fn ledger(folder: &Path) -> Ledger {
+    Ledger::open(&folder.join("snapshots.redb"), 0).unwrap()
+}
+
+#[test]
+fn follows_the_life_of_a_snapshot_and_finds_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut one = ledger(folder.path());
+    let id = one.new_id();
+    one.add("a", Snapshot { id, ..snapshot(Kind::Active, None) }).unwrap();
+    assert!(matches!(one.add("b", snapshot(Kind::Active, Some("a"))), Err(LedgerError::ParentNotCommitted(_))));
+    let usage = Usage { bytes: 7, inodes: 2 };
+    one.commit("a", "base", BTreeMap::from([("k".to_owned(), "v".to_owned())]), None, usage).unwrap();
+    assert!(matches!(one.get("a"), Err(LedgerError::NotFound(_))));
+    one.add("b", snapshot(Kind::Active, Some("base"))).unwrap();
+    assert!(matches!(one.add("b", snapshot(Kind::View, None)), Err(LedgerError::Exists(_))));
+    assert!(matches!(one.commit("base", "c", BTreeMap::new(), None, usage), Err(LedgerError::NotActive(_))));
+    assert!(matches!(one.remove("base"), Err(LedgerError::HasChild { .. })));
+    one.set_labels("b", BTreeMap::from([("x".to_owned(), "y".to_owned())])).unwrap();
+    let before = one.all().clone();
+    drop(one);
+
+    let mut again = ledger(folder.path());
+    assert_eq!(again.all(), &before);
+    assert_eq!((again.get("base").unwrap().usage, again.new_id()), (usage, id + 1));
+    again.remove("b").unwrap();
+    again.remove("base").unwrap();
+    assert!(ledger_after(again, folder.path()).all().is_empty());
+}
+
+fn ledger_after(ledger_before: Ledger, folder: &Path) -> Ledger {
+    drop(ledger_before);
+    ledger(folder)
+}
+
+#[test]
+fn a_bad_entry_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut one = ledger(folder.path());
+    one.add("good", snapshot(Kind::Active, None)).unwrap();
+    one.table.put_raw("bad", b"{\"id\": \"not a number\"}");
+    one.table.put_raw("worse", &[0xff; 40]);
+    let names: Vec<String> = ledger_after(one, folder.path()).all().keys().cloned().collect();
+    assert_eq!(names, ["good"]);
+}
+
+#[test]
+fn a_folder_that_nobody_names_keeps_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(&folder.path().join("l"), 41).unwrap();
+    assert_eq!((ledger.new_id(), ledger.new_id()), (41, 42));
+}
+
+#[test]
+fn claims_what_is_named_and_says_what_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = ledger(folder.path());
+    ledger.add("low", streamed(None, 0, 2)).unwrap();
+    ledger.add("top", streamed(Some("low"), 1, 2)).unwrap();
+    assert!(ledger.get("top").unwrap().streamed.as_ref().unwrap().is_top());
+    assert_eq!(ledger.claims(), BTreeMap::from([("sha256:m".to_owned(), false)]));
+    ledger.add("container", snapshot(Kind::Active, Some("top"))).unwrap();
+    assert_eq!(ledger.claims(), BTreeMap::from([("sha256:m".to_owned(), true)]));
+    assert_eq!(ledger.chain("container").unwrap().len(), 3);
+    for name in ["container", "top", "low"] {
+        ledger.remove(name).unwrap();
+    }
+    assert!(ledger.claims().is_empty());
+}
+
+#[test]
+fn a_loop_in_a_damaged_table_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = ledger(folder.path());
+    for (name, parent) in [("a", "b"), ("b", "a")] {
+        one.table.put_raw(name, &serde_json::to_vec(&snapshot(Kind::Committed, Some(parent))).unwrap());
+    }
+    assert!(matches!(ledger_after(one, folder.path()).chain("a"), Err(LedgerError::NotFound(_))));
+}
