@@ -1,0 +1,167 @@
+//! What a Prepare is for: the labels that containerd puts on the layers of an image it pulls.
+//!
+//! ```text
+//! containerd.io/snapshot.ref                    the layer's chain id: the name it will be known by
+//! containerd.io/snapshot/cri.image-ref          the image as it was asked for
+//! containerd.io/snapshot/cri.manifest-digest    the manifest of the node's platform
+//! ```
+//!
+//! The first is always there when a layer is unpacked; the others only where annotations are switched on.
+//! Chain ids are those of the OCI image specification: of the lowest layer its diff id, of another
+//! `sha256("<chain id below> <diff id>")`.
+
+use std::collections::BTreeMap;
+
+use image::ImageRecord;
+use sha2::{Digest as _, Sha256};
+
+use super::ledger::Streamed;
+
+pub(super) const TARGET: &str = "containerd.io/snapshot.ref";
+const IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
+const MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
+
+/// A layer that containerd is about to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layer {
+    /// Its chain id.
+    pub(super) target: String,
+    /// Absent: annotations do not reach us.
+    pub(super) image: Option<Image>,
+}
+
+/// The image that it is a layer of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Image {
+    /// As it was asked for.
+    pub(super) reference: String,
+    /// Digest of its manifest.
+    pub(super) manifest: String,
+}
+
+impl Layer {
+    /// None when this is no layer of an image: a container's own snapshot.
+    pub(super) fn of(labels: &BTreeMap<String, String>) -> Option<Layer> {
+        let target = labels.get(TARGET)?.clone();
+        let image = labels.get(IMAGE).zip(labels.get(MANIFEST));
+        let image = image
+            .map(|(reference, manifest)| Image { reference: reference.clone(), manifest: manifest.clone() });
+        Some(Layer { target, image })
+    }
+
+    /// Which layer of the image this is; none when the image does not have it over that parent.
+    pub(super) fn place_in(&self, record: &ImageRecord, parent: Option<&str>) -> Option<Streamed> {
+        let mut below: Option<String> = None;
+        for (layer, diff_id) in record.layers.iter().map(|layer| &layer.diff_id).enumerate() {
+            let chain = chain_id(below.as_deref(), diff_id);
+            if chain == self.target {
+                let place = Streamed {
+                    manifest: record.manifest_digest.clone(),
+                    layer: layer as u32,
+                    layers: record.layers.len() as u32,
+                };
+                return (below.as_deref() == parent).then_some(place);
+            }
+            below = Some(chain);
+        }
+        None
+    }
+}
+
+impl Image {
+    /// The same image by its digest: what a tag means may have changed since containerd looked.
+    pub(super) fn pinned(&self) -> String {
+        let name = self.reference.split('@').next().unwrap_or_default();
+        let tag = name.rfind(':').filter(|colon| !name[*colon..].contains('/'));
+        format!("{}@{}", &name[..tag.unwrap_or(name.len())], self.manifest)
+    }
+}
+
+fn chain_id(below: Option<&str>, diff_id: &str) -> String {
+    match below {
+        None => diff_id.to_owned(),
+        Some(below) => format!("sha256:{}", hex::encode(Sha256::digest(format!("{below} {diff_id}")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Digest;
+    use image::record::{IndexRef, LayerRef};
+
+    use super::*;
+
+    fn diff_id(digit: &str) -> String {
+        format!("sha256:{}", digit.repeat(64))
+    }
+
+    fn record(diff_ids: &[&str]) -> ImageRecord {
+        let index = IndexRef { digest: Digest::of(b""), plain_len: 0, stored_len: 0 };
+        let layer = |digit: &&str| LayerRef {
+            digest: String::new(),
+            diff_id: diff_id(digit),
+            media_type: String::new(),
+            size: 0,
+            entries: 0,
+        };
+        ImageRecord {
+            project: "default".to_owned(),
+            manifest_digest: diff_id("f"),
+            references: Vec::new(),
+            config: Vec::new(),
+            tree: index,
+            map: index,
+            layers: diff_ids.iter().map(layer).collect(),
+            files: 0,
+            plain_bytes: 0,
+            stored_bytes: 0,
+            imported_unix: 0,
+            imported_by: String::new(),
+        }
+    }
+
+    fn wanted(target: &str) -> Layer {
+        Layer { target: target.to_owned(), image: None }
+    }
+
+    #[test]
+    fn reads_the_labels_and_says_when_they_are_missing() {
+        let mut labels = BTreeMap::new();
+        assert_eq!(Layer::of(&labels), None);
+        labels.insert(TARGET.to_owned(), "sha256:t".to_owned());
+        assert_eq!(Layer::of(&labels), Some(wanted("sha256:t")));
+        labels.insert(IMAGE.to_owned(), "docker.io/library/a:1".to_owned());
+        assert_eq!(Layer::of(&labels).unwrap().image, None);
+        labels.insert(MANIFEST.to_owned(), "sha256:m".to_owned());
+        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a@sha256:m");
+    }
+
+    #[test]
+    fn names_are_pinned_whatever_they_are() {
+        for (name, pinned) in [
+            ("127.0.0.1:5000/a", "127.0.0.1:5000/a@sha256:m"),
+            ("127.0.0.1:5000/a:1", "127.0.0.1:5000/a@sha256:m"),
+            ("r.io/a:1@sha256:x", "r.io/a@sha256:m"),
+            ("r.io/a@sha256:x", "r.io/a@sha256:m"),
+        ] {
+            let image = Image { reference: name.to_owned(), manifest: "sha256:m".to_owned() };
+            assert_eq!(image.pinned(), pinned);
+        }
+    }
+
+    #[test]
+    fn finds_each_layer_over_its_own_parent_only() {
+        let record = record(&["a", "b", "b"]);
+        // As the OCI image specification defines it; computed with sha256sum.
+        let second = "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c";
+        let computed = chain_id(Some(&diff_id("a")), &diff_id("b"));
+        assert_eq!(computed, second);
+        let place = wanted(&diff_id("a")).place_in(&record, None).unwrap();
+        assert_eq!((place.layer, place.layers, place.is_top()), (0, 3, false));
+        let third = chain_id(Some(&computed), &diff_id("b"));
+        let place = wanted(&third).place_in(&record, Some(&computed)).unwrap();
+        assert_eq!((place.layer, place.is_top()), (2, true));
+        assert_eq!(wanted(&third).place_in(&record, None), None);
+        assert_eq!(wanted(&diff_id("b")).place_in(&record, None), None);
+    }
+}
