@@ -1,0 +1,80 @@
+//! Whether a layer streams. Whatever the answer, the pull goes on: what does not stream is fetched by
+//! containerd as ever, and the reason is kept where an operator looks.
+
+use std::sync::Arc;
+
+use image::ImageRecord;
+use tonic::{Code, Status};
+
+use super::ledger::Streamed;
+use super::wanted::Layer;
+
+/// Why a layer is an ordinary one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    /// The layer below is ordinary, and its own reason was told.
+    OverOrdinary,
+    /// containerd does not hand annotations on.
+    NoAnnotations,
+    /// The image cannot stream, or may not.
+    NotEligible,
+    /// The registry refused us, or the mesh did.
+    Denied,
+    /// The mesh did not answer in time.
+    MeshAway,
+    /// The image is not as containerd sees it: other layers, or another order.
+    Mismatch,
+    /// Anything else; the message says what.
+    Failed,
+}
+
+impl Reason {
+    /// Stable: for metrics, events and scripts.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Reason::OverOrdinary => "over-ordinary-layer",
+            Reason::NoAnnotations => "no-annotations",
+            Reason::NotEligible => "not-eligible",
+            Reason::Denied => "denied",
+            Reason::MeshAway => "mesh-away",
+            Reason::Mismatch => "layers-differ",
+            Reason::Failed => "failed",
+        }
+    }
+
+    fn of(status: &Status) -> Reason {
+        match status.code() {
+            Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Reason::NotEligible,
+            Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
+            Code::Unavailable | Code::DeadlineExceeded => Reason::MeshAway,
+            _ => Reason::Failed,
+        }
+    }
+}
+
+/// An ordinary layer, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ordinary {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Ordinary {
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Ordinary {
+        Ordinary { reason, message: message.into() }
+    }
+}
+
+/// What the mesh said about the image, put to the layer that is wanted.
+pub(super) fn decide(
+    layer: &Layer,
+    parent: Option<&str>,
+    answer: Result<Arc<ImageRecord>, Status>,
+) -> Result<Streamed, Ordinary> {
+    let record =
+        answer.map_err(|status| Ordinary::new(Reason::of(&status), status.message()))?;
+    layer.place_in(&record, parent).ok_or_else(|| {
+        let (image, target) = (&record.manifest_digest, &layer.target);
+        Ordinary::new(Reason::Mismatch, format!("image {image} has no layer {target} over {}", parent.unwrap_or("nothing")))
+    })
+}

@@ -1,0 +1,150 @@
+//! How a snapshot is mounted: what containerd, or the shim of a container, gives to mount(2).
+//!
+//! ```text
+//! nothing below, writable           bind, rw
+//! one ordinary layer, read-only     bind, ro
+//! ordinary layers                   overlay  lowerdir=TOP:…:LOWEST
+//! … over an image that streams      overlay  lowerdir=TOP:…:TREE::LOCAL::REMOTE,metacopy=on,redirect_dir=on
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use proto::containerd::types::Mount;
+
+/// containerd splits options at commas and, here and there, lower layers at colons.
+const SEPARATORS: [char; 2] = [',', ':'];
+
+/// What a snapshot stands on, from the top.
+#[derive(Debug, Default)]
+pub(super) struct Below {
+    pub(super) ordinary: Vec<PathBuf>,
+    pub(super) streamed: Option<Stack>,
+}
+
+/// An image's tree and where its objects are.
+#[derive(Clone, Debug)]
+pub(crate) struct Stack {
+    pub(crate) tree: PathBuf,
+    pub(crate) local: PathBuf,
+    pub(crate) remote: PathBuf,
+}
+
+/// The two folders of a writable snapshot.
+#[derive(Debug)]
+pub(super) struct Writable {
+    pub(super) content: PathBuf,
+    pub(super) work: PathBuf,
+}
+
+/// A state folder whose paths cannot stand in mount options.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the path {} has a comma or a colon, which mount options cannot hold: choose another state folder", .0.display())]
+pub(crate) struct Unmountable(PathBuf);
+
+/// Refuses a folder that no snapshot below it could be mounted from.
+pub(super) fn check(folder: &Path) -> Result<(), Unmountable> {
+    let fine = folder.to_str().is_some_and(|path| !path.contains(SEPARATORS));
+    if fine { Ok(()) } else { Err(Unmountable(folder.to_owned())) }
+}
+
+impl Below {
+    /// Where the merged root's own attributes stand, from the top.
+    pub(super) fn top(&self) -> Option<&Path> {
+        self.ordinary.first().or(self.streamed.as_ref().map(|stack| &stack.tree)).map(PathBuf::as_path)
+    }
+}
+
+/// The mount of a snapshot; without `writable`, read-only. `index_off`: the kernel has overlayfs's index, which would
+/// refuse a layer that was moved.
+pub(super) fn mount(below: &Below, writable: Option<&Writable>, index_off: bool) -> Mount {
+    match (below.ordinary.as_slice(), &below.streamed, writable) {
+        ([], None, Some(writable)) => bind(&writable.content, "rw"),
+        ([only], None, None) => bind(only, "ro"),
+        _ => overlay(below, writable, index_off),
+    }
+}
+
+fn bind(folder: &Path, mode: &str) -> Mount {
+    Mount {
+        r#type: "bind".to_owned(),
+        source: text(folder),
+        target: String::new(),
+        options: vec!["rbind".to_owned(), mode.to_owned()],
+    }
+}
+
+fn overlay(below: &Below, writable: Option<&Writable>, index_off: bool) -> Mount {
+    let mut lower: Vec<String> = below.ordinary.iter().map(|folder| text(folder)).collect();
+    let mut options = Vec::new();
+    if index_off {
+        options.push("index=off".to_owned());
+    }
+    if let Some(stack) = &below.streamed {
+        let [tree, local, remote] = [&stack.tree, &stack.local, &stack.remote].map(|path| text(path));
+        lower.push(format!("{tree}::{local}::{remote}"));
+        options.extend(["metacopy=on".to_owned(), "redirect_dir=on".to_owned()]);
+    }
+    if let Some(writable) = writable {
+        options.push(format!("workdir={}", text(&writable.work)));
+        options.push(format!("upperdir={}", text(&writable.content)));
+    }
+    options.push(format!("lowerdir={}", lower.join(":")));
+    if writable.is_none() {
+        options.push("ro".to_owned());
+    }
+    Mount { r#type: "overlay".to_owned(), source: "overlay".to_owned(), target: String::new(), options }
+}
+
+/// Checked by [`check`] to be one, at the start.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writable() -> Writable {
+        Writable { content: "/s/9/fs".into(), work: "/s/9/work".into() }
+    }
+
+    fn stack() -> Stack {
+        Stack { tree: "/t".into(), local: "/l".into(), remote: "/r".into() }
+    }
+
+    #[test]
+    fn one_layer_is_bound_and_more_are_stacked() {
+        let none = Below::default();
+        assert_eq!(mount(&none, Some(&writable()), true).options, ["rbind", "rw"]);
+        let one = Below { ordinary: vec!["/s/1/fs".into()], streamed: None };
+        assert_eq!(mount(&one, None, true), bind(Path::new("/s/1/fs"), "ro"));
+        let two = Below { ordinary: vec!["/s/2/fs".into(), "/s/1/fs".into()], streamed: None };
+        let stacked = mount(&two, Some(&writable()), true);
+        assert_eq!((stacked.r#type.as_str(), stacked.options.join(",").as_str()), (
+            "overlay",
+            "index=off,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/2/fs:/s/1/fs"
+        ));
+        assert_eq!(mount(&two, None, false).options, ["lowerdir=/s/2/fs:/s/1/fs", "ro"]);
+    }
+
+    #[test]
+    fn an_image_that_streams_is_the_lowest() {
+        let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) };
+        let options = mount(&below, Some(&writable()), false).options.join(",");
+        assert_eq!(
+            options,
+            "metacopy=on,redirect_dir=on,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t::/l::/r"
+        );
+        assert_eq!(below.top(), Some(Path::new("/s/1/fs")));
+        let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) };
+        assert_eq!(mount(&alone, None, false).options, ["metacopy=on", "redirect_dir=on", "lowerdir=/t::/l::/r", "ro"]);
+        assert_eq!(alone.top(), Some(Path::new("/t")));
+    }
+
+    #[test]
+    fn a_folder_that_options_cannot_hold_is_refused() {
+        check(Path::new("/var/lib/sluice")).unwrap();
+        assert!(check(Path::new("/var/lib/a,b")).is_err());
+        assert!(check(Path::new("/var/lib/a:b")).is_err());
+    }
+}
