@@ -20,6 +20,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Unix socket of `node.v1`, mode 0600. Its folder is made when absent.
     pub socket: PathBuf,
+    /// Unix socket where containerd finds its snapshotter, mode 0600; absent: none is served.
+    pub snapshotter: Option<PathBuf>,
     /// Ed25519 public keys of the fetchers whose records and grants are believed: 64 hexadecimal digits each.
     pub trusted_keys: Vec<String>,
     /// How much disk the local objects may take. What is mounted stays, even beyond it.
@@ -57,6 +59,7 @@ impl Default for Config {
             node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             state: PathBuf::from("/var/lib/sluice"),
             socket: PathBuf::from("/run/sluice/node.sock"),
+            snapshotter: None,
             trusted_keys: Vec::new(),
             disk_budget: ByteSize::gib(50),
             background: true,

@@ -1,6 +1,7 @@
 //! The node agent: mounts streamed images, brings their bytes, keeps them on the node's disk.
 //!
 //! ```text
+//! containerd --> snapshots --\
 //! node (unix socket) --> images --> mount      tree, overlay
 //!                           |  \--> downloads --> content --> cache replicas, object store
 //!                           |          ^   \--> objects (disk)
@@ -21,6 +22,7 @@ mod metrics;
 mod mount;
 mod node;
 pub mod objects;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +43,7 @@ use fuse::{Registry, Remote, Session};
 use images::Images;
 use mount::Mounts;
 use objects::Objects;
+use snapshots::Snapshots;
 
 /// A frontend that runs until its shutdown token is cancelled.
 #[derive(Debug)]
@@ -71,6 +74,7 @@ impl Frontend {
         let session = Session::start(remote, &point, read_ahead)?;
         let mesh = Mesh::new(bus.clone(), store, content_options(&config));
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
+        let (state, snapshotter) = (config.state.clone(), config.snapshotter.clone());
         let (tasks_of_images, ending) = (tasks.clone(), shutdown.clone());
         let images = Images::start(images::Parts {
             config,
@@ -85,6 +89,16 @@ impl Frontend {
             shutdown: ending,
         })
         .await?;
+        if let Some(socket) = snapshotter {
+            let snapshots = Snapshots::open(&state, images.clone())?;
+            let (listener, shutdown) = (node::listen(&socket)?, shutdown.clone());
+            tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
+            tasks.spawn(async move {
+                if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
+                    tracing::error!(%error, "the snapshotter's socket is no longer served");
+                }
+            });
+        }
         let listener = node::listen(&socket)?;
         if let Some(at_least) = exit_when_idle {
             tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));

@@ -30,6 +30,18 @@ const DISK_BYTES: &str = "sluice_frontend_disk_bytes";
 const EVICTED_BYTES: &str = "sluice_frontend_evicted_bytes_total";
 /// Images of which everything is local.
 const IMAGES_COMPLETED: &str = "sluice_frontend_images_completed_total";
+/// Layers that containerd did not have to fetch.
+const LAYERS_STREAMED: &str = "sluice_frontend_layers_streamed_total";
+/// Layers that containerd fetched as ever, by reason.
+const LAYERS_ORDINARY: &str = "sluice_frontend_layers_ordinary_total";
+
+pub(crate) fn layer_streamed() {
+    counter!(LAYERS_STREAMED).increment(1);
+}
+
+pub(crate) fn layer_ordinary(reason: &'static str) {
+    counter!(LAYERS_ORDINARY, "reason" => reason).increment(1);
+}
 
 pub(crate) fn chunk_received(class: Class, stored_len: u32, seconds: f64) {
     let class = label(class);

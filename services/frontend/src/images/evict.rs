@@ -24,6 +24,11 @@ impl Images {
         let busy = || Status::unavailable("images are being mounted: try again");
         let alone = self.node.turns.alone(EVICT_WAIT).await.ok_or_else(busy)?;
         self.compare_with_table().await?;
+        if self.node.is_claimed(manifest) {
+            return Err(Status::failed_precondition(format!(
+                "{manifest} is an image of the container runtime: remove it there"
+            )));
+        }
         if let Some(target) = self.get(manifest)?.targets.first() {
             return Err(Status::failed_precondition(format!(
                 "{manifest} is mounted at {}",
@@ -121,7 +126,7 @@ impl Node {
             residents.push(Resident {
                 id: ImageId::new(&manifest),
                 map: Arc::new(map),
-                mounted: !image.targets.is_empty(),
+                mounted: !image.targets.is_empty() || self.is_claimed(&manifest),
                 last_used: image.last_used,
             });
         }

@@ -13,6 +13,7 @@
 //! turns ([`turns`]); what looks at a target and then mounts on it takes the one turn of all targets. `present` is never held across a wait.
 
 mod bring;
+mod claim;
 mod evict;
 mod find;
 mod mount;
@@ -20,6 +21,7 @@ mod names;
 mod report;
 mod resolve;
 mod status;
+mod stream;
 mod turns;
 mod unmount;
 
@@ -79,6 +81,7 @@ struct Node {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     present: Mutex<BTreeMap<String, Present>>,
+    claims: Mutex<claim::Claims>,
     turns: Turns,
     targets: tokio::sync::Mutex<()>,
     /// Held by every mount that is under way.
@@ -117,6 +120,7 @@ impl Images {
             tasks,
             shutdown,
             present: Mutex::default(),
+            claims: Mutex::default(),
             turns: Turns::default(),
             targets: tokio::sync::Mutex::default(),
             busy: Arc::default(),

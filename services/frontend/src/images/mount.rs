@@ -55,7 +55,7 @@ impl Images {
     }
 
     /// What the mesh says about the image; while it is away, what this node remembers.
-    async fn resolve(
+    pub(super) async fn resolve(
         &self,
         request: &ResolveRequest,
         importing: impl FnMut(ImportTicket),

@@ -83,6 +83,7 @@ impl Images {
         let Some(_alone) = self.node.turns.alone(Duration::ZERO).await else { return };
         let resting = |(manifest, image): &(String, Present)| {
             image.targets.is_empty()
+                && !self.node.is_in_use(manifest)
                 && image.content.is_some()
                 && self.progress_of(manifest).is_ok_and(|progress| progress.complete)
         };

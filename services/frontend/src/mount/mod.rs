@@ -32,6 +32,7 @@ use image::Digest;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub(crate) use error::MountError;
+pub(crate) use root::Layers;
 pub(crate) use target::Target;
 
 /// Where this node mounts.
@@ -92,10 +93,12 @@ impl Mounts {
 
     /// Mounts the root file system of the tree at `target`.
     pub(crate) fn add_root(&self, tree: &Digest, target: &Target) -> Result<(), MountError> {
-        root::mount(
-            &root::Layers { tree: self.tree_point(tree), local: &self.objects, remote: self.remote_point() },
-            target,
-        )
+        root::mount(&self.layers(tree), target)
+    }
+
+    /// What a root of the tree is made of, for whoever mounts it by themselves.
+    pub(crate) fn layers(&self, tree: &Digest) -> Layers {
+        Layers { tree: self.tree_point(tree), local: self.objects.clone(), remote: self.remote_point() }
     }
 
     /// Unmounts a root; busy is an error.
@@ -125,9 +128,13 @@ impl Mounts {
             return None;
         }
         let trees = self.base.join("tree");
-        let tree = entry
-            .values("lowerdir+")
-            .find_map(|lower| lower.strip_prefix(&trees).ok()?.to_str()?.parse().ok())?;
+        let of_ours = |lower: &Path| lower.strip_prefix(&trees).ok()?.to_str()?.parse().ok();
+        // Ours give each layer by itself, containerd all in one; of its layers some may be ordinary ones.
+        let each = entry.values("lowerdir+").find_map(|lower| of_ours(&lower));
+        let tree = each.or_else(|| {
+            let all = entry.values("lowerdir").next()?;
+            all.to_str()?.split(':').find_map(|lower| of_ours(Path::new(lower)))
+        })?;
         Some(Root { point: entry.point.clone(), tree })
     }
 

@@ -17,10 +17,12 @@ pub(super) const LAYER_PATH_MAX: usize = 255;
 /// The kernel's own explanation of a refused mount, in bytes.
 const EXPLANATION_MAX: usize = 4096;
 
-pub(super) struct Layers<'a> {
-    pub(super) tree: PathBuf,
-    pub(super) local: &'a Path,
-    pub(super) remote: PathBuf,
+/// What a root stands on, from the top.
+#[derive(Clone, Debug)]
+pub(crate) struct Layers {
+    pub(crate) tree: PathBuf,
+    pub(crate) local: PathBuf,
+    pub(crate) remote: PathBuf,
 }
 
 /// Refuses a state folder whose layers could never be mounted.
@@ -28,7 +30,7 @@ pub(super) fn check_lengths(tree: &Path, objects: &Path) -> Result<(), MountErro
     [tree, objects].into_iter().try_for_each(check_length)
 }
 
-pub(super) fn mount(layers: &Layers<'_>, target: &Target) -> Result<(), MountError> {
+pub(super) fn mount(layers: &Layers, target: &Target) -> Result<(), MountError> {
     let refused = |operation| {
         move |errno: rustix::io::Errno| MountError::kernel(operation, &target.point, errno.into())
     };
@@ -54,11 +56,11 @@ pub(super) fn mount(layers: &Layers<'_>, target: &Target) -> Result<(), MountErr
     .map_err(refused("mount at"))
 }
 
-fn settings(layers: &Layers<'_>, target: &Target) -> Result<Vec<(&'static str, Vec<u8>)>, MountError> {
+fn settings(layers: &Layers, target: &Target) -> Result<Vec<(&'static str, Vec<u8>)>, MountError> {
     let mut settings = vec![
         ("source", b"sluice".to_vec()),
         ("lowerdir+", layer(&layers.tree)?),
-        ("datadir+", layer(layers.local)?),
+        ("datadir+", layer(&layers.local)?),
         ("datadir+", layer(&layers.remote)?),
         ("metacopy", b"on".to_vec()),
         ("redirect_dir", b"on".to_vec()),

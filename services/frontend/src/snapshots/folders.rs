@@ -64,7 +64,7 @@ impl Folders {
         }
     }
 
-    /// Removes all folders but these. Returns how many went, and the first number that no folder has.
+    /// Removes all folders but these. Returns how many went.
     pub(super) fn remove_others(&self, keep: &HashSet<u64>) -> io::Result<usize> {
         let mut removed = 0;
         for id in self.ids()?.into_iter().filter(|id| !keep.contains(id)) {

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use proto::containerd::types::Mount;
 
+use crate::mount::Layers;
+
 /// containerd splits options at commas and, here and there, lower layers at colons.
 const SEPARATORS: [char; 2] = [',', ':'];
 
@@ -18,15 +20,7 @@ const SEPARATORS: [char; 2] = [',', ':'];
 #[derive(Debug, Default)]
 pub(super) struct Below {
     pub(super) ordinary: Vec<PathBuf>,
-    pub(super) streamed: Option<Stack>,
-}
-
-/// An image's tree and where its objects are.
-#[derive(Clone, Debug)]
-pub(crate) struct Stack {
-    pub(crate) tree: PathBuf,
-    pub(crate) local: PathBuf,
-    pub(crate) remote: PathBuf,
+    pub(super) streamed: Option<Layers>,
 }
 
 /// The two folders of a writable snapshot.
@@ -108,8 +102,8 @@ mod tests {
         Writable { content: "/s/9/fs".into(), work: "/s/9/work".into() }
     }
 
-    fn stack() -> Stack {
-        Stack { tree: "/t".into(), local: "/l".into(), remote: "/r".into() }
+    fn stack() -> Layers {
+        Layers { tree: "/t".into(), local: "/l".into(), remote: "/r".into() }
     }
 
     #[test]

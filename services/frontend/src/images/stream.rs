@@ -1,0 +1,112 @@
+//! Images for containerd: brought when a layer of one is about to be fetched, stacked when a container of
+//! one is made. containerd mounts by itself, so there is no target here.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use image::ImageRecord;
+use proto::ResolveRequest;
+use tonic::Status;
+
+use super::resolve::{Answered, manifest_hex};
+use super::{Images, disk_status};
+use crate::content::Content;
+use crate::mount::Layers;
+
+impl Images {
+    /// Asks the mesh for the image, imports included, and makes it present. The caller claims it first: what nobody claims may be evicted.
+    pub(crate) async fn stream(&self, mut request: ResolveRequest) -> Result<Arc<ImageRecord>, Status> {
+        if self.node.shutdown.is_cancelled() {
+            return Err(Status::unavailable("the node is ending"));
+        }
+        let asked = Instant::now();
+        request.node.clone_from(&self.node.config.node);
+        let answered = self.resolve(&request, |_| ()).await?;
+        let record = Arc::new(answered.record.clone());
+        drop(self.bring(request, answered, asked).await?);
+        Ok(record)
+    }
+
+    /// The layers of a container's root, mounted and ready. An image that an earlier process brought is read from
+    /// the disk, without asking anybody.
+    pub(crate) async fn stack(&self, manifest: &str) -> Result<Layers, Status> {
+        let image = self.get(manifest)?;
+        let turn = match image.content {
+            Some(_) => self.node.turns.take(manifest).await,
+            None => self.bring_kept(manifest, &image.reference, &image.record).await?,
+        };
+        let tree = image.record.tree.digest;
+        let images = self.clone();
+        let layers = self.whole("stacking the image", async move {
+            // Held to the end: an eviction would take the tree away again.
+            let _turn = turn;
+            images
+                .blocking(move |node| {
+                    node.mounts.add_tree(&tree, &node.objects.tree_path(&tree))?;
+                    Ok(node.mounts.layers(&tree))
+                })
+                .await
+        });
+        let layers = layers.await?;
+        if let Some(image) = self.present().get_mut(manifest) {
+            image.last_used = SystemTime::now();
+        }
+        Ok(layers)
+    }
+
+    /// A start of the image begins: what it reads becomes its profile.
+    pub(crate) fn begin_start(&self, manifest: &str) {
+        self.report_start(manifest);
+    }
+
+    /// Bytes of the image that are on this node's disk.
+    pub(crate) fn local_bytes(&self, manifest: &str) -> u64 {
+        self.progress_of(manifest).map_or(0, |progress| progress.bytes_local)
+    }
+
+    async fn bring_kept(
+        &self,
+        manifest: &str,
+        reference: &str,
+        record: &Arc<ImageRecord>,
+    ) -> Result<super::turns::Turn, Status> {
+        let hex = manifest_hex(manifest)?.to_owned();
+        let signed = self
+            .blocking(move |node| node.objects.record(&hex).map_err(|error| disk_status("read the record", &error)))
+            .await?
+            .ok_or_else(|| Status::not_found(format!("no record of {manifest} on this node")))?;
+        let request = ResolveRequest {
+            project: record.project.clone(),
+            reference: reference.to_owned(),
+            node: self.node.config.node.clone(),
+            ..ResolveRequest::default()
+        };
+        let remembered = Answered::from_memory(ImageRecord::clone(record), signed);
+        let turn = self.bring(request.clone(), remembered, Instant::now()).await?;
+        self.renew_grant(manifest, request);
+        Ok(turn)
+    }
+
+    /// Asks for a grant beside everything else, so that what is missing can be fetched.
+    fn renew_grant(&self, manifest: &str, request: ResolveRequest) {
+        if self.progress_of(manifest).is_ok_and(|progress| progress.complete) {
+            return;
+        }
+        let (images, manifest) = (self.clone(), manifest.to_owned());
+        let work = async move {
+            let timeout = images.node.config.resolve_timeout;
+            match images.node.resolver.resolve(&request, timeout, timeout, |_| ()).await {
+                Ok(answered) if answered.record.manifest_digest == manifest => {
+                    let content: Option<Content> = images.get(&manifest).ok().and_then(|image| image.content);
+                    if let Some(content) = content {
+                        content.renew(&answered.grant);
+                    }
+                }
+                Ok(_) => tracing::warn!(image = manifest, "its name means another image by now: no grant for it"),
+                Err(error) => tracing::warn!(image = manifest, %error, "no grant for an image of this node"),
+            }
+        };
+        let shutdown = self.node.shutdown.clone();
+        self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
+    }
+}

@@ -1,0 +1,199 @@
+//! The gRPC service: takes requests apart, calls [`Snapshots`], puts answers together. What is asked comes from
+//! containerd, which owns the socket; it is root's as all of this is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::time::SystemTime;
+
+use futures::Stream;
+use proto::containerd::snapshots::snapshots_server::{Snapshots as Service, SnapshotsServer};
+use proto::containerd::snapshots::{
+    CleanupRequest, CommitSnapshotRequest, Info, Kind as WireKind, ListSnapshotsRequest, ListSnapshotsResponse,
+    MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
+    StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest, UpdateSnapshotResponse, UsageRequest,
+    UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::filter::Filter;
+use super::ledger::{Kind, Snapshot};
+use super::{Labels, New, Snapshots};
+
+/// Snapshots in one message of a list: some hundred KiB.
+const LIST_PART: usize = 200;
+/// The field of an update that means all labels.
+const LABELS: &str = "labels";
+
+/// Serves until `shutdown`; calls that are being answered may then finish.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    snapshots: Snapshots,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    tonic::transport::Server::builder()
+        .add_service(SnapshotsServer::new(snapshots))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+}
+
+#[tonic::async_trait]
+impl Service for Snapshots {
+    type ListStream = Pin<Box<dyn Stream<Item = Result<ListSnapshotsResponse, Status>> + Send>>;
+
+    async fn prepare(
+        &self,
+        request: Request<PrepareSnapshotRequest>,
+    ) -> Result<Response<PrepareSnapshotResponse>, Status> {
+        let PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let mounts = self.make(new(Kind::Active, key, parent, labels)?).await?;
+        Ok(Response::new(PrepareSnapshotResponse { mounts }))
+    }
+
+    async fn view(
+        &self,
+        request: Request<ViewSnapshotRequest>,
+    ) -> Result<Response<ViewSnapshotResponse>, Status> {
+        let ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let mounts = self.make(new(Kind::View, key, parent, labels)?).await?;
+        Ok(Response::new(ViewSnapshotResponse { mounts }))
+    }
+
+    async fn mounts(&self, request: Request<MountsRequest>) -> Result<Response<MountsResponse>, Status> {
+        let mounts = Snapshots::mounts(self, request.into_inner().key).await?;
+        Ok(Response::new(MountsResponse { mounts }))
+    }
+
+    async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Result<Response<()>, Status> {
+        let CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
+        let name = named(name)?;
+        Snapshots::commit(self, key, name, sorted(labels), given(parent)).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
+        Snapshots::remove(self, request.into_inner().key).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn stat(
+        &self,
+        request: Request<StatSnapshotRequest>,
+    ) -> Result<Response<StatSnapshotResponse>, Status> {
+        let key = request.into_inner().key;
+        let snapshot = Snapshots::stat(self, key.clone()).await?;
+        Ok(Response::new(StatSnapshotResponse { info: Some(info(key, snapshot)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<UpdateSnapshotRequest>,
+    ) -> Result<Response<UpdateSnapshotResponse>, Status> {
+        let UpdateSnapshotRequest { info: asked, update_mask, .. } = request.into_inner();
+        let asked = asked.ok_or_else(|| Status::invalid_argument("the update names no snapshot"))?;
+        let fields = update_mask.unwrap_or_default().paths;
+        if let Some(other) = fields.iter().find(|field| *field != LABELS && label_of(field).is_none()) {
+            return Err(Status::invalid_argument(format!("{other:?} of a snapshot cannot be changed")));
+        }
+        let (name, labels) = (asked.name.clone(), sorted(asked.labels));
+        let change = move |now: &mut Labels| change_labels(now, labels, &fields);
+        let changed = self.set_labels(name.clone(), change).await?;
+        Ok(Response::new(UpdateSnapshotResponse { info: Some(info(name, changed)) }))
+    }
+
+    async fn list(&self, request: Request<ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let filters = request.into_inner().filters.iter().map(|text| Filter::parse(text)).collect();
+        let found: Vec<Info> =
+            Snapshots::list(self, filters).await?.into_iter().map(|(name, snapshot)| info(name, snapshot)).collect();
+        let parts: Vec<_> =
+            found.chunks(LIST_PART).map(|part| Ok(ListSnapshotsResponse { info: part.to_vec() })).collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(parts))))
+    }
+
+    async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
+        let usage = Snapshots::usage(self, request.into_inner().key).await?;
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        Ok(Response::new(UsageResponse { size: signed(usage.bytes), inodes: signed(usage.inodes) }))
+    }
+
+    async fn cleanup(&self, _request: Request<CleanupRequest>) -> Result<Response<()>, Status> {
+        self.clean().await?;
+        Ok(Response::new(()))
+    }
+}
+
+fn new(kind: Kind, key: String, parent: String, labels: HashMap<String, String>) -> Result<New, Status> {
+    Ok(New { kind, key: named(key)?, parent: given(parent), labels: sorted(labels) })
+}
+
+fn named(name: String) -> Result<String, Status> {
+    if name.is_empty() { Err(Status::invalid_argument("a snapshot needs a name")) } else { Ok(name) }
+}
+
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn sorted(labels: HashMap<String, String>) -> BTreeMap<String, String> {
+    labels.into_iter().collect()
+}
+
+/// `labels.NAME`, one label of an update.
+fn label_of(field: &str) -> Option<&str> {
+    field.strip_prefix("labels.")
+}
+
+/// Without fields, or with `labels`, all are replaced; else those that are named; one without a value goes.
+fn change_labels(now: &mut Labels, mut asked: Labels, fields: &[String]) {
+    if fields.is_empty() || fields.iter().any(|field| field == LABELS) {
+        *now = asked;
+        return;
+    }
+    for label in fields.iter().filter_map(|field| label_of(field)) {
+        match asked.remove(label).filter(|value| !value.is_empty()) {
+            Some(value) => now.insert(label.to_owned(), value),
+            None => now.remove(label),
+        };
+    }
+}
+
+fn info(name: String, snapshot: Snapshot) -> Info {
+    let kind = match snapshot.kind {
+        Kind::View => WireKind::View,
+        Kind::Active => WireKind::Active,
+        Kind::Committed => WireKind::Committed,
+    };
+    Info {
+        name,
+        parent: snapshot.parent.unwrap_or_default(),
+        kind: kind.into(),
+        created_at: Some(SystemTime::into(snapshot.created)),
+        updated_at: Some(SystemTime::into(snapshot.updated)),
+        labels: snapshot.labels.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn an_update_changes_what_its_mask_names() {
+        let check = |fields: &[&str], expected: &[(&str, &str)]| {
+            let mut now = labels(&[("a", "1"), ("b", "2")]);
+            let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+            change_labels(&mut now, labels(&[("b", "3"), ("c.d/e", "4")]), &fields);
+            assert_eq!(now, labels(expected), "{fields:?}");
+        };
+        check(&[], &[("b", "3"), ("c.d/e", "4")]);
+        check(&["labels"], &[("b", "3"), ("c.d/e", "4")]);
+        check(&["labels.c.d/e"], &[("a", "1"), ("b", "2"), ("c.d/e", "4")]);
+        check(&["labels.a"], &[("b", "2")]);
+    }
+}

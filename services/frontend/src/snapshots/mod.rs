@@ -1,0 +1,352 @@
+//! The snapshotter of containerd: for images that stream, and a complete ordinary overlay for all others.
+//!
+//! ```text
+//! containerd --Prepare, a layer of an image--> wanted --> decide --streams--> ledger, "exists already": not fetched
+//!                                                             \--ordinary--> ledger, folder, mounts: fetched as ever
+//!            --Prepare, a container-----------------------------------------> ledger, folder, mounts over the image's tree
+//! ```
+//!
+//! A layer that streams is an entry of the ledger and nothing else: no folder, no mount, no question to
+//! anybody but for the first of an image. Protocol: `containerd.services.snapshots.v1`; that a layer which
+//! "exists already" is then looked up by its labels is how containerd's metadata store does it.
+//!
+//! Concurrency: one lock around the ledger, taken on blocking threads only and never across a wait.
+
+mod decide;
+mod door;
+mod filter;
+mod folders;
+mod ledger;
+mod mounts;
+mod pulls;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use proto::containerd::types::Mount;
+use tonic::Status;
+
+pub(crate) use door::serve;
+use filter::Filter;
+use folders::Folders;
+use ledger::{Kind, Ledger, LedgerError, Snapshot, Streamed, Usage};
+use mounts::{Below, Writable};
+use pulls::Pulls;
+use wanted::Layer;
+
+use crate::images::Images;
+
+/// Whether overlayfs has an index to be switched off.
+const INDEX: &str = "/sys/module/overlay/parameters/index";
+
+type Labels = BTreeMap<String, String>;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshots {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    images: Images,
+    ledger: Mutex<Ledger>,
+    folders: Folders,
+    pulls: Pulls,
+    index_off: bool,
+}
+
+/// What a Prepare or a View asks for.
+#[derive(Debug)]
+struct New {
+    kind: Kind,
+    key: String,
+    parent: Option<String>,
+    labels: Labels,
+}
+
+impl Snapshots {
+    /// Opens the snapshots of an earlier process, and removes folders that none of them names.
+    pub(crate) fn open(state: &Path, images: Images) -> anyhow::Result<Snapshots> {
+        let folders = Folders::open(state).context("cannot open the folder of the snapshots")?;
+        mounts::check(&folders.content(0))?;
+        let first = folders.first_free().context("cannot list the folders of the snapshots")?;
+        let ledger = Ledger::open(&state.join("snapshots.redb"), first)?;
+        let shared = Shared {
+            images,
+            ledger: Mutex::new(ledger),
+            folders,
+            pulls: Pulls::default(),
+            index_off: Path::new(INDEX).exists(),
+        };
+        let snapshots = Snapshots { shared: Arc::new(shared) };
+        snapshots.shared.clean().context("cannot remove the folders of forgotten snapshots")?;
+        snapshots.claim();
+        Ok(snapshots)
+    }
+
+    /// Makes a snapshot, and says how it is mounted. A layer that streams is recorded under its own name instead, and the
+    /// answer is "exists already".
+    async fn make(&self, new: New) -> Result<Vec<Mount>, Status> {
+        if let Some(layer) = Layer::of(&new.labels).filter(|_| new.kind == Kind::Active) {
+            self.make_streamed(&layer, &new).await?;
+        }
+        let below = self.below(new.parent.clone()).await?;
+        let (kind, key) = (new.kind, new.key.clone());
+        let id = self.begin(new, &below).await?;
+        self.claim();
+        if let Some(manifest) = self.streams_over(&key).await {
+            self.shared.images.begin_start(&manifest);
+        }
+        Ok(vec![self.shared.mount(id, kind, &below)])
+    }
+
+    /// Ends with "exists already" when the layer streams.
+    async fn make_streamed(&self, layer: &Layer, new: &New) -> Result<(), Status> {
+        // Held until the ledger claims the image by itself.
+        let manifest = layer.image.as_ref().map(|image| image.manifest.clone());
+        let _pull = manifest.map(|manifest| self.shared.pulls.begin(&manifest));
+        self.claim();
+        let Some(streamed) = self.decide(layer, new.parent.as_deref()).await? else { return Ok(()) };
+        let snapshot = Snapshot {
+            id: 0,
+            kind: Kind::Committed,
+            parent: new.parent.clone(),
+            labels: new.labels.clone(),
+            created: SystemTime::now(),
+            updated: SystemTime::now(),
+            streamed: Some(streamed),
+            usage: Usage::default(),
+        };
+        let target = layer.target.clone();
+        self.with_ledger(move |shared| {
+            let added = shared.ledger().add(&target, snapshot);
+            match added {
+                // Of another namespace, or of a pull at the same time.
+                Ok(()) | Err(LedgerError::Exists(_)) => Ok(()),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
+        self.claim();
+        Err(Status::already_exists(format!("layer {} streams", layer.target)))
+    }
+
+    /// Makes folder and entry of a snapshot.
+    async fn begin(&self, new: New, below: &Below) -> Result<u64, Status> {
+        let top = below.top().map(Path::to_owned);
+        self.with_ledger(move |shared| {
+            let mut ledger = shared.ledger();
+            ledger.check_new(&new.key, new.parent.as_deref())?;
+            let id = ledger.new_id();
+            shared.folders.make(id, new.kind, top.as_deref()).map_err(redb::Error::Io)?;
+            let snapshot = Snapshot {
+                id,
+                kind: new.kind,
+                parent: new.parent,
+                labels: new.labels,
+                created: SystemTime::now(),
+                updated: SystemTime::now(),
+                streamed: None,
+                usage: Usage::default(),
+            };
+            ledger.add(&new.key, snapshot).inspect_err(|_| {
+                // Nobody names it: the next start would remove it, too.
+                shared.folders.remove(id).ok();
+            })?;
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn mounts(&self, key: String) -> Result<Vec<Mount>, Status> {
+        let snapshot = self.stat(key.clone()).await?;
+        if snapshot.kind == Kind::Committed {
+            return Err(Status::failed_precondition(format!("snapshot {key:?} is committed: it is not mounted")));
+        }
+        let below = self.below(snapshot.parent).await?;
+        Ok(vec![self.shared.mount(snapshot.id, snapshot.kind, &below)])
+    }
+
+    async fn commit(
+        &self,
+        key: String,
+        name: String,
+        labels: Labels,
+        parent: Option<String>,
+    ) -> Result<(), Status> {
+        self.with_ledger(move |shared| {
+            // Measured without the lock: a layer may have many files.
+            let id = shared.ledger().active(&key)?.id;
+            let usage = shared.folders.usage(id).map_err(redb::Error::Io)?;
+            shared.ledger().commit(&key, &name, labels, parent.as_deref(), usage)
+        })
+        .await?;
+        self.claim();
+        Ok(())
+    }
+
+    async fn remove(&self, name: String) -> Result<(), Status> {
+        self.with_ledger(move |shared| {
+            let removed = shared.ledger().remove(&name)?;
+            if removed.streamed.is_none()
+                && let Err(error) = shared.folders.remove(removed.id)
+            {
+                // It is forgotten, whatever happens to its files: Cleanup, or the next start, tries again.
+                tracing::warn!(snapshot = name, id = removed.id, %error, "the folder of a removed snapshot stays");
+            }
+            Ok(())
+        })
+        .await?;
+        self.claim();
+        Ok(())
+    }
+
+    async fn stat(&self, name: String) -> Result<Snapshot, Status> {
+        self.with_ledger(move |shared| shared.ledger().get(&name).cloned()).await
+    }
+
+    async fn set_labels(
+        &self,
+        name: String,
+        change: impl FnOnce(&mut Labels) + Send + 'static,
+    ) -> Result<Snapshot, Status> {
+        self.with_ledger(move |shared| {
+            let mut ledger = shared.ledger();
+            let mut labels = ledger.get(&name)?.labels.clone();
+            change(&mut labels);
+            ledger.set_labels(&name, labels).cloned()
+        })
+        .await
+    }
+
+    async fn list(&self, filters: Vec<Filter>) -> Result<Vec<(String, Snapshot)>, Status> {
+        self.with_ledger(move |shared| {
+            let ledger = shared.ledger();
+            let wanted = |name: &str, snapshot: &Snapshot| {
+                filters.is_empty() || filters.iter().any(|filter| filter.holds(name, snapshot))
+            };
+            let all = ledger.all().iter().filter(|(name, snapshot)| wanted(name, snapshot));
+            Ok(all.map(|(name, snapshot)| (name.clone(), snapshot.clone())).collect())
+        })
+        .await
+    }
+
+    /// Of an image that streams, the highest layer stands for all that is local of it.
+    async fn usage(&self, name: String) -> Result<Usage, Status> {
+        let snapshot = self.stat(name).await?;
+        match snapshot.streamed {
+            Some(streamed) if streamed.is_top() => {
+                let bytes = self.shared.images.local_bytes(&streamed.manifest);
+                Ok(Usage { bytes, inodes: 0 })
+            }
+            Some(_) => Ok(Usage::default()),
+            None if snapshot.kind == Kind::Committed => Ok(snapshot.usage),
+            None => {
+                self.with_ledger(move |shared| Ok(shared.folders.usage(snapshot.id).map_err(redb::Error::Io)?)).await
+            }
+        }
+    }
+
+    async fn clean(&self) -> Result<(), Status> {
+        self.with_ledger(|shared| Ok(shared.clean().map_err(redb::Error::Io)?)).await
+    }
+
+    /// What a snapshot of this parent stands on; an image's tree is mounted when this returns.
+    async fn below(&self, parent: Option<String>) -> Result<Below, Status> {
+        let Some(parent) = parent else { return Ok(Below::default()) };
+        let found = self.with_ledger(move |shared| {
+            let ledger = shared.ledger();
+            let chain = ledger.chain(&parent)?;
+            let ordinary = chain.iter().take_while(|snapshot| snapshot.streamed.is_none());
+            let ordinary = ordinary.map(|snapshot| shared.folders.content(snapshot.id)).collect();
+            Ok((ordinary, chain.iter().find_map(|snapshot| snapshot.streamed.clone())))
+        });
+        let (ordinary, streamed) = found.await?;
+        let streamed = match streamed {
+            Some(streamed) => Some(self.stack(&streamed).await?),
+            None => None,
+        };
+        Ok(Below { ordinary, streamed })
+    }
+
+    async fn stack(&self, streamed: &Streamed) -> Result<crate::mount::Layers, Status> {
+        if !streamed.is_top() {
+            let Streamed { manifest, layer, layers } = streamed;
+            return Err(Status::unimplemented(format!(
+                "a snapshot over layer {layer} of the {layers} of image {manifest}, which streams"
+            )));
+        }
+        self.shared.images.stack(&streamed.manifest).await
+    }
+
+    /// The image that the snapshot stands on, if it streams.
+    async fn streams_over(&self, key: &str) -> Option<String> {
+        let key = key.to_owned();
+        let found = self.with_ledger(move |shared| {
+            let ledger = shared.ledger();
+            let chain = ledger.chain(&key)?;
+            Ok(chain.iter().find_map(|snapshot| snapshot.streamed.as_ref()).map(|image| image.manifest.clone()))
+        });
+        found.await.ok().flatten()
+    }
+
+    /// Tells the images which of them are needed.
+    fn claim(&self) {
+        let shared = &self.shared;
+        let mut claims = shared.ledger().claims();
+        shared.pulls.add_to(&mut claims);
+        shared.images.claim(claims);
+    }
+
+    async fn with_ledger<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let shared = self.shared.clone();
+        let ended = tokio::task::spawn_blocking(move || work(&shared)).await;
+        Ok(ended.map_err(|error| Status::internal(format!("work on the snapshots ended: {error}")))??)
+    }
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // The disk is written before memory is changed, one insertion at a time.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mount(&self, id: u64, kind: Kind, below: &Below) -> Mount {
+        let writable = Writable { content: self.folders.content(id), work: self.folders.work(id) };
+        mounts::mount(below, (kind == Kind::Active).then_some(&writable), self.index_off)
+    }
+
+    /// Removes folders that no snapshot names.
+    fn clean(&self) -> std::io::Result<()> {
+        // Under the lock: a folder is made before it is named.
+        let ledger = self.ledger();
+        let named = ledger.all().values().map(|snapshot| snapshot.id).collect();
+        let removed = self.folders.remove_others(&named)?;
+        if removed > 0 {
+            tracing::info!(removed, "removed folders that no snapshot names");
+        }
+        Ok(())
+    }
+}
+
+impl From<LedgerError> for Status {
+    fn from(error: LedgerError) -> Status {
+        let message = error.to_string();
+        match error {
+            LedgerError::NotFound(_) => Status::not_found(message),
+            LedgerError::Exists(_) => Status::already_exists(message),
+            LedgerError::ParentNotCommitted(_) => Status::invalid_argument(message),
+            LedgerError::NotActive(_) | LedgerError::HasChild { .. } => Status::failed_precondition(message),
+            LedgerError::Full => Status::resource_exhausted(message),
+            LedgerError::Disk(_) => Status::internal(message),
+        }
+    }
+}

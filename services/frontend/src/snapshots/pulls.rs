@@ -1,0 +1,168 @@
+//! Pulls that are under way, and what the mesh said about their images.
+//!
+//! All layers of an image are asked for one after the other: the mesh is asked for the first of them only.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use image::ImageRecord;
+use proto::ResolveRequest;
+use tonic::Status;
+
+use super::decide::{Ordinary, Reason, decide};
+use super::ledger::{Kind, Streamed};
+use super::wanted::{Image, Layer};
+use super::{LedgerError, Snapshots};
+use crate::metrics;
+
+/// How long an answer is good for the next layer of the same pull.
+const ANSWER_KEPT: Duration = Duration::from_secs(60);
+/// Answers that are kept at once; the oldest goes first.
+const ANSWERS_MAX: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    /// How many requests are under way for each image.
+    pulling: Arc<Mutex<BTreeMap<String, usize>>>,
+    answers: Mutex<BTreeMap<Key, (Instant, Arc<ImageRecord>)>>,
+}
+
+/// Reference as asked for, and manifest digest.
+type Key = (String, String);
+
+/// Keeps an image from being evicted until dropped.
+#[derive(Debug)]
+pub(super) struct Pull {
+    manifest: String,
+    pulling: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl Pulls {
+    pub(super) fn begin(&self, manifest: &str) -> Pull {
+        *lock(&self.pulling).entry(manifest.to_owned()).or_default() += 1;
+        Pull { manifest: manifest.to_owned(), pulling: self.pulling.clone() }
+    }
+
+    pub(super) fn add_to(&self, claims: &mut BTreeMap<String, bool>) {
+        for manifest in lock(&self.pulling).keys() {
+            claims.entry(manifest.clone()).or_insert(false);
+        }
+    }
+
+    fn answer(&self, image: &Image) -> Option<Arc<ImageRecord>> {
+        let mut answers = lock(&self.answers);
+        answers.retain(|_, (at, _)| at.elapsed() < ANSWER_KEPT);
+        answers.get(&key(image)).map(|(_, record)| record.clone())
+    }
+
+    fn keep(&self, image: &Image, record: &Arc<ImageRecord>) {
+        let mut answers = lock(&self.answers);
+        if answers.len() >= ANSWERS_MAX
+            && let Some(oldest) = answers.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| key.clone())
+        {
+            answers.remove(&oldest);
+        }
+        answers.insert(key(image), (Instant::now(), record.clone()));
+    }
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        let mut pulling = lock(&self.pulling);
+        if let Some(count) = pulling.get_mut(&self.manifest) {
+            *count -= 1;
+            if *count == 0 {
+                pulling.remove(&self.manifest);
+            }
+        }
+    }
+}
+
+impl Snapshots {
+    /// Which layer of which image this is, if it streams. Why not is written down here.
+    pub(super) async fn decide(
+        &self,
+        layer: &Layer,
+        parent: Option<&str>,
+    ) -> Result<Option<Streamed>, Status> {
+        match self.try_to_stream(layer, parent).await? {
+            Ok(streamed) => {
+                metrics::layer_streamed();
+                Ok(Some(streamed))
+            }
+            Err(ordinary) => {
+                tell(layer, &ordinary);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn try_to_stream(
+        &self,
+        layer: &Layer,
+        parent: Option<&str>,
+    ) -> Result<Result<Streamed, Ordinary>, Status> {
+        if let Some(known) = self.known(&layer.target, parent).await? {
+            return Ok(Ok(known));
+        }
+        if let Some(parent) = parent
+            && self.stat(parent.to_owned()).await?.streamed.is_none()
+        {
+            return Ok(Err(Ordinary::new(Reason::OverOrdinary, format!("the layer below, {parent}, is ordinary"))));
+        }
+        let Some(image) = &layer.image else {
+            let hint = "containerd hands no annotations on: set disable_snapshot_annotations = false, and \
+                        enable_remote_snapshot_annotations = \"true\" where the transfer service pulls";
+            return Ok(Err(Ordinary::new(Reason::NoAnnotations, hint)));
+        };
+        Ok(decide(layer, parent, self.record_of(image).await))
+    }
+
+    /// The layer as an earlier pull recorded it.
+    async fn known(&self, target: &str, parent: Option<&str>) -> Result<Option<Streamed>, Status> {
+        let (target, parent) = (target.to_owned(), parent.map(str::to_owned));
+        self.with_ledger(move |shared| match shared.ledger().get(&target) {
+            Ok(found) if found.kind == Kind::Committed && found.parent == parent => Ok(found.streamed.clone()),
+            Ok(_) | Err(LedgerError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn record_of(&self, image: &Image) -> Result<Arc<ImageRecord>, Status> {
+        if let Some(record) = self.shared.pulls.answer(image) {
+            return Ok(record);
+        }
+        let request = ResolveRequest { reference: image.pinned(), ..ResolveRequest::default() };
+        let record = self.shared.images.stream(request).await?;
+        if record.manifest_digest != image.manifest {
+            return Err(Status::internal(format!(
+                "{} was resolved to {}",
+                image.pinned(),
+                record.manifest_digest
+            )));
+        }
+        self.shared.pulls.keep(image, &record);
+        Ok(record)
+    }
+}
+
+fn key(image: &Image) -> Key {
+    (image.reference.clone(), image.manifest.clone())
+}
+
+fn tell(layer: &Layer, Ordinary { reason, message }: &Ordinary) {
+    metrics::layer_ordinary(reason.code());
+    let reference = layer.image.as_ref().map_or("", |image| image.reference.as_str());
+    let (target, code) = (&layer.target, reason.code());
+    if *reason == Reason::OverOrdinary {
+        return tracing::debug!(image = reference, layer_id = target, reason = code, message);
+    }
+    tracing::warn!(image = reference, layer_id = target, reason = code, message, "pulled without streaming");
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one insertion or removal.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
