@@ -6,6 +6,7 @@ fn main() -> anyhow::Result<()> {
         "sluice/v1/content.proto",
         "sluice/v1/node.proto",
         "containerd/snapshots.proto",
+        "cri/runtime.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure().bytes(".sluice.v1.ChunkFrame.data").compile_fds(descriptors)?;

@@ -1,8 +1,8 @@
 //! The contract between the services: messages, subjects and signatures.
 //!
 //! `mesh.proto` holds what crosses the bus, `content.proto` the bulk bytes, `node.proto` what a
-//! frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] is
-//! not ours: what a container runtime asks of a snapshotter.
+//! frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
+//! [`cri`] are not ours: what a container runtime asks of a snapshotter, and Kubernetes of a runtime.
 
 mod generated {
     #![allow(
@@ -14,6 +14,18 @@ mod generated {
     )]
     tonic::include_proto!("sluice.v1");
 }
+/// The parts of Kubernetes' container runtime interface that are spoken here.
+pub mod cri {
+    #![allow(
+        missing_debug_implementations,
+        unreachable_pub,
+        clippy::allow_attributes_without_reason,
+        clippy::large_futures,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("runtime.v1");
+}
+
 /// The parts of containerd's own interface that are spoken here.
 pub mod containerd {
     #![allow(

@@ -85,7 +85,7 @@ impl Snapshots {
         };
         let snapshots = Snapshots { shared: Arc::new(shared) };
         snapshots.shared.clean().context("cannot remove the folders of forgotten snapshots")?;
-        snapshots.claim();
+        snapshots.shared.claim();
         Ok(snapshots)
     }
 
@@ -98,7 +98,7 @@ impl Snapshots {
         let below = self.below(new.parent.clone()).await?;
         let (kind, key) = (new.kind, new.key.clone());
         let id = self.begin(new, &below).await?;
-        self.claim();
+        self.claim().await?;
         if let Some(manifest) = self.streams_over(&key).await {
             self.shared.images.begin_start(&manifest);
         }
@@ -110,7 +110,7 @@ impl Snapshots {
         // Held until the ledger claims the image by itself.
         let manifest = layer.image.as_ref().map(|image| image.manifest.clone());
         let _pull = manifest.map(|manifest| self.shared.pulls.begin(&manifest));
-        self.claim();
+        self.claim().await?;
         let Some(streamed) = self.decide(layer, new.parent.as_deref()).await? else { return Ok(()) };
         let snapshot = Snapshot {
             id: 0,
@@ -132,7 +132,7 @@ impl Snapshots {
             }
         })
         .await?;
-        self.claim();
+        self.claim().await?;
         Err(Status::already_exists(format!("layer {} streams", layer.target)))
     }
 
@@ -186,7 +186,7 @@ impl Snapshots {
             shared.ledger().commit(&key, &name, labels, parent.as_deref(), usage)
         })
         .await?;
-        self.claim();
+        self.claim().await?;
         Ok(())
     }
 
@@ -202,7 +202,7 @@ impl Snapshots {
             Ok(())
         })
         .await?;
-        self.claim();
+        self.claim().await?;
         Ok(())
     }
 
@@ -295,12 +295,12 @@ impl Snapshots {
         found.await.ok().flatten()
     }
 
-    /// Tells the images which of them are needed.
-    fn claim(&self) {
-        let shared = &self.shared;
-        let mut claims = shared.ledger().claims();
-        shared.pulls.add_to(&mut claims);
-        shared.images.claim(claims);
+    async fn claim(&self) -> Result<(), Status> {
+        self.with_ledger(|shared| {
+            shared.claim();
+            Ok(())
+        })
+        .await
     }
 
     async fn with_ledger<T: Send + 'static>(
@@ -322,6 +322,15 @@ impl Shared {
     fn mount(&self, id: u64, kind: Kind, below: &Below) -> Mount {
         let writable = Writable { content: self.folders.content(id), work: self.folders.work(id) };
         mounts::mount(below, (kind == Kind::Active).then_some(&writable), self.index_off)
+    }
+
+    /// Tells the images which of them are needed. Under the lock: of two that are told at the same time, the later one
+    /// must be the newer.
+    fn claim(&self) {
+        let ledger = self.ledger();
+        let mut claims = ledger.claims();
+        self.pulls.add_to(&mut claims);
+        self.images.claim(claims);
     }
 
     /// Removes folders that no snapshot names.
