@@ -2,7 +2,9 @@
 
 pub mod binaries;
 pub mod builders;
+pub mod cri;
 pub mod facts;
+pub mod kubernetes;
 pub mod mesh;
 pub mod noise;
 pub mod scratch;

@@ -6,6 +6,7 @@
 
 pub mod bucket;
 pub mod certificates;
+pub mod containerd;
 pub mod layout;
 pub mod nats;
 pub mod port;
@@ -15,6 +16,7 @@ pub mod tarball;
 
 pub use bucket::Bucket;
 pub use certificates::Certificates;
+pub use containerd::Containerd;
 pub use layout::{Compression, ImageSpec, LayoutWriter};
 pub use nats::Nats;
 pub use process::Server;

@@ -1,0 +1,114 @@
+//! A node as Kubernetes has it: containerd, its CRI, and sluice as its snapshotter.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use testkit::containerd::Setup;
+use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball};
+
+use crate::cri::Cri;
+use crate::{Scratch, binaries};
+
+/// A whole node: what it starts ends with it.
+#[derive(Debug)]
+pub struct Node {
+    pub cri: Cri,
+    pub containerd: Containerd,
+    pub registry: Registry,
+    pub sluice: Server,
+    scratch: Scratch,
+}
+
+/// What differs from test to test.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether containerd hands annotations on.
+    pub annotations: bool,
+    /// Settings of sluice.
+    pub settings: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { annotations: true, settings: Vec::new() }
+    }
+}
+
+impl Node {
+    pub fn start(options: &Options) -> anyhow::Result<Node> {
+        let (scratch, registry) = (Scratch::new()?, Registry::start()?);
+        let sandbox_image = push_pause(&scratch, &registry)?;
+        let sluice = serve(&scratch, &registry, options)?;
+        let setup = Setup {
+            snapshotter: Some(scratch.path("snapshotter.sock")),
+            annotations: options.annotations,
+            sandbox_image,
+        };
+        let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
+        let cri = Cri::connect(&containerd.socket())?;
+        Ok(Node { cri, containerd, registry, sluice, scratch })
+    }
+
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    /// Starts sluice anew, after it was killed.
+    pub fn restart_sluice(&mut self, options: &Options) -> anyhow::Result<()> {
+        self.sluice = serve(&self.scratch, &self.registry, options)?;
+        Ok(())
+    }
+
+    /// Pushes an image to this node's registry; its reference.
+    pub fn push(&self, name: &str, spec: &ImageSpec) -> anyhow::Result<String> {
+        push(&self.scratch, &self.registry, name, spec)
+    }
+
+    /// The root file system of a container, as its shim mounted it.
+    pub fn root_of(&self, container: &str) -> PathBuf {
+        self.containerd.state().join("io.containerd.runtime.v2.task/k8s.io").join(container).join("rootfs")
+    }
+
+    /// What sluice says of the images on this node.
+    pub fn status(&self) -> anyhow::Result<serde_json::Value> {
+        self.scratch.json(["status"])
+    }
+}
+
+/// A layer with a static busybox and links for its commands.
+pub fn busybox() -> anyhow::Result<Tarball> {
+    let program = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
+    let program = program.context("no busybox (Debian's package `busybox-static`)")?;
+    let mut tar = Tarball::new().directory("bin").executable("bin/busybox", &program);
+    for name in ["sh", "cat", "sleep", "mv", "ln", "chown", "chmod", "stat", "sha256sum", "touch", "ls", "rm", "find"] {
+        tar = tar.symlink(&format!("bin/{name}"), "busybox");
+    }
+    Ok(tar)
+}
+
+fn push_pause(scratch: &Scratch, registry: &Registry) -> anyhow::Result<String> {
+    let config = serde_json::json!({ "Entrypoint": ["/bin/busybox", "sleep", "100000"] });
+    let spec = ImageSpec { config: Some(config), ..ImageSpec::new([busybox()?.finish()]) };
+    push(scratch, registry, "pause", &spec)
+}
+
+fn push(scratch: &Scratch, registry: &Registry, name: &str, spec: &ImageSpec) -> anyhow::Result<String> {
+    let mut layout = LayoutWriter::create(&scratch.path(&format!("layout-{name}")))?;
+    layout.image(name, spec)?;
+    registry.push(&layout.reference(name), &format!("{name}:latest"))
+}
+
+fn serve(scratch: &Scratch, registry: &Registry, options: &Options) -> anyhow::Result<Server> {
+    let socket = scratch.path("snapshotter.sock");
+    let mut command = binaries::command("sluice")?;
+    command.arg("--state").arg(scratch.state());
+    command.args(["--set", &format!("frontend.snapshotter={}", socket.display())]);
+    command.args(["--set", &format!("fetcher.source.plain_http=[\"{}\"]", registry.host())]);
+    for setting in &options.settings {
+        command.args(["--set", setting]);
+    }
+    command.arg("serve");
+    let mut server = Server::spawn(command, &scratch.path("sluice.log"), "a binary of this workspace")?;
+    server.wait_until("sluice serve", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+    Ok(server)
+}

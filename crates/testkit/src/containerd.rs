@@ -1,0 +1,134 @@
+//! A containerd of its own, with its CRI plugin, in a folder of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use crate::Server;
+
+const PACKAGE: &str = "Debian's package `containerd`";
+
+/// How a containerd is to be set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Socket of the remote snapshotter `sluice`, which is then the default one.
+    pub snapshotter: Option<PathBuf>,
+    /// Whether layers carry annotations to the snapshotter.
+    pub annotations: bool,
+    /// The image of a pod's own process.
+    pub sandbox_image: String,
+}
+
+/// Ended, with what it runs, when dropped; its folder stays to whom it belongs.
+#[derive(Debug)]
+pub struct Containerd {
+    server: Server,
+    folder: PathBuf,
+    snapshotter: &'static str,
+}
+
+impl Containerd {
+    pub fn start(folder: &Path, setup: &Setup) -> anyhow::Result<Containerd> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("config.toml"), configuration(folder, setup))?;
+        let snapshotter = if setup.snapshotter.is_some() { "sluice" } else { "overlayfs" };
+        let server = serve(folder)?;
+        let mut containerd = Containerd { server, folder: folder.to_owned(), snapshotter };
+        containerd.wait()?;
+        Ok(containerd)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("containerd.sock")
+    }
+
+    /// Where its shims mount the root file systems of containers.
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.server.kill()
+    }
+
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.server = serve(&self.folder)?;
+        self.wait()
+    }
+
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// `ctr ARGUMENTS` in the namespace of Kubernetes, which must succeed; what it printed. The snapshotter is ours.
+    pub fn ctr(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.command().args(arguments).output().with_context(|| format!("starting ctr ({PACKAGE})"))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ctr {arguments:?}: {errors}\n{}", self.log());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]);
+        command.env("CONTAINERD_SNAPSHOTTER", self.snapshotter);
+        command
+    }
+
+    fn wait(&mut self) -> anyhow::Result<()> {
+        let mut probe = Command::new("ctr");
+        probe.arg("--address").arg(self.socket()).arg("version");
+        self.server.wait_until("containerd", || probe.output().is_ok_and(|output| output.status.success()))
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // The processes of containers outlive containerd.
+        let words = ["tasks", "list", "--quiet"];
+        let Ok(running) = self.ctr(&words) else { return };
+        for task in running.lines() {
+            let _ = self.ctr(&["tasks", "delete", "--force", task]);
+        }
+    }
+}
+
+fn serve(folder: &Path) -> anyhow::Result<Server> {
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(folder.join("config.toml"));
+    Server::spawn(command, &folder.join("containerd.log"), PACKAGE)
+}
+
+fn configuration(folder: &Path, setup: &Setup) -> String {
+    let (root, state, socket) = (folder.join("root"), folder.join("state"), folder.join("containerd.sock"));
+    let (snapshotter, proxy) = match &setup.snapshotter {
+        None => ("overlayfs", String::new()),
+        Some(address) => {
+            ("sluice", format!("[proxy_plugins.sluice]\ntype = \"snapshot\"\naddress = {address:?}\n"))
+        }
+    };
+    format!(
+        r#"version = 2
+root = {root:?}
+state = {state:?}
+[grpc]
+address = {socket:?}
+{proxy}
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{sandbox_image}"
+stream_server_port = "0"
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "{snapshotter}"
+disable_snapshot_annotations = {no_annotations}
+[plugins."io.containerd.internal.v1.opt"]
+path = "{opt}"
+"#,
+        sandbox_image = setup.sandbox_image,
+        no_annotations = !setup.annotations,
+        opt = folder.join("opt").display(),
+    )
+}
