@@ -1,6 +1,8 @@
 //! A node as Kubernetes has it: containerd, its CRI, and sluice as its snapshotter.
 
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use testkit::containerd::Setup;
@@ -8,6 +10,10 @@ use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball};
 
 use crate::cri::Cri;
 use crate::{Scratch, binaries};
+
+/// How long what happens beside may take, on two busy cores.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_POLL: Duration = Duration::from_millis(100);
 
 /// A whole node: what it starts ends with it.
 #[derive(Debug)]
@@ -67,6 +73,19 @@ impl Node {
     /// The root file system of a container, as its shim mounted it.
     pub fn root_of(&self, container: &str) -> PathBuf {
         self.containerd.state().join("io.containerd.runtime.v2.task/k8s.io").join(container).join("rootfs")
+    }
+
+    /// Waits, bounded, until what sluice says of its images is as it should be.
+    pub fn settle(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> anyhow::Result<()> {
+        let asked = Instant::now();
+        loop {
+            let status = self.status()?;
+            if wanted(&status) {
+                return Ok(());
+            }
+            anyhow::ensure!(asked.elapsed() < SETTLE_MAX, "not settled: {status}\n{}", self.sluice.log());
+            sleep(SETTLE_POLL);
+        }
     }
 
     /// What sluice says of the images on this node.

@@ -17,6 +17,10 @@ impl Tarball {
         self.member(b'0', name, "", 0o644, content)
     }
 
+    pub fn executable(self, name: &str, content: &[u8]) -> Tarball {
+        self.member(b'0', name, "", 0o755, content)
+    }
+
     pub fn directory(self, name: &str) -> Tarball {
         self.member(b'5', name, "", 0o755, b"")
     }

@@ -6,3 +6,4 @@ mod faults;
 mod healing;
 mod journey;
 mod kills;
+mod snapshotter;

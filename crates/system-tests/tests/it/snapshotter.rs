@@ -1,0 +1,80 @@
+//! containerd with sluice as its snapshotter, asked as the kubelet asks: what streams and what does not.
+
+use std::collections::BTreeSet;
+
+use sha2::{Digest as _, Sha256};
+use system_tests::kubernetes::{Node, Options, busybox};
+use system_tests::noise;
+use testkit::{ImageSpec, Tarball};
+
+const LEN: usize = 2_000_000;
+
+/// Two layers: a busybox, and files of which a container reads one.
+fn application(seed: u64) -> anyhow::Result<ImageSpec> {
+    let data = Tarball::new().directory("data").file("data/read", &noise(seed, LEN));
+    let data = data.file("data/unread", &noise(seed + 1, LEN));
+    Ok(ImageSpec::new([busybox()?.finish(), data.finish()]))
+}
+
+fn sum(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+fn sum_in(node: &Node, container: &str, path: &str) -> anyhow::Result<String> {
+    let printed = node.cri.exec(container, &["/bin/sha256sum", path])?;
+    Ok(printed.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// Sizes of all blobs that containerd keeps.
+fn blobs(node: &Node) -> anyhow::Result<BTreeSet<String>> {
+    Ok(node.containerd.ctr(&["content", "list", "--quiet"])?.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn a_container_streams_and_leaves_nothing_behind() -> anyhow::Result<()> {
+    let node = Node::start(&Options::default())?;
+    let image = node.push("app", &application(1)?)?;
+    let before = node.scratch().mounts()?.len();
+    node.cri.pull(&image)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+
+    // Manifests and configs of two images; no layer.
+    assert_eq!(blobs(&node)?.len(), 4, "containerd fetched layers");
+    let status = node.status()?;
+    let images = status["images"].as_array().map_or(0, Vec::len);
+    assert_eq!(images, 2, "not both images stream: {status}");
+    assert_eq!(sum_in(&node, &container, "/data/read")?, sum(&noise(1, LEN)));
+    node.cri.exec(&container, &["/bin/sh", "-c", "echo new > /data/read && cat /data/read && mv /data /moved"])?;
+    assert_eq!(sum_in(&node, &container, "/moved/unread")?, sum(&noise(2, LEN)));
+
+    node.cri.stop(&container)?;
+    node.cri.remove_pod(&pod)?;
+    for reference in [&image, &node.registry.reference("pause:latest")] {
+        node.cri.remove_image(reference)?;
+    }
+    node.settle(|status| status["images"].as_array().is_some_and(Vec::is_empty))?;
+    assert_eq!(node.scratch().mounts()?.len(), before, "{:?}", node.scratch().mounts()?);
+    assert_eq!(std::fs::read_dir(node.scratch().state().join("snapshots"))?.count(), 0, "folders stay");
+    // And again, with what the store has.
+    node.cri.pull(&image)?;
+    Ok(())
+}
+
+#[test]
+fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
+    let node = Node::start(&Options { annotations: false, ..Options::default() })?;
+    let image = node.push("app", &application(3)?)?;
+    node.cri.pull(&image)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    assert_eq!(sum_in(&node, &container, "/data/read")?, sum(&noise(3, LEN)));
+
+    let status = node.status()?;
+    assert_eq!(status["images"].as_array().map(Vec::len), Some(0), "something streams: {status}");
+    // Manifests and configs of two images, and two layers: they share the lower one.
+    assert_eq!(blobs(&node)?.len(), 6);
+    assert!(node.sluice.log().contains("no-annotations"), "nobody was told: {}", node.sluice.log());
+    node.cri.stop(&container)?;
+    node.cri.remove_pod(&pod)
+}
