@@ -48,6 +48,7 @@ impl Requests {
             node: self.node.clone(),
             plain_http: self.plain_http,
             verify: false,
+            ..ResolveRequest::default()
         })
     }
 

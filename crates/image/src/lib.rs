@@ -9,6 +9,7 @@
 //! Everything that enters is hostile until checked; everything that leaves is a pure function of
 //! what entered, so that the same layers always give the same bytes.
 
+pub mod chain;
 pub mod digest;
 pub mod encoding;
 pub mod erofs;
@@ -21,6 +22,7 @@ pub mod record;
 pub mod scan;
 pub mod tar;
 
+pub use chain::chain_ids;
 pub use digest::Digest;
 pub use map::Map;
 pub use profile::Profile;

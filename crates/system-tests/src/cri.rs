@@ -7,10 +7,11 @@ use anyhow::Context as _;
 use proto::cri::image_service_client::ImageServiceClient;
 use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::cri::{
-    AuthConfig, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest, CreateContainerRequest,
-    ExecSyncRequest, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemoveContainerRequest, RemoveImageRequest,
-    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    AuthConfig, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
+    CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
+    RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -85,7 +86,10 @@ impl Cri {
         };
         let request = RunPodSandboxRequest { config: Some(config.clone()) };
         let run = self.runtime.block_on(self.containers.clone().run_pod_sandbox(request));
-        Ok(Pod { id: run.with_context(|| format!("running pod {name}"))?.into_inner().pod_sandbox_id, config })
+        Ok(Pod {
+            id: run.with_context(|| format!("running pod {name}"))?.into_inner().pod_sandbox_id,
+            config,
+        })
     }
 
     /// Creates a container and starts it; its id.
@@ -105,7 +109,8 @@ impl Cri {
         self.runtime.block_on(async move {
             let created = containers.create_container(request).await;
             let id = created.with_context(|| format!("creating container {name}"))?.into_inner().container_id;
-            let started = containers.start_container(StartContainerRequest { container_id: id.clone() }).await;
+            let started =
+                containers.start_container(StartContainerRequest { container_id: id.clone() }).await;
             started.with_context(|| format!("starting container {name}"))?;
             Ok(id)
         })
@@ -127,7 +132,8 @@ impl Cri {
 
     pub fn is_running(&self, container: &str) -> anyhow::Result<bool> {
         let request = ContainerStatusRequest { container_id: container.to_owned() };
-        let status = self.runtime.block_on(self.containers.clone().container_status(request))?.into_inner().status;
+        let status =
+            self.runtime.block_on(self.containers.clone().container_status(request))?.into_inner().status;
         Ok(status.context("a status")?.state() == ContainerState::ContainerRunning)
     }
 
@@ -136,7 +142,9 @@ impl Cri {
         let mut containers = self.containers.clone();
         let id = container.to_owned();
         self.runtime.block_on(async move {
-            containers.stop_container(StopContainerRequest { container_id: id.clone(), timeout: STOP }).await?;
+            containers
+                .stop_container(StopContainerRequest { container_id: id.clone(), timeout: STOP })
+                .await?;
             containers.remove_container(RemoveContainerRequest { container_id: id }).await?;
             Ok(())
         })

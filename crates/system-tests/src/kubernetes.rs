@@ -99,7 +99,9 @@ pub fn busybox() -> anyhow::Result<Tarball> {
     let program = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
     let program = program.context("no busybox (Debian's package `busybox-static`)")?;
     let mut tar = Tarball::new().directory("bin").executable("bin/busybox", &program);
-    for name in ["sh", "cat", "sleep", "mv", "ln", "chown", "chmod", "stat", "sha256sum", "touch", "ls", "rm", "find"] {
+    for name in
+        ["sh", "cat", "sleep", "mv", "ln", "chown", "chmod", "stat", "sha256sum", "touch", "ls", "rm", "find"]
+    {
         tar = tar.symlink(&format!("bin/{name}"), "busybox");
     }
     Ok(tar)

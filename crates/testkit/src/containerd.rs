@@ -64,7 +64,8 @@ impl Containerd {
 
     /// `ctr ARGUMENTS` in the namespace of Kubernetes, which must succeed; what it printed. The snapshotter is ours.
     pub fn ctr(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.command().args(arguments).output().with_context(|| format!("starting ctr ({PACKAGE})"))?;
+        let output =
+            self.command().args(arguments).output().with_context(|| format!("starting ctr ({PACKAGE})"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "ctr {arguments:?}: {errors}\n{}", self.log());
         Ok(String::from_utf8(output.stdout)?)

@@ -45,7 +45,8 @@ fn a_container_streams_and_leaves_nothing_behind() -> anyhow::Result<()> {
     let images = status["images"].as_array().map_or(0, Vec::len);
     assert_eq!(images, 2, "not both images stream: {status}");
     assert_eq!(sum_in(&node, &container, "/data/read")?, sum(&noise(1, LEN)));
-    node.cri.exec(&container, &["/bin/sh", "-c", "echo new > /data/read && cat /data/read && mv /data /moved"])?;
+    node.cri
+        .exec(&container, &["/bin/sh", "-c", "echo new > /data/read && cat /data/read && mv /data /moved"])?;
     assert_eq!(sum_in(&node, &container, "/moved/unread")?, sum(&noise(2, LEN)));
 
     node.cri.stop(&container)?;

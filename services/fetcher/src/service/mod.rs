@@ -7,6 +7,7 @@ mod collect;
 mod images;
 mod inspect;
 mod jobs;
+mod part;
 mod resolve;
 mod starts;
 

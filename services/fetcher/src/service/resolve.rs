@@ -16,8 +16,8 @@ use proto::{
 use store::ProjectStore;
 use tonic::Status;
 
-use super::Service;
 use super::jobs::{Job, JobKey, Outcome};
+use super::{Service, part};
 use crate::import::error::{ImportError, source_status};
 use crate::import::{Order, add_reference, unix_now};
 use crate::records::SignedImage;
@@ -43,7 +43,11 @@ impl Service {
             credential: request.credential.clone().and_then(Credential::from_proto),
             plain_http: request.plain_http,
         };
-        let (source, found) = self.find(&name, access, &platform).await?;
+        let (source, found) = match self.granted(&project, &request).await? {
+            Some(found) => (self.sources.open(&name, access).await.map_err(source_status)?, found),
+            None => self.find(&name, access, &platform).await?,
+        };
+        let found = part::lowest(found, request.layers)?;
         refuse_ineligible(&name, &found)?;
         let repair = request.verify || self.jobs.is_broken(&key(&project, &found));
         let image = self.records.image(&project, &found.manifest_digest).await?;
@@ -56,6 +60,7 @@ impl Service {
             reference: request.reference,
             platform: request.platform,
             plain_http: request.plain_http,
+            layers: request.layers,
             ..ResolveRequest::default()
         };
         let order =
@@ -96,6 +101,7 @@ impl Service {
         let access = Access { credential: None, plain_http: origin.plain_http };
         let platform = origin.platform.clone().unwrap_or_default();
         let (source, found) = self.find(&name, access, &platform).await?;
+        let found = part::lowest(found, origin.layers)?;
         if found.manifest_digest != manifest {
             let reason =
                 format!("{name}: it names {} now; only {manifest} can repair", found.manifest_digest);

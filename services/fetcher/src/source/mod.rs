@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use image::record::LayerRef;
 use proto::Platform;
 
 use document::Descriptor;
@@ -113,6 +114,19 @@ pub enum Compression {
     Zstd,
     /// Not known, or not readable: then the image is ineligible.
     Unknown,
+}
+
+impl LayerDescriptor {
+    /// A layer as an import of it described it.
+    pub(crate) fn of(layer: &LayerRef) -> LayerDescriptor {
+        LayerDescriptor {
+            digest: layer.digest.clone(),
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+            diff_id: layer.diff_id.clone(),
+            compression: document::compression(&layer.media_type).unwrap_or(Compression::Unknown),
+        }
+    }
 }
 
 impl Sources {

@@ -132,6 +132,12 @@ impl Mesh {
 }
 
 impl Content {
+    /// What it is read under; empty where there is none.
+    pub fn grant(&self) -> Signed {
+        let encoded = self.grant.read().unwrap_or_else(PoisonError::into_inner).to_bytes();
+        encoded.ok().and_then(|encoded| Signed::decode(encoded).ok()).unwrap_or_default()
+    }
+
     /// Reads under a newer grant from now on.
     pub fn renew(&self, grant: &Signed) {
         *self.grant.write().unwrap_or_else(PoisonError::into_inner) = encoded(grant);

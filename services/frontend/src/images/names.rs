@@ -66,12 +66,14 @@ impl Names {
 
     fn path(&self, request: &ResolveRequest) -> PathBuf {
         let platform = request.platform.clone().unwrap_or_default();
+        let layers = if request.layers == 0 { String::new() } else { request.layers.to_string() };
         let parts = [
             project_name(&request.project),
             &request.reference,
             &platform.os,
             &platform.architecture,
             &platform.variant,
+            &layers,
         ];
         // A zero byte stands in none of them: no two names run into one.
         self.folder.join(Digest::of(parts.join("\0").as_bytes()).to_string())

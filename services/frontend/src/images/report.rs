@@ -40,8 +40,7 @@ impl Images {
         loop {
             sleep(quiet / LOOKS).await;
             let profile = self.node.downloads.profile(&ImageId::new(manifest))?;
-            let unmounted =
-                self.get(manifest).ok()?.targets.is_empty() && !self.node.is_in_use(manifest);
+            let unmounted = self.get(manifest).ok()?.targets.is_empty() && !self.node.is_in_use(manifest);
             if profile.chunks.len() > read {
                 (read, last) = (profile.chunks.len(), Some(Instant::now()));
             }

@@ -54,6 +54,29 @@ impl Images {
         Ok(layers)
     }
 
+    /// The same for the lowest `layers` of an image, whose chain id is `part`: other images may consist of them. Asks the
+    /// mesh the first time, under the grant of the whole.
+    pub(crate) async fn stack_part(&self, manifest: &str, layers: u32, part: &str) -> Result<Layers, Status> {
+        if self.get(part).is_err() {
+            let whole = self.get(manifest)?;
+            let request = ResolveRequest {
+                project: whole.record.project.clone(),
+                reference: whole.reference.clone(),
+                layers,
+                grant: whole.content.as_ref().map(Content::grant),
+                ..ResolveRequest::default()
+            };
+            let record = self.stream(request).await?;
+            if record.manifest_digest != part {
+                let found = &record.manifest_digest;
+                return Err(Status::data_loss(format!(
+                    "the lowest {layers} layers of {manifest} are {found}, not {part}"
+                )));
+            }
+        }
+        self.stack(part).await
+    }
+
     /// A start of the image begins: what it reads becomes its profile.
     pub(crate) fn begin_start(&self, manifest: &str) {
         self.report_start(manifest);
@@ -72,7 +95,9 @@ impl Images {
     ) -> Result<super::turns::Turn, Status> {
         let hex = manifest_hex(manifest)?.to_owned();
         let signed = self
-            .blocking(move |node| node.objects.record(&hex).map_err(|error| disk_status("read the record", &error)))
+            .blocking(move |node| {
+                node.objects.record(&hex).map_err(|error| disk_status("read the record", &error))
+            })
             .await?
             .ok_or_else(|| Status::not_found(format!("no record of {manifest} on this node")))?;
         let request = ResolveRequest {
@@ -102,7 +127,9 @@ impl Images {
                         content.renew(&answered.grant);
                     }
                 }
-                Ok(_) => tracing::warn!(image = manifest, "its name means another image by now: no grant for it"),
+                Ok(_) => {
+                    tracing::warn!(image = manifest, "its name means another image by now: no grant for it")
+                }
                 Err(error) => tracing::warn!(image = manifest, %error, "no grant for an image of this node"),
             }
         };

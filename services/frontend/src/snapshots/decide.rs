@@ -71,10 +71,12 @@ pub(super) fn decide(
     parent: Option<&str>,
     answer: Result<Arc<ImageRecord>, Status>,
 ) -> Result<Streamed, Ordinary> {
-    let record =
-        answer.map_err(|status| Ordinary::new(Reason::of(&status), status.message()))?;
+    let record = answer.map_err(|status| Ordinary::new(Reason::of(&status), status.message()))?;
     layer.place_in(&record, parent).ok_or_else(|| {
         let (image, target) = (&record.manifest_digest, &layer.target);
-        Ordinary::new(Reason::Mismatch, format!("image {image} has no layer {target} over {}", parent.unwrap_or("nothing")))
+        Ordinary::new(
+            Reason::Mismatch,
+            format!("image {image} has no layer {target} over {}", parent.unwrap_or("nothing")),
+        )
     })
 }

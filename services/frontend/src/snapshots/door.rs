@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use futures::Stream;
 use proto::containerd::snapshots::snapshots_server::{Snapshots as Service, SnapshotsServer};
 use proto::containerd::snapshots::{
-    CleanupRequest, CommitSnapshotRequest, Info, Kind as WireKind, ListSnapshotsRequest, ListSnapshotsResponse,
-    MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse, RemoveSnapshotRequest,
-    StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest, UpdateSnapshotResponse, UsageRequest,
-    UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
+    CleanupRequest, CommitSnapshotRequest, Info, Kind as WireKind, ListSnapshotsRequest,
+    ListSnapshotsResponse, MountsRequest, MountsResponse, PrepareSnapshotRequest, PrepareSnapshotResponse,
+    RemoveSnapshotRequest, StatSnapshotRequest, StatSnapshotResponse, UpdateSnapshotRequest,
+    UpdateSnapshotResponse, UsageRequest, UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
 };
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -103,10 +103,16 @@ impl Service for Snapshots {
         Ok(Response::new(UpdateSnapshotResponse { info: Some(info(name, changed)) }))
     }
 
-    async fn list(&self, request: Request<ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
+    async fn list(
+        &self,
+        request: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
         let filters = request.into_inner().filters.iter().map(|text| Filter::parse(text)).collect();
-        let found: Vec<Info> =
-            Snapshots::list(self, filters).await?.into_iter().map(|(name, snapshot)| info(name, snapshot)).collect();
+        let found: Vec<Info> = Snapshots::list(self, filters)
+            .await?
+            .into_iter()
+            .map(|(name, snapshot)| info(name, snapshot))
+            .collect();
         let parts: Vec<_> =
             found.chunks(LIST_PART).map(|part| Ok(ListSnapshotsResponse { info: part.to_vec() })).collect();
         Ok(Response::new(Box::pin(futures::stream::iter(parts))))

@@ -33,7 +33,7 @@ use tonic::Status;
 pub(crate) use door::serve;
 use filter::Filter;
 use folders::Folders;
-use ledger::{Kind, Ledger, LedgerError, Snapshot, Streamed, Usage};
+use ledger::{Kind, Ledger, LedgerError, Snapshot, Usage};
 use mounts::{Below, Writable};
 use pulls::Pulls;
 use wanted::Layer;
@@ -166,7 +166,9 @@ impl Snapshots {
     async fn mounts(&self, key: String) -> Result<Vec<Mount>, Status> {
         let snapshot = self.stat(key.clone()).await?;
         if snapshot.kind == Kind::Committed {
-            return Err(Status::failed_precondition(format!("snapshot {key:?} is committed: it is not mounted")));
+            return Err(Status::failed_precondition(format!(
+                "snapshot {key:?} is committed: it is not mounted"
+            )));
         }
         let below = self.below(snapshot.parent).await?;
         Ok(vec![self.shared.mount(snapshot.id, snapshot.kind, &below)])
@@ -247,7 +249,10 @@ impl Snapshots {
             Some(_) => Ok(Usage::default()),
             None if snapshot.kind == Kind::Committed => Ok(snapshot.usage),
             None => {
-                self.with_ledger(move |shared| Ok(shared.folders.usage(snapshot.id).map_err(redb::Error::Io)?)).await
+                self.with_ledger(move |shared| {
+                    Ok(shared.folders.usage(snapshot.id).map_err(redb::Error::Io)?)
+                })
+                .await
             }
         }
     }
@@ -264,33 +269,24 @@ impl Snapshots {
             let chain = ledger.chain(&parent)?;
             let ordinary = chain.iter().take_while(|snapshot| snapshot.streamed.is_none());
             let ordinary = ordinary.map(|snapshot| shared.folders.content(snapshot.id)).collect();
-            Ok((ordinary, chain.iter().find_map(|snapshot| snapshot.streamed.clone())))
+            Ok((ordinary, ledger.streams_below(&parent)?))
         });
         let (ordinary, streamed) = found.await?;
+        let images = &self.shared.images;
         let streamed = match streamed {
-            Some(streamed) => Some(self.stack(&streamed).await?),
             None => None,
+            Some((_, image)) if image.is_top() => Some(images.stack(&image.manifest).await?),
+            Some((part, image)) => Some(images.stack_part(&image.manifest, image.layer + 1, &part).await?),
         };
         Ok(Below { ordinary, streamed })
-    }
-
-    async fn stack(&self, streamed: &Streamed) -> Result<crate::mount::Layers, Status> {
-        if !streamed.is_top() {
-            let Streamed { manifest, layer, layers } = streamed;
-            return Err(Status::unimplemented(format!(
-                "a snapshot over layer {layer} of the {layers} of image {manifest}, which streams"
-            )));
-        }
-        self.shared.images.stack(&streamed.manifest).await
     }
 
     /// The image that the snapshot stands on, if it streams.
     async fn streams_over(&self, key: &str) -> Option<String> {
         let key = key.to_owned();
         let found = self.with_ledger(move |shared| {
-            let ledger = shared.ledger();
-            let chain = ledger.chain(&key)?;
-            Ok(chain.iter().find_map(|snapshot| snapshot.streamed.as_ref()).map(|image| image.manifest.clone()))
+            let found = shared.ledger().streams_below(&key)?;
+            Ok(found.map(|(part, image)| if image.is_top() { image.manifest } else { part }))
         });
         found.await.ok().flatten()
     }

@@ -114,10 +114,10 @@ mod tests {
         assert_eq!(mount(&one, None, true), bind(Path::new("/s/1/fs"), "ro"));
         let two = Below { ordinary: vec!["/s/2/fs".into(), "/s/1/fs".into()], streamed: None };
         let stacked = mount(&two, Some(&writable()), true);
-        assert_eq!((stacked.r#type.as_str(), stacked.options.join(",").as_str()), (
-            "overlay",
-            "index=off,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/2/fs:/s/1/fs"
-        ));
+        assert_eq!(
+            (stacked.r#type.as_str(), stacked.options.join(",").as_str()),
+            ("overlay", "index=off,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/2/fs:/s/1/fs")
+        );
         assert_eq!(mount(&two, None, false).options, ["lowerdir=/s/2/fs:/s/1/fs", "ro"]);
     }
 
@@ -131,7 +131,10 @@ mod tests {
         );
         assert_eq!(below.top(), Some(Path::new("/s/1/fs")));
         let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) };
-        assert_eq!(mount(&alone, None, false).options, ["metacopy=on", "redirect_dir=on", "lowerdir=/t::/l::/r", "ro"]);
+        assert_eq!(
+            mount(&alone, None, false).options,
+            ["metacopy=on", "redirect_dir=on", "lowerdir=/t::/l::/r", "ro"]
+        );
         assert_eq!(alone.top(), Some(Path::new("/t")));
     }
 

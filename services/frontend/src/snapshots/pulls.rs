@@ -109,7 +109,10 @@ impl Snapshots {
         if let Some(parent) = parent
             && self.stat(parent.to_owned()).await?.streamed.is_none()
         {
-            return Ok(Err(Ordinary::new(Reason::OverOrdinary, format!("the layer below, {parent}, is ordinary"))));
+            return Ok(Err(Ordinary::new(
+                Reason::OverOrdinary,
+                format!("the layer below, {parent}, is ordinary"),
+            )));
         }
         let Some(image) = &layer.image else {
             let hint = "containerd hands no annotations on: set disable_snapshot_annotations = false, and \
@@ -123,7 +126,9 @@ impl Snapshots {
     async fn known(&self, target: &str, parent: Option<&str>) -> Result<Option<Streamed>, Status> {
         let (target, parent) = (target.to_owned(), parent.map(str::to_owned));
         self.with_ledger(move |shared| match shared.ledger().get(&target) {
-            Ok(found) if found.kind == Kind::Committed && found.parent == parent => Ok(found.streamed.clone()),
+            Ok(found) if found.kind == Kind::Committed && found.parent == parent => {
+                Ok(found.streamed.clone())
+            }
             Ok(_) | Err(LedgerError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         })

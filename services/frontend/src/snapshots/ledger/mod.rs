@@ -205,32 +205,46 @@ impl Ledger {
     }
 
     /// The snapshot and all below it, from the top.
-    pub(crate) fn chain(&self, name: &str) -> Result<Vec<&Snapshot>, LedgerError> {
-        let mut chain = vec![self.get(name)?];
-        let mut seen = BTreeSet::from([name]);
-        while let Some(parent) = chain.last().and_then(|last| last.parent.as_deref()) {
+    pub(crate) fn chain<'a>(&'a self, name: &'a str) -> Result<Vec<&'a Snapshot>, LedgerError> {
+        Ok(self.named_chain(name)?.into_iter().map(|(_, snapshot)| snapshot).collect())
+    }
+
+    /// The highest layer that streams at or below this snapshot, and its name.
+    pub(crate) fn streams_below(&self, name: &str) -> Result<Option<(String, Streamed)>, LedgerError> {
+        let chain = self.named_chain(name)?;
+        let found = chain.into_iter().find_map(|(name, snapshot)| Some((name, snapshot.streamed.as_ref()?)));
+        Ok(found.map(|(name, streamed)| (name.to_owned(), streamed.clone())))
+    }
+
+    fn named_chain<'a>(&'a self, name: &'a str) -> Result<Vec<(&'a str, &'a Snapshot)>, LedgerError> {
+        let (mut chain, mut seen, mut next) = (Vec::new(), BTreeSet::new(), Some(name));
+        while let Some(name) = next {
             // A loop can only come from a damaged table: its parent does not exist, then.
-            if !seen.insert(parent) {
-                return Err(LedgerError::NotFound(parent.to_owned()));
+            if !seen.insert(name) {
+                return Err(LedgerError::NotFound(name.to_owned()));
             }
-            chain.push(self.get(parent)?);
+            let snapshot = self.get(name)?;
+            chain.push((name, snapshot));
+            next = snapshot.parent.as_deref();
         }
         Ok(chain)
     }
 
-    /// Images that snapshots name, and whether one that can be written or read stands on it.
+    /// Images, and parts of images, that snapshots name; and whether one that can be written or read stands on it.
     pub(crate) fn claims(&self) -> BTreeMap<String, bool> {
         let mut claims = BTreeMap::new();
         for (name, snapshot) in &self.snapshots {
             match (&snapshot.streamed, snapshot.kind) {
                 (Some(streamed), _) => {
                     claims.entry(streamed.manifest.clone()).or_insert(false);
+                    if !streamed.is_top() {
+                        claims.entry(name.clone()).or_insert(false);
+                    }
                 }
                 (None, Kind::Committed) => {}
                 (None, Kind::View | Kind::Active) => {
-                    let chain = self.chain(name).unwrap_or_default();
-                    if let Some(streamed) = chain.iter().find_map(|below| below.streamed.as_ref()) {
-                        claims.insert(streamed.manifest.clone(), true);
+                    if let Ok(Some((part, streamed))) = self.streams_below(name) {
+                        claims.insert(if streamed.is_top() { streamed.manifest } else { part }, true);
                     }
                 }
             }

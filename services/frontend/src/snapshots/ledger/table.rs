@@ -48,7 +48,9 @@ impl Table {
                 Ok(snapshot) => {
                     snapshots.insert(name, snapshot);
                 }
-                Err(error) => tracing::error!(snapshot = name, %error, "skipped a snapshot that makes no sense"),
+                Err(error) => {
+                    tracing::error!(snapshot = name, %error, "skipped a snapshot that makes no sense")
+                }
             }
         }
         Ok(snapshots)

@@ -28,7 +28,10 @@ fn follows_the_life_of_a_snapshot_and_finds_it_again() {
     let mut one = ledger(folder.path());
     let id = one.new_id();
     one.add("a", Snapshot { id, ..snapshot(Kind::Active, None) }).unwrap();
-    assert!(matches!(one.add("b", snapshot(Kind::Active, Some("a"))), Err(LedgerError::ParentNotCommitted(_))));
+    assert!(matches!(
+        one.add("b", snapshot(Kind::Active, Some("a"))),
+        Err(LedgerError::ParentNotCommitted(_))
+    ));
     let usage = Usage { bytes: 7, inodes: 2 };
     one.commit("a", "base", BTreeMap::from([("k".to_owned(), "v".to_owned())]), None, usage).unwrap();
     assert!(matches!(one.get("a"), Err(LedgerError::NotFound(_))));
@@ -78,11 +81,16 @@ fn claims_what_is_named_and_says_what_is_used() {
     ledger.add("low", streamed(None, 0, 2)).unwrap();
     ledger.add("top", streamed(Some("low"), 1, 2)).unwrap();
     assert!(ledger.get("top").unwrap().streamed.as_ref().unwrap().is_top());
-    assert_eq!(ledger.claims(), BTreeMap::from([("sha256:m".to_owned(), false)]));
+    let claims = |ledger: &Ledger| Vec::from_iter(ledger.claims());
+    let named = |whole, part| vec![("low".to_owned(), part), ("sha256:m".to_owned(), whole)];
+    assert_eq!(claims(&ledger), named(false, false));
     ledger.add("container", snapshot(Kind::Active, Some("top"))).unwrap();
-    assert_eq!(ledger.claims(), BTreeMap::from([("sha256:m".to_owned(), true)]));
+    assert_eq!(claims(&ledger), named(true, false));
+    ledger.add("on the part", snapshot(Kind::View, Some("low"))).unwrap();
+    assert_eq!(claims(&ledger), named(true, true));
     assert_eq!(ledger.chain("container").unwrap().len(), 3);
-    for name in ["container", "top", "low"] {
+    assert_eq!(ledger.streams_below("on the part").unwrap().map(|(name, _)| name), Some("low".to_owned()));
+    for name in ["container", "on the part", "top", "low"] {
         ledger.remove(name).unwrap();
     }
     assert!(ledger.claims().is_empty());

@@ -1,0 +1,99 @@
+//! A part of an image: its lowest layers, which may be an image of their own to somebody else.
+//!
+//! A node may have an image and be asked for another that consists of the first's lowest layers, without being told its
+//! name. So the part is named by its chain id, and who may read the whole may read the part.
+
+use prost::Message as _;
+use proto::signed::Domain;
+use proto::{Grant, ResolveRequest};
+use store::ProjectStore;
+use tonic::Status;
+
+use super::Service;
+use crate::import::unix_now;
+use crate::source::{Found, LayerDescriptor};
+
+/// `found` without all but its lowest `layers`; 0: all of it.
+pub(super) fn lowest(mut found: Found, layers: u32) -> Result<Found, Status> {
+    let layers = layers as usize;
+    if layers == 0 || layers == found.layers.len() {
+        return Ok(found);
+    }
+    if layers > found.layers.len() {
+        let (has, image) = (found.layers.len(), &found.manifest_digest);
+        return Err(Status::invalid_argument(format!("{image} has {has} layers, not {layers}")));
+    }
+    found.layers.truncate(layers);
+    let chains = image::chain_ids(found.layers.iter().map(|layer| layer.diff_id.as_str()));
+    found.manifest_digest = chains.last().unwrap_or_default();
+    Ok(found)
+}
+
+impl Service {
+    /// The whole image of a request for a part of it, when the grant that came along says that the caller may read
+    /// it, and the store knows it. Then no registry is asked.
+    pub(super) async fn granted(
+        &self,
+        project: &ProjectStore,
+        request: &ResolveRequest,
+    ) -> Result<Option<Found>, Status> {
+        let Some(grant) = request.grant.as_ref().filter(|_| request.layers > 0) else { return Ok(None) };
+        let refused =
+            |error: String| Status::permission_denied(format!("the grant is not to be trusted: {error}"));
+        let payload = self.keys.verify(Domain::Grant, grant).map_err(|error| refused(error.to_string()))?;
+        let grant = Grant::decode(payload).map_err(|error| refused(error.to_string()))?;
+        let expired = grant.expires_unix <= unix_now();
+        if grant.project != project.name() || grant.node != request.node || expired {
+            // The registry may still say yes.
+            return Ok(None);
+        }
+        let Some(image) = self.records.image(project, &grant.manifest_digest).await? else { return Ok(None) };
+        let record = image.record;
+        Ok(Some(Found {
+            manifest_digest: record.manifest_digest,
+            media_type: String::new(),
+            config_digest: String::new(),
+            config: record.config.into(),
+            platform: request.platform.clone().unwrap_or_default(),
+            layers: record.layers.iter().map(LayerDescriptor::of).collect(),
+            ineligible: Vec::new(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::Compression;
+
+    use super::*;
+
+    fn found(diff_ids: &[&str]) -> Found {
+        let layer = |diff_id: &&str| LayerDescriptor {
+            digest: String::new(),
+            size: 1,
+            media_type: String::new(),
+            diff_id: format!("sha256:{}", diff_id.repeat(64)),
+            compression: Compression::Gzip,
+        };
+        Found {
+            manifest_digest: "sha256:whole".to_owned(),
+            media_type: String::new(),
+            config_digest: String::new(),
+            config: Default::default(),
+            platform: Default::default(),
+            layers: diff_ids.iter().map(layer).collect(),
+            ineligible: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_part_is_named_by_its_chain_id() {
+        let whole = found(&["a", "b", "c"]);
+        assert_eq!(lowest(whole.clone(), 0).unwrap(), whole);
+        assert_eq!(lowest(whole.clone(), 3).unwrap(), whole);
+        let first = lowest(whole.clone(), 1).unwrap();
+        assert_eq!((first.layers.len(), first.manifest_digest.clone()), (1, first.layers[0].diff_id.clone()));
+        assert_ne!(lowest(whole.clone(), 2).unwrap().manifest_digest, whole.layers[1].diff_id);
+        assert_eq!(lowest(whole, 4).unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+}
