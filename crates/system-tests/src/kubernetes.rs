@@ -28,6 +28,8 @@ pub struct Node {
 /// What differs from test to test.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Whether containerd uses sluice, and not its own overlayfs.
+    pub snapshotter: bool,
     /// Whether containerd hands annotations on.
     pub annotations: bool,
     /// Settings of sluice.
@@ -36,7 +38,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { annotations: true, settings: Vec::new() }
+        Options { snapshotter: true, annotations: true, settings: Vec::new() }
     }
 }
 
@@ -46,7 +48,7 @@ impl Node {
         let sandbox_image = push_pause(&scratch, &registry)?;
         let sluice = serve(&scratch, &registry, options)?;
         let setup = Setup {
-            snapshotter: Some(scratch.path("snapshotter.sock")),
+            snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
             sandbox_image,
         };
@@ -99,9 +101,22 @@ pub fn busybox() -> anyhow::Result<Tarball> {
     let program = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
     let program = program.context("no busybox (Debian's package `busybox-static`)")?;
     let mut tar = Tarball::new().directory("bin").executable("bin/busybox", &program);
-    for name in
-        ["sh", "cat", "sleep", "mv", "ln", "chown", "chmod", "stat", "sha256sum", "touch", "ls", "rm", "find"]
-    {
+    for name in [
+        "sh",
+        "cat",
+        "sleep",
+        "mv",
+        "ln",
+        "chown",
+        "chmod",
+        "stat",
+        "sha256sum",
+        "touch",
+        "readlink",
+        "ls",
+        "rm",
+        "find",
+    ] {
         tar = tar.symlink(&format!("bin/{name}"), "busybox");
     }
     Ok(tar)

@@ -1,10 +1,11 @@
 //! containerd with sluice as its snapshotter, asked as the kubelet asks: what streams and what does not.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use system_tests::kubernetes::{Node, Options, busybox};
-use system_tests::noise;
+use system_tests::{facts, noise};
 use testkit::{ImageSpec, Tarball};
 
 const LEN: usize = 2_000_000;
@@ -78,4 +79,65 @@ fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
     assert!(node.sluice.log().contains("no-annotations"), "nobody was told: {}", node.sluice.log());
     node.cri.stop(&container)?;
     node.cri.remove_pod(&pod)
+}
+
+/// What containers do to files that a lower layer has: each behaves as on any overlayfs.
+const CHANGES: &str = r#"
+cd /data
+mv link moved-link && [ "$(readlink moved-link)" = read ]
+mv folder moved-folder && [ "$(cat moved-folder/inside)" = inside ]
+ln read second-name && [ "$(stat -c %h read)" = 2 ]
+chown 12:34 unread && [ "$(stat -c %u:%g unread)" = 12:34 ]
+chmod 600 unread && [ "$(stat -c %a unread)" = 600 ]
+echo more >> small && [ "$(cat small)" = "smallmore" ]
+rm gone && [ ! -e gone ]
+touch -d '2001-02-03 04:05:06' read
+"#;
+
+#[test]
+fn a_streamed_root_equals_an_unpacked_one_and_changes_like_it() -> anyhow::Result<()> {
+    let node = Node::start(&Options::default())?;
+    let plain = Node::start(&Options { snapshotter: false, ..Options::default() })?;
+    let data = Tarball::new()
+        .directory("data")
+        .file("data/read", &noise(5, LEN))
+        .file("data/unread", &noise(6, LEN));
+    let data =
+        data.directory("data/folder").file("data/folder/inside", b"inside").symlink("data/link", "read");
+    let data =
+        data.file("data/small", b"small").file("data/gone", b"gone").hard_link("data/hard", "data/small");
+    let spec = ImageSpec::new([busybox()?.finish(), data.finish()]);
+    let roots = [&node, &plain].map(|node| -> anyhow::Result<_> {
+        let image = node.push("app", &spec)?;
+        node.cri.pull(&image)?;
+        let pod = node.cri.pod("one")?;
+        let untouched = node.cri.start(&pod, "untouched", &image, &["/bin/sleep", "1000"])?;
+        let changed = node.cri.start(&pod, "changed", &image, &["/bin/sleep", "1000"])?;
+        node.cri.exec(&changed, &["/bin/sh", "-euc", CHANGES])?;
+        Ok([untouched, changed].map(|container| facts::tree(&node.root_of(&container))))
+    });
+    let [streamed, unpacked] = roots;
+    for (streamed, unpacked) in streamed?.into_iter().zip(unpacked?) {
+        let (mut streamed, mut unpacked) = (streamed?, unpacked?);
+        for tree in [&mut streamed, &mut unpacked] {
+            tree.retain(|path, _| !made_by_the_runtime(path));
+            // When a process changes a folder, it gets the time of that.
+            tree.values_mut()
+                .filter(|facts| facts.kind == facts::Kind::Directory)
+                .for_each(|facts| facts.mtime = (0, 0));
+            tree.values_mut()
+                .filter(|facts| facts.mtime.0 > 1_100_000_000)
+                .for_each(|facts| facts.mtime = (0, 0));
+        }
+        assert!(unpacked.len() > 15, "the reference has only {} entries", unpacked.len());
+        let differences = facts::differences(&unpacked, &streamed);
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
+    }
+    Ok(())
+}
+
+/// Mount points, and what is mounted there while the container runs.
+fn made_by_the_runtime(path: &Path) -> bool {
+    let first = path.iter().next().and_then(|name| name.to_str());
+    first.is_none_or(|name| ["dev", "etc", "proc", "sys", "run"].contains(&name))
 }
