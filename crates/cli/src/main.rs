@@ -1,5 +1,5 @@
 //! The `sluice` command. Everything it does is in the library beside it.
 
 fn main() -> std::process::ExitCode {
-    cli::main()
+    frontend::holder_entry().unwrap_or_else(cli::main)
 }

@@ -67,6 +67,29 @@ impl Node {
         Ok(())
     }
 
+    /// SIGKILL to the process that holds the connection to the kernel; returns when another one took its place.
+    pub fn kill_holder(&self) -> anyhow::Result<()> {
+        let before = self.holder().context("no holder runs")?;
+        rustix::process::kill_process(before, rustix::process::Signal::KILL)?;
+        let killed = Instant::now();
+        while self.holder().is_none_or(|now| now == before) {
+            anyhow::ensure!(killed.elapsed() < SETTLE_MAX, "no other holder was started");
+            sleep(SETTLE_POLL);
+        }
+        Ok(())
+    }
+
+    fn holder(&self) -> Option<rustix::process::Pid> {
+        let state = self.scratch.state();
+        let is_holder = |id: &i32| {
+            let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            line.contains("hold-fuse-connection") && line.contains(&*state.to_string_lossy())
+        };
+        let all = std::fs::read_dir("/proc").ok()?.flatten();
+        let mut ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        ids.find(is_holder).and_then(rustix::process::Pid::from_raw)
+    }
+
     /// Pushes an image to this node's registry; its reference.
     pub fn push(&self, name: &str, spec: &ImageSpec) -> anyhow::Result<String> {
         push(&self.scratch, &self.registry, name, spec)

@@ -48,6 +48,9 @@ pub struct Config {
     /// How far the kernel reads ahead in missing data. Every byte of it competes with what a process
     /// really waits for, so it is a fraction of a chunk, not several.
     pub read_ahead: ByteSize,
+    /// Keep the connection to the kernel in a process beside this one, so that a killed or upgraded frontend hurts no
+    /// container: the next one goes on with it.
+    pub hold: bool,
     /// End the process when nothing is mounted and nothing is downloaded for this long.
     #[serde(with = "humantime_serde")]
     pub exit_when_idle: Option<Duration>,
@@ -70,6 +73,7 @@ impl Default for Config {
             read_timeout: Duration::from_secs(120),
             start_settled: Duration::from_secs(5),
             read_ahead: ByteSize::kib(256),
+            hold: true,
             exit_when_idle: None,
         }
     }

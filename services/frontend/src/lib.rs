@@ -24,6 +24,7 @@ mod node;
 pub mod objects;
 mod snapshots;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
+pub use fuse::holder::entry as holder_entry;
 
 use content::Mesh;
 use downloads::Downloads;
@@ -66,14 +68,18 @@ impl Frontend {
         mount::probe::check().context("this machine cannot stream images")?;
         let lock = node::lock(&config.state)?;
         let objects = Arc::new(Objects::open(&config.state)?);
-        let mounts = Mounts::prepare(&config.state, &objects.local_dir())?;
+        let (held, mounts) = take_over_or_prepare(&config, &objects)?;
         let downloads = Downloads::start(objects.clone(), download_options(&config), tasks, shutdown.clone());
         let known = Arc::new(Registry::default());
         let remote = Remote::new(known.clone(), downloads.clone(), Handle::current());
         let (point, read_ahead) = (mounts.remote_point(), config.read_ahead.as_u64());
-        let session = Session::start(remote, &point, read_ahead)?;
+        let (mut session, serving) = match held {
+            Some(device) => Session::resume(remote, &point, device, &config.state)?,
+            None => Session::start(remote, &point, read_ahead, config.hold.then_some(&*config.state))?,
+        };
         let mesh = Mesh::new(bus.clone(), store, content_options(&config));
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
+        let holds = config.hold;
         let (state, snapshotter) = (config.state.clone(), config.snapshotter.clone());
         let (tasks_of_images, ending) = (tasks.clone(), shutdown.clone());
         let images = Images::start(images::Parts {
@@ -89,6 +95,8 @@ impl Frontend {
             shutdown: ending,
         })
         .await?;
+        // Only now is known what earlier roots may read.
+        serving.go()?;
         if let Some(socket) = snapshotter {
             let snapshots = Snapshots::open(&state, images.clone())?;
             let (listener, shutdown) = (node::listen(&socket)?, shutdown.clone());
@@ -107,7 +115,12 @@ impl Frontend {
             if let Err(error) = node::serve(listener, images.clone(), shutdown).await {
                 tracing::error!(%error, "the node's socket is no longer served");
             }
-            images.detach();
+            if holds && images.in_use() {
+                tracing::info!("roots stand: the next process goes on with the connection to the kernel");
+                session.stay();
+            } else {
+                images.detach();
+            }
             drop((session, lock));
         });
         Ok(Frontend { socket })
@@ -117,6 +130,24 @@ impl Frontend {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+}
+
+/// The connection and the mounts of the process before, if a holder kept them; else fresh mounts.
+fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(Option<OwnedFd>, Mounts)> {
+    let held = fuse::holder::take(&config.state).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the holder of the kernel's connection cannot be asked");
+        None
+    });
+    if let Some(device) = held {
+        if let Some(mounts) = Mounts::resume(&config.state, &objects.local_dir())? {
+            tracing::info!("going on with the connection of the process before");
+            return Ok((Some(device), mounts));
+        }
+        tracing::warn!(
+            "a connection was kept, but its mount is gone: what still reads through it waits in vain"
+        );
+    }
+    Ok((None, Mounts::prepare(&config.state, &objects.local_dir())?))
 }
 
 fn download_options(config: &Config) -> downloads::Options {

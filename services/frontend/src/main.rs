@@ -1,5 +1,7 @@
 //! The frontend as a process of its own.
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
 use bus::{Bus, NatsConfig};
 use frontend::Frontend;
@@ -15,8 +17,15 @@ struct Settings {
     store: Option<store::Config>,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if let Some(code) = frontend::holder_entry() {
+        return Ok(code);
+    }
+    tokio::runtime::Runtime::new().context("cannot start the async runtime")?.block_on(serve())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve() -> anyhow::Result<()> {
     let about = "The node agent: mounts streamed images and brings their bytes";
     let Some(settings) = lifecycle::command_line::load::<Settings>("frontend", about)? else { return Ok(()) };
     let service = lifecycle::start("frontend", &settings.lifecycle).await?;

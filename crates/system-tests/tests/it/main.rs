@@ -7,3 +7,4 @@ mod healing;
 mod journey;
 mod kills;
 mod snapshotter;
+mod surviving;

@@ -13,8 +13,10 @@
 //! Concurrency: fuser's threads decode and answer metadata at once; a read moves its reply into a task
 //! of the runtime and is answered when its bytes are here, in any order.
 
+pub(crate) mod holder;
 mod registry;
 mod session;
+mod takeover;
 
 use std::ffi::OsStr;
 use std::io;
@@ -69,6 +71,7 @@ impl Filesystem for Remote {
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
             InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_HAS_RESEND,
         ] {
             if let Err(missing) = kernel.add_capabilities(wish) {
                 tracing::debug!(?missing, "the kernel's fuse lacks a capability");

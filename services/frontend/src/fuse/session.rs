@@ -1,4 +1,5 @@
-//! The connection to the kernel: opens `/dev/fuse`, mounts, runs the threads that answer.
+//! The connection to the kernel: opens `/dev/fuse` and mounts, or goes on with what the process before had;
+//! runs the threads that answer.
 //!
 //! Concurrency: the threads end by themselves when the last user of the file system is gone. Overlays
 //! keep their own hold on it, so detaching the mount point takes nothing from a running container.
@@ -13,7 +14,8 @@ use anyhow::Context as _;
 use fuser::SessionACL;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::Remote;
+use super::holder::Keeper;
+use super::{Remote, takeover};
 use crate::mount::table;
 
 /// Two decode and answer metadata: one may be in a copy to the kernel while the other goes on.
@@ -21,14 +23,28 @@ const THREADS: usize = 2;
 /// The most that one read asks for, in bytes: a page fault waits for its own piece of the read-ahead, not for all.
 const READ_MAX: u32 = 128 * 1024;
 
+/// The mount point, and what keeps the connection alive.
 #[derive(Debug)]
 pub(crate) struct Session {
     point: PathBuf,
+    _keeper: Option<Keeper>,
+    stays: bool,
+}
+
+/// The other half: answers, once it is told to.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    session: fuser::Session<Remote>,
 }
 
 impl Session {
-    /// Mounts `remote` at the folder `point` and answers there until nobody uses it.
-    pub(crate) fn start(remote: Remote, point: &Path, read_ahead: u64) -> anyhow::Result<Session> {
+    /// Mounts `remote` at the folder `point`. `state`: where a holder keeps the connection for the next process; absent: none does.
+    pub(crate) fn start(
+        remote: Remote,
+        point: &Path,
+        read_ahead: u64,
+        state: Option<&Path>,
+    ) -> anyhow::Result<(Session, Serving)> {
         let device =
             OpenOptions::new().read(true).write(true).open("/dev/fuse").context("cannot open /dev/fuse")?;
         let options = format!(
@@ -39,21 +55,34 @@ impl Session {
         let options = CString::new(options).context("mount options")?;
         rustix::mount::mount("sluice", point, "fuse.sluice", flags, options.as_c_str())
             .with_context(|| format!("cannot mount the remote objects at {}", point.display()))?;
-        let session = Session { point: point.to_owned() };
-        let mut config = fuser::Config::default();
-        config.n_threads = Some(THREADS);
-        let serving = fuser::Session::from_fd(remote, OwnedFd::from(device), SessionACL::All, config)
+        // From here on a drop takes the mount away again.
+        let mut session = Session { point: point.to_owned(), _keeper: None, stays: false };
+        let device = OwnedFd::from(device);
+        let kept = device.try_clone().context("cannot duplicate /dev/fuse")?;
+        let serving = fuser::Session::from_fd(remote, device, SessionACL::All, threads())
             .context("the kernel's fuse did not shake hands")?;
-        thread::Builder::new()
-            .name("fuse".to_owned())
-            .spawn(move || {
-                if let Err(error) = serving.run() {
-                    tracing::error!(%error, "the file system of remote objects ended");
-                }
-            })
-            .context("cannot start the thread of the remote objects")?;
         session.set_read_ahead(read_ahead);
-        Ok(session)
+        session._keeper = keep(state, kept)?;
+        Ok((session, Serving { session: serving }))
+    }
+
+    /// Goes on where the process before ended: `remote` stands at `point`, and its connection is `device`.
+    pub(crate) fn resume(
+        remote: Remote,
+        point: &Path,
+        device: OwnedFd,
+        state: &Path,
+    ) -> anyhow::Result<(Session, Serving)> {
+        let kept = device.try_clone().context("cannot duplicate the kept connection")?;
+        let serving = takeover::resume(remote, device, SessionACL::All, threads())
+            .context("cannot go on with the kept connection")?;
+        let keeper = keep(Some(state), kept)?;
+        Ok((Session { point: point.to_owned(), _keeper: keeper, stays: false }, Serving { session: serving }))
+    }
+
+    /// Leaves the mount where it is when this is dropped: the next process goes on with it.
+    pub(crate) fn stay(&mut self) {
+        self.stays = true;
     }
 
     /// Takes the mount point away. Overlays that use the file system go on.
@@ -82,8 +111,38 @@ impl Session {
     }
 }
 
+impl Serving {
+    /// Answers until nobody uses the file system any more.
+    pub(crate) fn go(self) -> anyhow::Result<()> {
+        let run = move || {
+            if let Err(error) = self.session.run() {
+                tracing::error!(%error, "the file system of remote objects ended");
+            }
+        };
+        thread::Builder::new()
+            .name("fuse".to_owned())
+            .spawn(run)
+            .context("cannot start the thread of the remote objects")?;
+        Ok(())
+    }
+}
+
+fn threads() -> fuser::Config {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(THREADS);
+    config
+}
+
+fn keep(state: Option<&Path>, device: OwnedFd) -> anyhow::Result<Option<Keeper>> {
+    let Some(state) = state else { return Ok(None) };
+    Keeper::start(state, device).map(Some).context("cannot start the holder of the kernel's connection")
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         if let Err(error) = self.detach() {
             tracing::debug!(point = %self.point.display(), %error, "the remote objects were not mounted any more");
         }

@@ -1,15 +1,15 @@
 //! Finds again what an earlier process of this node left: images on the disk, roots that still stand.
 //!
-//! A root of an earlier process reads what is local; what it would have read through that process's
-//! remote file system is gone with it, so its image is completed as soon as possible.
+//! A root of an earlier process reads what is local. What is not, it reads through the connection that a holder
+//! kept; without one that is gone, and its image is completed as soon as possible.
 
 use std::collections::BTreeSet;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use proto::ResolveRequest;
+use tokio::time::timeout;
 use tonic::Status;
 
-use super::resolve::Answered;
 use super::{Images, Present};
 use crate::mount::MountError;
 
@@ -20,7 +20,7 @@ impl Images {
             Ok((roots, node.kept_records()?))
         });
         let (roots, kept) = found.await?;
-        for (record, signed) in kept {
+        for record in kept {
             let mounted =
                 roots.iter().filter(|root| root.tree == record.tree.digest).map(|root| root.point.clone());
             let targets: BTreeSet<_> = mounted.collect();
@@ -33,57 +33,36 @@ impl Images {
                 continue;
             }
             tracing::info!(image = manifest, ?targets, "found roots of an earlier process");
-            self.bring_found(Answered::from_memory(record, signed));
+            // From the disk: the mesh may be away, and processes wait for what they read.
+            let bound = self.node.config.known_resolve_timeout;
+            let reference = record.references.first().cloned().unwrap_or_default();
+            let record = Arc::new(record);
+            match timeout(bound, self.bring_kept(&manifest, &reference, &record)).await {
+                Ok(Ok(_turn)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(image = manifest, %error, "the image of a standing root cannot be completed");
+                }
+                Err(_) => tracing::error!(
+                    image = manifest,
+                    ?bound,
+                    "the image of a standing root was not found in time"
+                ),
+            }
         }
         Ok(())
-    }
-
-    /// Brings the image of a standing root beside everything else: the mesh may be away.
-    fn bring_found(&self, remembered: Answered) {
-        let images = self.clone();
-        let work = async move {
-            let manifest = remembered.record.manifest_digest.clone();
-            let request = ResolveRequest {
-                project: remembered.record.project.clone(),
-                reference: remembered.record.references.first().cloned().unwrap_or_default(),
-                node: images.node.config.node.clone(),
-                ..ResolveRequest::default()
-            };
-            // A grant lets the rest be fetched. A name that means another image by now gives none for this one.
-            let config = &images.node.config;
-            let asked = images.node.resolver.resolve(
-                &request,
-                config.resolve_timeout,
-                config.resolve_timeout,
-                |_| {},
-            );
-            let answered = match asked.await {
-                Ok(answered) if answered.record.manifest_digest == manifest => answered,
-                Ok(_) => remembered,
-                Err(error) => {
-                    tracing::warn!(image = manifest, %error, "no grant for the image of a standing root");
-                    remembered
-                }
-            };
-            if let Err(error) = Box::pin(images.bring(request, answered, Instant::now())).await {
-                tracing::error!(image = manifest, %error, "the image of a standing root cannot be completed");
-            }
-        };
-        let shutdown = self.node.shutdown.clone();
-        self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
     }
 }
 
 impl super::Node {
     /// Every record on the disk that is still believed.
-    fn kept_records(&self) -> Result<Vec<(image::ImageRecord, Vec<u8>)>, Status> {
+    fn kept_records(&self) -> Result<Vec<image::ImageRecord>, Status> {
         let disk = |error: std::io::Error| super::disk_status("read the kept records", &error);
         let mut kept = Vec::new();
         for hex in self.objects.records().map_err(disk)? {
             let Some(signed) = self.objects.record(&hex).map_err(disk)? else { continue };
             match self.resolver.believe_kept(&signed) {
                 Ok(record) if record.manifest_digest.strip_prefix("sha256:") == Some(&hex) => {
-                    kept.push((record, signed))
+                    kept.push(record)
                 }
                 Ok(record) => {
                     tracing::warn!(record = hex, image = record.manifest_digest, "a kept record is misplaced")

@@ -49,6 +49,11 @@ impl Images {
         })
     }
 
+    /// Whether a root of some image stands, or may be mounted at any moment.
+    pub(crate) fn in_use(&self) -> bool {
+        self.list().iter().any(|(manifest, image)| !image.targets.is_empty() || self.node.is_in_use(manifest))
+    }
+
     fn status_of(&self, manifest: &str, image: Present, reads: bool) -> NodeImage {
         let trace = if reads { self.node.downloads.trace(&ImageId::new(manifest)) } else { Vec::new() };
         NodeImage {

@@ -87,7 +87,8 @@ impl Images {
         self.progress_of(manifest).map_or(0, |progress| progress.bytes_local)
     }
 
-    async fn bring_kept(
+    /// Makes an image present from what is on the disk; a grant for what is not follows.
+    pub(super) async fn bring_kept(
         &self,
         manifest: &str,
         reference: &str,

@@ -52,13 +52,7 @@ pub(crate) struct Root {
 impl Mounts {
     /// Prepares `<state>/mnt`: what a dead process left there is detached.
     pub(crate) fn prepare(state: &Path, objects: &Path) -> anyhow::Result<Mounts> {
-        let base = state.join("mnt");
-        fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
-        let base = base.canonicalize().with_context(|| format!("cannot resolve {}", base.display()))?;
-        let objects =
-            objects.canonicalize().with_context(|| format!("cannot resolve {}", objects.display()))?;
-        let mounts = Mounts { base, objects };
-        root::check_lengths(&mounts.tree_point(&Digest::of(b"")), &mounts.objects)?;
+        let mounts = Mounts::at(state, objects)?;
         mounts.detach_all()?;
         rustix::mount::mount_bind(&mounts.base, &mounts.base)
             .with_context(|| format!("cannot bind {}", mounts.base.display()))?;
@@ -67,6 +61,26 @@ impl Mounts {
         for folder in [mounts.base.join("tree"), mounts.remote_point()] {
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
+        Ok(mounts)
+    }
+
+    /// The mounts that the process before left, if the remote objects are among them.
+    pub(crate) fn resume(state: &Path, objects: &Path) -> anyhow::Result<Option<Mounts>> {
+        let mounts = Mounts::at(state, objects)?;
+        let table = table::read().context("cannot read the mount table")?;
+        let stands =
+            table.iter().any(|entry| entry.point == mounts.remote_point() && entry.kind.starts_with("fuse"));
+        Ok(stands.then_some(mounts))
+    }
+
+    fn at(state: &Path, objects: &Path) -> anyhow::Result<Mounts> {
+        let base = state.join("mnt");
+        fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
+        let base = base.canonicalize().with_context(|| format!("cannot resolve {}", base.display()))?;
+        let objects =
+            objects.canonicalize().with_context(|| format!("cannot resolve {}", objects.display()))?;
+        let mounts = Mounts { base, objects };
+        root::check_lengths(&mounts.tree_point(&Digest::of(b"")), &mounts.objects)?;
         Ok(mounts)
     }
 

@@ -102,6 +102,8 @@ impl Mesh {
     pub(crate) async fn node(&self, name: &str, change: impl FnOnce(&mut Config)) -> anyhow::Result<Node> {
         let running = Running::new();
         let mut config = Config {
+            // The holder is this program again, which a test is not.
+            hold: false,
             node: name.to_owned(),
             state: self.path(name),
             socket: self.path(&format!("{name}.sock")),
