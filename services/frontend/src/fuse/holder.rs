@@ -161,7 +161,7 @@ impl Held {
     /// Until it dies.
     fn wait(mut self) {
         // It never sends anything more: this ends with it.
-        self.stream.read(&mut [0]).ok();
+        self.stream.read_exact(&mut [0]).ok();
         if let Some(mut child) = self.child {
             child.wait().ok();
         }
