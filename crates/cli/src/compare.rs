@@ -85,7 +85,7 @@ pub async fn measure(plan: &Plan, scratch: &Scratch, progress: &mut Progress) ->
     let mut known = None;
     for number in 1..=plan.rounds {
         let round = Repetition { plan, scratch, source: &source, starter: &starter, number };
-        let (measured, record, start_up) = round.measure(progress).await?;
+        let (measured, record, start_up) = Box::pin(round.measure(progress)).await?;
         rounds.push(measured);
         known.get_or_insert((record, start_up));
     }
