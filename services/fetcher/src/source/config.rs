@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use credentials::docker::Places;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -47,6 +48,12 @@ pub struct RetryConfig {
     /// All pauses together; a registry that asks for a longer one is given up.
     #[serde(with = "humantime_serde")]
     pub total_pause: Duration,
+}
+
+impl SourceConfig {
+    pub(super) fn docker(&self) -> Places {
+        Places { config: self.docker_config.clone(), helper_path: self.helper_path.clone() }
+    }
 }
 
 impl Default for SourceConfig {

@@ -15,7 +15,6 @@
 //! verified here; a layer's bytes are not, because the import hashes them anyway.
 
 pub mod config;
-pub mod credential;
 pub mod digest;
 pub mod error;
 pub mod platform;
@@ -38,7 +37,7 @@ use proto::Platform;
 use document::Descriptor;
 
 pub use config::SourceConfig;
-pub use credential::Credential;
+pub use credentials::Credential;
 pub use digest::BlobDigest;
 pub use error::SourceError;
 pub use reference::ImageName;

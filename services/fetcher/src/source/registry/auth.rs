@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use base64::Engine;
+use credentials::docker;
 use http::HeaderValue;
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -15,7 +16,7 @@ use url::Url;
 
 use super::challenge::{Bearer, Challenge};
 use super::transfer::{Failure, Transfer};
-use crate::source::{Credential, credential};
+use crate::source::Credential;
 
 /// What a token is good for when its server does not say (the specification's default).
 const TOKEN_DEFAULT: Duration = Duration::from_secs(60);
@@ -151,7 +152,7 @@ impl Login {
             return self.given.clone();
         }
         if state.credential.is_none() {
-            let looked = credential::look_up(&transfer.config, &self.host).await;
+            let looked = docker::look_up(&transfer.config.docker(), &self.host).await;
             state.credential = Some(match looked {
                 Ok(credential) => Looked { credential, trouble: None },
                 Err(error) => {
