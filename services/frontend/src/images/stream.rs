@@ -2,16 +2,21 @@
 //! one is made. containerd mounts by itself, so there is no target here.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use image::ImageRecord;
 use proto::ResolveRequest;
+use tokio::time::sleep;
 use tonic::Status;
 
-use super::resolve::{Answered, manifest_hex};
+use super::resolve::{Answered, away, manifest_hex};
 use super::{Images, disk_status};
 use crate::content::Content;
 use crate::mount::Layers;
+
+/// Between two questions for a grant while the mesh is away, at first and at most.
+const GRANT_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const GRANT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 impl Images {
     /// Asks the mesh for the image, imports included, and makes it present. The caller claims it first: what nobody claims may be evicted.
@@ -113,28 +118,45 @@ impl Images {
         Ok(turn)
     }
 
-    /// Asks for a grant beside everything else, so that what is missing can be fetched.
+    /// Asks for a grant beside everything else, so that what is missing can be fetched; until there is an answer.
     fn renew_grant(&self, manifest: &str, request: ResolveRequest) {
-        if self.progress_of(manifest).is_ok_and(|progress| progress.complete) {
-            return;
-        }
         let (images, manifest) = (self.clone(), manifest.to_owned());
         let work = async move {
-            let timeout = images.node.config.resolve_timeout;
-            match images.node.resolver.resolve(&request, timeout, timeout, |_| ()).await {
-                Ok(answered) if answered.record.manifest_digest == manifest => {
-                    let content: Option<Content> = images.get(&manifest).ok().and_then(|image| image.content);
-                    if let Some(content) = content {
-                        content.renew(&answered.grant);
-                    }
-                }
-                Ok(_) => {
-                    tracing::warn!(image = manifest, "its name means another image by now: no grant for it")
-                }
-                Err(error) => tracing::warn!(image = manifest, %error, "no grant for an image of this node"),
+            let mut pause = GRANT_PAUSE_FIRST;
+            while images.is_incomplete(&manifest) && !images.try_to_renew(&manifest, &request).await {
+                sleep(pause).await;
+                pause = GRANT_PAUSE_MAX.min(pause * 2);
             }
         };
         let shutdown = self.node.shutdown.clone();
         self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
+    }
+
+    /// Whether bytes are still to come for an image that is in memory.
+    fn is_incomplete(&self, manifest: &str) -> bool {
+        let in_memory = self.get(manifest).is_ok_and(|image| image.content.is_some());
+        in_memory && !self.progress_of(manifest).is_ok_and(|progress| progress.complete)
+    }
+
+    /// Whether there was an answer, be it the grant or a refusal.
+    async fn try_to_renew(&self, manifest: &str, request: &ResolveRequest) -> bool {
+        let timeout = self.node.config.resolve_timeout;
+        match self.node.resolver.resolve(request, timeout, timeout, |_| ()).await {
+            Ok(answered) if answered.record.manifest_digest == manifest => {
+                let content: Option<Content> = self.get(manifest).ok().and_then(|image| image.content);
+                if let Some(content) = content {
+                    content.renew(&answered.grant);
+                }
+                true
+            }
+            Ok(_) => {
+                tracing::warn!(image = manifest, "its name means another image by now: no grant for it");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(image = manifest, %error, "no grant for an image of this node");
+                !away(&error)
+            }
+        }
     }
 }
