@@ -7,5 +7,6 @@ mod faults;
 mod healing;
 mod journey;
 mod kills;
+mod restarts;
 mod snapshotter;
 mod surviving;
