@@ -113,6 +113,37 @@ impl Node {
         Ok(())
     }
 
+    /// Everything on the node ends at once, its mounts and what stood in `/run` go, and the disk stays: what a machine that
+    /// was switched off finds. The services behind it go on.
+    pub fn reboot(&mut self, options: &Options) -> anyhow::Result<()> {
+        let containers = self.processes_of_containers()?;
+        self.containerd.kill()?;
+        self.scratch.kill_processes(&self.containerd.state())?;
+        self.scratch.kill_processes(&self.containerd.socket())?;
+        for process in containers {
+            // The first of a container: the kernel ends the others with it.
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).ok();
+        }
+        self.kill_all()?;
+        for mount in self.scratch.mounts()?.into_iter().rev() {
+            rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH)?;
+        }
+        std::fs::remove_dir_all(self.containerd.state())?;
+        for socket in [self.scratch.path("snapshotter.sock"), self.scratch.state().join("node.sock")] {
+            std::fs::remove_file(socket)?;
+        }
+        self.sluice = serve(&self.scratch, &self.registry, self.backend.as_ref(), options)?;
+        self.containerd.restart()?;
+        self.cri = Cri::connect(&self.containerd.socket())?;
+        Ok(())
+    }
+
+    fn processes_of_containers(&self) -> anyhow::Result<Vec<rustix::process::Pid>> {
+        let table = self.containerd.ctr(&["tasks", "list"])?;
+        let ids = table.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse().ok());
+        Ok(ids.filter_map(rustix::process::Pid::from_raw).collect())
+    }
+
     /// The services behind the frontend; only where they are processes of their own.
     pub fn backend(&mut self) -> anyhow::Result<&mut Backend> {
         self.backend.as_mut().context("the services are no processes of their own")
