@@ -46,13 +46,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            snapshotter: true,
-            annotations: true,
-            settings: Vec::new(),
-            services: false,
-            program: None,
-        }
+        Options { snapshotter: true, annotations: true, settings: Vec::new(), services: false, program: None }
     }
 }
 

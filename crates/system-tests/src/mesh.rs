@@ -65,7 +65,9 @@ impl Mesh {
     }
 
     fn logs(&self) -> String {
-        [&self.backend.fetcher, &self.backend.cache, &self.frontend].map(|service| service.server.log()).concat()
+        [&self.backend.fetcher, &self.backend.cache, &self.frontend]
+            .map(|service| service.server.log())
+            .concat()
     }
 }
 

@@ -46,8 +46,7 @@ fn with_registry_and_mesh_away_complete_images_start() -> anyhow::Result<()> {
 fn start_and_read(node: &Node, all: &[&Numbered], images: &[String], name: &str) -> anyhow::Result<()> {
     let pod = node.cri.pod(name)?;
     for (number, (numbered, image)) in all.iter().zip(images).enumerate() {
-        let container =
-            node.cri.start(&pod, &format!("{name}-{number}"), image, &["/bin/sleep", "1000"])?;
+        let container = node.cri.start(&pod, &format!("{name}-{number}"), image, &["/bin/sleep", "1000"])?;
         numbered.read_inside(node, &container, 0..FILES)?;
     }
     Ok(())

@@ -7,6 +7,7 @@ mod faults;
 mod healing;
 mod journey;
 mod kills;
+mod mixed;
 mod reboot;
 mod restarts;
 mod snapshotter;

@@ -43,7 +43,10 @@ impl Reading {
     }
 
     /// Does something to the node while the container reads files that it never read before, and changes them.
-    fn during(&mut self, fault: impl FnOnce(&mut Node, &Options) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    fn during(
+        &mut self,
+        fault: impl FnOnce(&mut Node, &Options) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let numbers = self.next..self.next + BATCH;
         self.next = numbers.end;
         // A connection of its own: the node is the fault's.
