@@ -32,6 +32,13 @@ impl Images {
         Ok(record)
     }
 
+    /// Whether the image is here, and will be as long as the caller claims it.
+    pub(crate) async fn stays(&self, manifest: &str) -> bool {
+        // An eviction that began before the claim is over then.
+        let _turn = self.node.turns.take(manifest).await;
+        self.get(manifest).is_ok()
+    }
+
     /// The layers of a container's root, mounted and ready. An image that an earlier process brought is read from
     /// the disk, without asking anybody.
     pub(crate) async fn stack(&self, manifest: &str) -> Result<Layers, Status> {
