@@ -87,7 +87,7 @@ fn change(node: &Node, parent: &str) -> anyhow::Result<[(&'static str, Tree); 5]
     let (changed, active) = (facts::container(&root)?, diff(node, "changed")?);
     unmount(&root)?;
     ctr(node, &["commit", "committed", "changed"])?;
-    ctr(node, &["view", "seen", "committed"])?;
+    ctr(node, &["prepare", "seen", "committed"])?;
     ctr(node, &["prepare", "above", "committed"])?;
     let (seen, above) = (mount(node, "seen")?, mount(node, "above")?);
     shell(&format!("chmod 600 {0}/moved && mv {0}/moved {0}/data/new-folder/back", above.display()))?;
