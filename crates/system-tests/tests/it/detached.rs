@@ -80,3 +80,22 @@ fn with_nothing_of_ours_running_a_container_goes_on() -> anyhow::Result<()> {
     node.cri.stop(&container)?;
     node.cri.remove_pod(&pod)
 }
+
+#[test]
+fn with_nothing_of_ours_running_an_early_container_goes_on() -> anyhow::Result<()> {
+    // At first nothing arrives but what is read.
+    let settings = vec!["frontend.background=false".to_owned()];
+    let mut node = Node::start(&Options { settings, ..options() })?;
+    let numbered = numbered(4);
+    let image = numbered.pull(&node, "app")?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)?;
+    node.sluice.end()?;
+    node.restart_sluice(&options())?;
+    complete(&node, 2)?;
+    node.backend()?.kill()?;
+    node.kill_all()?;
+    numbered.read_inside(&node, &container, 2..FILES)?;
+    numbered.read_inside(&node, &container, 0..2)
+}
