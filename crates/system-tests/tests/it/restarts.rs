@@ -6,6 +6,7 @@ use std::thread;
 use system_tests::Numbered;
 use system_tests::cri::{Cri, Pod};
 use system_tests::kubernetes::{Node, Options};
+use testkit::Tarball;
 
 /// Files that a container reads during one fault, and how they are spread over the time that it takes.
 const BATCH: u64 = 8;
@@ -154,4 +155,27 @@ fn containerd_is_restarted_under_a_reader() -> anyhow::Result<()> {
     let pod = cri.pod("two")?;
     let container = cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
     numbered.read_inside(&node, &container, 0..BATCH)
+}
+
+#[test]
+fn a_frontend_is_killed_under_a_part_of_another_image() -> anyhow::Result<()> {
+    let settings = vec!["frontend.background=false".to_owned(), "frontend.read_timeout=20s".to_owned()];
+    let options = Options { services: true, settings, ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let numbered = Numbered { files: BATCH, len: 600_000, seed: 11 };
+    let part = numbered.image()?;
+    let mut whole = part.clone();
+    whole.layers.push((Tarball::new().file("more", b"more").finish(), None));
+    let [whole, part] = [("whole", whole), ("part", part)].map(|(name, spec)| node.push(name, &spec));
+    let part = part?;
+    node.cri.pull(&whole?)?;
+    node.cri.pull(&part)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &part, &["/bin/sleep", "1000"])?;
+    for read in 1..3 {
+        node.sluice.kill()?;
+        node.restart_sluice(&options)?;
+        numbered.read_inside(&node, &container, 0..read * BATCH / 2)?;
+    }
+    Ok(())
 }

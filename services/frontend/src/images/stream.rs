@@ -117,6 +117,7 @@ impl Images {
             project: record.project.clone(),
             reference: reference.to_owned(),
             node: self.node.config.node.clone(),
+            layers: layers_of_part(record),
             ..ResolveRequest::default()
         };
         let remembered = Answered::from_memory(ImageRecord::clone(record), signed);
@@ -166,4 +167,11 @@ impl Images {
             }
         }
     }
+}
+
+/// How many layers to ask for: 0, all of them, unless the record is of a part, which its own chain id names.
+fn layers_of_part(record: &ImageRecord) -> u32 {
+    let chains = image::chain_ids(record.layers.iter().map(|layer| layer.diff_id.as_str()));
+    let is_part = chains.last().is_some_and(|chain| chain == record.manifest_digest);
+    if is_part { record.layers.len() as u32 } else { 0 }
 }
