@@ -112,6 +112,20 @@ fn each_service_is_killed_and_comes_back() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_frontend_starts_long_before_the_mesh_is_back() -> anyhow::Result<()> {
+    let mut reading = Reading::start(1)?;
+    reading.options.settings.push("frontend.resolve_timeout=1s".to_owned());
+    reading.during(|node, options| {
+        node.backend()?.kill()?;
+        node.sluice.kill()?;
+        node.restart_sluice(options)?;
+        // Its first question for a grant has failed when the mesh comes back.
+        node.settle(|_| node.sluice.log().contains("no grant for an image"))?;
+        node.backend()?.restart()
+    })
+}
+
+#[test]
 fn a_frontend_is_upgraded_under_a_reader() -> anyhow::Result<()> {
     let mut reading = Reading::start(3)?;
     let other = reading.node.scratch().path("frontend-of-another-version");
