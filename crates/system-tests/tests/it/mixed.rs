@@ -73,3 +73,23 @@ fn unpacked_layers_over_streamed_ones() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn some_layers_of_a_streamed_image_need_the_mesh_once() -> anyhow::Result<()> {
+    let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
+    let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;
+    // The other way round than usual: the image of pods is a busybox alone.
+    let lower: Vec<_> = base()?.into_iter().rev().collect();
+    let below = node.push("below", &ImageSpec::new(lower.clone()))?;
+    let other = [lower[0].clone(), busybox()?.file("other", b"other").finish()];
+    let other = node.push("app", &ImageSpec::new(other))?;
+    node.cri.pull(&below)?;
+    let pod = node.cri.pod("one")?;
+    node.backend()?.fetcher.kill()?;
+    assert!(node.cri.pull(&other).is_err(), "what stands below the second layer is nowhere");
+    node.backend()?.fetcher.restart()?;
+    node.settle(|_| node.cri.pull(&other).is_ok())?;
+    let container = node.cri.start(&pod, "app", &other, &["/bin/sleep", "1000"])?;
+    assert_eq!(node.cri.exec(&container, &["/bin/cat", "/other"])?, "other");
+    Ok(())
+}
