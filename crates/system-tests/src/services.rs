@@ -1,6 +1,6 @@
 //! Services as processes of their own, on a real NATS server: each can be killed, and comes back as it was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use testkit::{Nats, Server};
@@ -81,12 +81,13 @@ impl Backend {
 
 fn service(nats: &Nats, scratch: &Scratch, name: &str, settings: &[String]) -> anyhow::Result<Service> {
     let nats = format!("nats.url={}", nats.url());
-    let arguments = [nats].iter().chain(settings).flat_map(|set| ["--set".to_owned(), set.clone()]).collect();
+    let settings = [nats].into_iter().chain(settings.iter().cloned());
+    let arguments: Vec<String> = settings.flat_map(|setting| ["--set".to_owned(), setting]).collect();
     let (program, log) = (binaries::path(name)?, scratch.path(&format!("{name}.log")));
     Ok(Service { server: spawn(&program, &arguments, &log)?, program, arguments, log })
 }
 
-fn spawn(program: &PathBuf, arguments: &Vec<String>, log: &PathBuf) -> anyhow::Result<Server> {
+fn spawn(program: &Path, arguments: &[String], log: &Path) -> anyhow::Result<Server> {
     let mut command = Command::new(program);
     command.args(arguments);
     Server::spawn(command, log, "a binary of this workspace")

@@ -98,7 +98,7 @@ impl Snapshots {
         }
         let mut below = self.below(new.parent.clone()).await?;
         if layer.is_some() {
-            below = below.to_unpack_over();
+            below = below.attributes_only();
         }
         let (kind, key) = (new.kind, new.key.clone());
         let id = self.begin(new, &below).await?;

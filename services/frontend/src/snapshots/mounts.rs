@@ -51,7 +51,7 @@ impl Below {
     /// The same to unpack a layer over. containerd mounts nothing then: it writes into the upper folder, and looks at the
     /// lower ones for the attributes of folders that the layer does not mention. It splits them at every colon, and the
     /// empty path between two would be this machine's own root. Data layers have no attributes to look at.
-    pub(super) fn to_unpack_over(mut self) -> Below {
+    pub(super) fn attributes_only(mut self) -> Below {
         self.ordinary.extend(self.streamed.take().map(|stack| stack.tree));
         self
     }
@@ -149,10 +149,10 @@ mod tests {
 
     #[test]
     fn a_layer_is_unpacked_over_attributes_alone() {
-        let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) }.to_unpack_over();
+        let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) }.attributes_only();
         let options = mount(&below, Some(&writable()), false).options.join(",");
         assert_eq!(options, "workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t");
-        let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) }.to_unpack_over();
+        let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) }.attributes_only();
         assert_eq!(alone.top(), Some(Path::new("/t")));
     }
 
