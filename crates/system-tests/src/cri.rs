@@ -1,7 +1,8 @@
 //! A client of a container runtime, as the kubelet is one: pods on the host's network, containers in them.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use proto::cri::image_service_client::ImageServiceClient;
@@ -21,6 +22,10 @@ use tonic::transport::{Channel, Endpoint, Uri};
 const STOP: i64 = 1;
 /// How long a command in a container may take, in seconds.
 const EXEC: i64 = 120;
+
+/// How long the runtime may take to get ready.
+const START_MAX: Duration = Duration::from_secs(30);
+const START_POLL: Duration = Duration::from_millis(50);
 
 /// Blocking: each call drives the runtime that the client owns.
 #[derive(Debug)]
@@ -47,7 +52,20 @@ impl Cri {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let images = ImageServiceClient::new(runtime.block_on(channel(images.to_owned()))?);
         let containers = RuntimeServiceClient::new(runtime.block_on(channel(containers.to_owned()))?);
-        Ok(Cri { runtime, images, containers })
+        let cri = Cri { runtime, images, containers };
+        let connected = Instant::now();
+        while !cri.is_initialized() {
+            anyhow::ensure!(connected.elapsed() < START_MAX, "the runtime does not get ready");
+            sleep(START_POLL);
+        }
+        Ok(cri)
+    }
+
+    /// A containerd that was just started refuses every call with these words.
+    fn is_initialized(&self) -> bool {
+        let nobody = ContainerStatusRequest { container_id: "nobody".to_owned() };
+        let answer = self.runtime.block_on(self.containers.clone().container_status(nobody));
+        answer.map_or_else(|status| !status.message().contains("not initialized"), |_| true)
     }
 
     pub fn pull(&self, image: &str) -> anyhow::Result<String> {

@@ -1,14 +1,16 @@
 //! A node as Kubernetes has it: containerd, its CRI, and sluice as its snapshotter.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use testkit::containerd::Setup;
-use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball};
+use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, port};
 
 use crate::cri::Cri;
+use crate::services::Backend;
 use crate::{Scratch, binaries};
 
 /// How long what happens beside may take, on two busy cores.
@@ -21,7 +23,9 @@ pub struct Node {
     pub cri: Cri,
     pub containerd: Containerd,
     pub registry: Registry,
+    /// The frontend; alone when there is a backend, else with everything in it.
     pub sluice: Server,
+    pub backend: Option<Backend>,
     scratch: Scratch,
 }
 
@@ -34,11 +38,15 @@ pub struct Options {
     pub annotations: bool,
     /// Settings of sluice.
     pub settings: Vec<String>,
+    /// Whether each service is a process of its own.
+    pub services: bool,
+    /// Another copy of the frontend's program.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { snapshotter: true, annotations: true, settings: Vec::new() }
+        Options { snapshotter: true, annotations: true, settings: Vec::new(), services: false, program: None }
     }
 }
 
@@ -46,7 +54,8 @@ impl Node {
     pub fn start(options: &Options) -> anyhow::Result<Node> {
         let (scratch, registry) = (Scratch::new()?, Registry::start()?);
         let sandbox_image = push_pause(&scratch, &registry)?;
-        let sluice = serve(&scratch, &registry, options)?;
+        let backend = options.services.then(|| backend(&scratch, &registry)).transpose()?;
+        let sluice = serve(&scratch, &registry, backend.as_ref(), options)?;
         let setup = Setup {
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
@@ -54,16 +63,22 @@ impl Node {
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
         let cri = Cri::connect(&containerd.socket())?;
-        Ok(Node { cri, containerd, registry, sluice, scratch })
+        Ok(Node { cri, containerd, registry, sluice, backend, scratch })
     }
 
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
     }
 
-    /// Starts sluice anew, after it was killed.
+    /// Starts sluice anew, after it was killed; returns when containerd has found it.
     pub fn restart_sluice(&mut self, options: &Options) -> anyhow::Result<()> {
-        self.sluice = serve(&self.scratch, &self.registry, options)?;
+        self.sluice = serve(&self.scratch, &self.registry, self.backend.as_ref(), options)?;
+        let started = Instant::now();
+        // containerd waits up to three seconds between two attempts.
+        while let Err(error) = self.containerd.ctr(&["snapshots", "list"]) {
+            anyhow::ensure!(started.elapsed() < SETTLE_MAX, "containerd does not find sluice: {error:#}");
+            sleep(SETTLE_POLL);
+        }
         Ok(())
     }
 
@@ -77,6 +92,55 @@ impl Node {
             sleep(SETTLE_POLL);
         }
         Ok(())
+    }
+
+    /// SIGKILL to the frontend and to the holder: nothing of ours runs on the node.
+    pub fn kill_all(&mut self) -> anyhow::Result<()> {
+        self.sluice.kill()?;
+        let holder = self.holder().context("no holder runs")?;
+        rustix::process::kill_process(holder, rustix::process::Signal::KILL)?;
+        let killed = Instant::now();
+        while self.holder().is_some() {
+            anyhow::ensure!(killed.elapsed() < SETTLE_MAX, "the holder does not end");
+            sleep(SETTLE_POLL);
+        }
+        Ok(())
+    }
+
+    /// Everything on the node ends at once, its mounts and what stood in `/run` go, and the disk stays: what a machine that
+    /// was switched off finds. The services behind it go on.
+    pub fn reboot(&mut self, options: &Options) -> anyhow::Result<()> {
+        let containers = self.processes_of_containers()?;
+        self.containerd.kill()?;
+        self.scratch.kill_processes(&self.containerd.state())?;
+        self.scratch.kill_processes(&self.containerd.socket())?;
+        for process in containers {
+            // The first of a container: the kernel ends the others with it.
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).ok();
+        }
+        self.kill_all()?;
+        for mount in self.scratch.mounts()?.into_iter().rev() {
+            rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH)?;
+        }
+        std::fs::remove_dir_all(self.containerd.state())?;
+        for socket in [self.scratch.path("snapshotter.sock"), self.scratch.state().join("node.sock")] {
+            std::fs::remove_file(socket)?;
+        }
+        self.sluice = serve(&self.scratch, &self.registry, self.backend.as_ref(), options)?;
+        self.containerd.restart()?;
+        self.cri = Cri::connect(&self.containerd.socket())?;
+        Ok(())
+    }
+
+    fn processes_of_containers(&self) -> anyhow::Result<Vec<rustix::process::Pid>> {
+        let table = self.containerd.ctr(&["tasks", "list"])?;
+        let ids = table.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse().ok());
+        Ok(ids.filter_map(rustix::process::Pid::from_raw).collect())
+    }
+
+    /// The services behind the frontend; only where they are processes of their own.
+    pub fn backend(&mut self) -> anyhow::Result<&mut Backend> {
+        self.backend.as_mut().context("the services are no processes of their own")
     }
 
     fn holder(&self) -> Option<rustix::process::Pid> {
@@ -157,17 +221,54 @@ fn push(scratch: &Scratch, registry: &Registry, name: &str, spec: &ImageSpec) ->
     registry.push(&layout.reference(name), &format!("{name}:latest"))
 }
 
-fn serve(scratch: &Scratch, registry: &Registry, options: &Options) -> anyhow::Result<Server> {
+fn backend(scratch: &Scratch, registry: &Registry) -> anyhow::Result<Backend> {
+    let plain = format!("fetcher.source.plain_http=[\"{}\"]", registry.host());
+    Backend::start(scratch, port::free()?, &[plain], &[])
+}
+
+fn serve(
+    scratch: &Scratch,
+    registry: &Registry,
+    backend: Option<&Backend>,
+    options: &Options,
+) -> anyhow::Result<Server> {
     let socket = scratch.path("snapshotter.sock");
-    let mut command = binaries::command("sluice")?;
-    command.arg("--state").arg(scratch.state());
+    let mut command = match backend {
+        Some(backend) => frontend(scratch, backend, options)?,
+        None => whole(scratch, registry)?,
+    };
     command.args(["--set", &format!("frontend.snapshotter={}", socket.display())]);
-    command.args(["--set", &format!("fetcher.source.plain_http=[\"{}\"]", registry.host())]);
     for setting in &options.settings {
         command.args(["--set", setting]);
     }
-    command.arg("serve");
+    if backend.is_none() {
+        command.arg("serve");
+    }
     let mut server = Server::spawn(command, &scratch.path("sluice.log"), "a binary of this workspace")?;
-    server.wait_until("sluice serve", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
+    server.wait_until("the frontend", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
     Ok(server)
+}
+
+/// Everything in one process.
+fn whole(scratch: &Scratch, registry: &Registry) -> anyhow::Result<Command> {
+    let mut command = binaries::command("sluice")?;
+    command.arg("--state").arg(scratch.state());
+    command.args(["--set", &format!("fetcher.source.plain_http=[\"{}\"]", registry.host())]);
+    Ok(command)
+}
+
+/// The frontend alone; its socket stands where that of everything in one would.
+fn frontend(scratch: &Scratch, backend: &Backend, options: &Options) -> anyhow::Result<Command> {
+    let program = options.program.clone().map_or_else(|| binaries::path("frontend"), Ok)?;
+    let state = scratch.state();
+    let mut command = Command::new(program);
+    for setting in [
+        format!("nats.url={}", backend.nats.url()),
+        format!("frontend.state={}", state.display()),
+        format!("frontend.socket={}", state.join("node.sock").display()),
+        format!("frontend.trusted_keys=[\"{}\"]", backend.key),
+    ] {
+        command.args(["--set", &setting]);
+    }
+    Ok(command)
 }

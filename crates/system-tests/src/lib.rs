@@ -7,8 +7,11 @@ pub mod facts;
 pub mod kubernetes;
 pub mod mesh;
 pub mod noise;
+pub mod numbered;
 pub mod scratch;
+pub mod services;
 
 pub use facts::Facts;
 pub use noise::noise;
+pub use numbered::Numbered;
 pub use scratch::Scratch;

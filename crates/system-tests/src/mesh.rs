@@ -5,18 +5,17 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, ensure};
-use testkit::{Nats, Server, port};
+use testkit::port;
 
+use crate::services::{Backend, Service};
 use crate::{Scratch, binaries};
 
 /// A fetcher, a cache and a frontend on NATS, with a simulated link between the last two.
 #[derive(Debug)]
 pub struct Mesh {
-    pub nats: Nats,
+    pub backend: Backend,
     pub link: Link,
-    pub fetcher: Server,
-    pub cache: Server,
-    pub frontend: Server,
+    pub frontend: Service,
     socket: PathBuf,
     scratch: Scratch,
 }
@@ -25,37 +24,20 @@ impl Mesh {
     /// Starts everything; `link` are arguments of `sluice link`.
     pub fn start(link: &[&str]) -> anyhow::Result<Mesh> {
         let scratch = Scratch::new()?;
-        let nats = Nats::start()?;
-        let key = scratch.succeed(["config", "key"])?.trim().to_owned();
         let cache_port = port::free()?;
         let link = Link::start(cache_port, link)?;
-        let services = Services { scratch: &scratch, nats: nats.url() };
-        let trusted = format!("trusted_keys=[\"{key}\"]");
-        let key_file = scratch.state().join("fetcher.key");
-        let fetcher = services.start(
-            "fetcher",
-            &[
-                &format!("fetcher.signing_key_file={}", key_file.display()),
-                "fetcher.local_sources=true",
-                &services.store(),
-            ],
-        )?;
-        let listen = format!("cache.listen=127.0.0.1:{cache_port}");
         let advertise = format!("cache.advertise=http://127.0.0.1:{}", link.port);
-        let mut cache = services
-            .start("cache", &[&listen, &advertise, &format!("cache.{trusted}"), &services.store()])?;
-        cache.wait_for_port("cache", cache_port)?;
+        let local = "fetcher.local_sources=true".to_owned();
+        let backend = Backend::start(&scratch, cache_port, &[local], &[advertise])?;
         let socket = scratch.path("node.sock");
-        let mut frontend = services.start(
-            "frontend",
-            &[
-                &format!("frontend.state={}", scratch.path("node").display()),
-                &format!("frontend.socket={}", socket.display()),
-                &format!("frontend.{trusted}"),
-            ],
-        )?;
-        frontend.wait_until("frontend", || socket.exists())?;
-        Ok(Mesh { nats, link, fetcher, cache, frontend, socket, scratch })
+        let settings = [
+            format!("frontend.state={}", scratch.path("node").display()),
+            format!("frontend.socket={}", socket.display()),
+            format!("frontend.trusted_keys=[\"{}\"]", backend.key),
+        ];
+        let mut frontend = backend.service(&scratch, "frontend", &settings)?;
+        frontend.server.wait_until("frontend", || socket.exists())?;
+        Ok(Mesh { backend, link, frontend, socket, scratch })
     }
 
     pub fn scratch(&self) -> &Scratch {
@@ -65,7 +47,7 @@ impl Mesh {
     /// `sluice ARGUMENTS` against this mesh, which must succeed; what it printed.
     pub fn succeed(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = binaries::command("sluice")?
-            .args(["--nats", &self.nats.url(), "--node"])
+            .args(["--nats", &self.backend.nats.url(), "--node"])
             .arg(&self.socket)
             .arg("--state")
             .arg(self.scratch.path("cli"))
@@ -83,27 +65,9 @@ impl Mesh {
     }
 
     fn logs(&self) -> String {
-        [&self.fetcher, &self.cache, &self.frontend].map(Server::log).concat()
-    }
-}
-
-struct Services<'a> {
-    scratch: &'a Scratch,
-    nats: String,
-}
-
-impl Services<'_> {
-    fn store(&self) -> String {
-        format!("store.url={}", self.scratch.path("mesh-store").display())
-    }
-
-    fn start(&self, name: &str, settings: &[&str]) -> anyhow::Result<Server> {
-        let mut command = binaries::command(name)?;
-        command.args(["--set", &format!("nats.url={}", self.nats)]);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        Server::spawn(command, &self.scratch.path(&format!("{name}.log")), "a binary of this workspace")
+        [&self.backend.fetcher, &self.backend.cache, &self.frontend]
+            .map(|service| service.server.log())
+            .concat()
     }
 }
 

@@ -108,6 +108,13 @@ impl Scratch {
         Ok(())
     }
 
+    /// SIGKILL to all processes that name `path`, which is below this folder, on their command line.
+    pub fn kill_processes(&self, path: &Path) -> anyhow::Result<()> {
+        ensure!(path.starts_with(self.folder.path()), "{} is not ours", path.display());
+        stop_processes_of(path);
+        Ok(())
+    }
+
     /// Mounts below this folder, innermost last.
     pub fn mounts(&self) -> anyhow::Result<Vec<PathBuf>> {
         mounts_below(self.folder.path())

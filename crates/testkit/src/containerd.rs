@@ -79,15 +79,27 @@ impl Containerd {
     }
 
     fn wait(&mut self) -> anyhow::Result<()> {
-        let mut probe = Command::new("ctr");
-        probe.arg("--address").arg(self.socket()).arg("version");
+        let mut probe = self.probe();
         self.server.wait_until("containerd", || probe.output().is_ok_and(|output| output.status.success()))
+    }
+
+    fn answers(&self) -> bool {
+        self.probe().output().is_ok_and(|output| output.status.success())
+    }
+
+    fn probe(&self) -> Command {
+        let mut probe = Command::new("ctr");
+        probe.arg("--connect-timeout").arg("2s").arg("--address").arg(self.socket()).arg("version");
+        probe
     }
 }
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // The processes of containers outlive containerd.
+        // The processes of containers outlive containerd, also one that a test killed and did not start again.
+        if !self.answers() && self.restart().is_err() {
+            return;
+        }
         let words = ["tasks", "list", "--quiet"];
         let Ok(running) = self.ctr(&words) else { return };
         for task in running.lines() {

@@ -11,6 +11,8 @@ use anyhow::{Context, bail};
 
 /// How long a server may take until it answers; generous, as two cores may be busy with a build.
 const START_MAX: Duration = Duration::from_secs(30);
+/// How long one may take to end when it is asked to.
+const END_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A running server and its log file.
@@ -59,6 +61,20 @@ impl Server {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGTERM, and waits, bounded, until the process ended by itself.
+    pub fn end(&mut self) -> anyhow::Result<()> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        let asked = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if asked.elapsed() > END_MAX {
+                bail!("not ended {END_MAX:?} after SIGTERM; its log:\n{}", self.log());
+            }
+            sleep(POLL);
+        }
+        Ok(())
     }
 
     /// SIGKILL, and waits until the process is gone.

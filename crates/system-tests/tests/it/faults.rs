@@ -63,10 +63,10 @@ fn a_link_that_stalls_drops_and_comes_back() -> anyhow::Result<()> {
 fn a_nats_server_that_is_away_while_content_is_read() -> anyhow::Result<()> {
     let mut slow = Slow::new()?;
     let reader = slow.reader();
-    slow.mesh.nats.kill()?;
+    slow.mesh.backend.nats.kill()?;
     sleep(Duration::from_secs(1));
     slow.mesh.link.tell("cut")?;
     sleep(Duration::from_secs(1));
-    slow.mesh.nats.restart()?;
+    slow.mesh.backend.nats.restart()?;
     joined(reader)
 }

@@ -1,10 +1,16 @@
 //! The end-to-end tests: one binary, one file per promise.
 
 mod bad_input;
+mod changes;
+mod detached;
 mod equality;
 mod faults;
 mod healing;
 mod journey;
 mod kills;
+mod many;
+mod mixed;
+mod reboot;
+mod restarts;
 mod snapshotter;
 mod surviving;

@@ -2,16 +2,21 @@
 //! one is made. containerd mounts by itself, so there is no target here.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use image::ImageRecord;
 use proto::ResolveRequest;
+use tokio::time::sleep;
 use tonic::Status;
 
-use super::resolve::{Answered, manifest_hex};
+use super::resolve::{Answered, away, manifest_hex};
 use super::{Images, disk_status};
 use crate::content::Content;
 use crate::mount::Layers;
+
+/// Between two questions for a grant while the mesh is away, at first and at most.
+const GRANT_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const GRANT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 impl Images {
     /// Asks the mesh for the image, imports included, and makes it present. The caller claims it first: what nobody claims may be evicted.
@@ -25,6 +30,13 @@ impl Images {
         let record = Arc::new(answered.record.clone());
         drop(self.bring(request, answered, asked).await?);
         Ok(record)
+    }
+
+    /// Whether the image is here, and will be as long as the caller claims it.
+    pub(crate) async fn stays(&self, manifest: &str) -> bool {
+        // An eviction that began before the claim is over then.
+        let _turn = self.node.turns.take(manifest).await;
+        self.get(manifest).is_ok()
     }
 
     /// The layers of a container's root, mounted and ready. An image that an earlier process brought is read from
@@ -105,6 +117,7 @@ impl Images {
             project: record.project.clone(),
             reference: reference.to_owned(),
             node: self.node.config.node.clone(),
+            layers: layers_of_part(record),
             ..ResolveRequest::default()
         };
         let remembered = Answered::from_memory(ImageRecord::clone(record), signed);
@@ -113,28 +126,52 @@ impl Images {
         Ok(turn)
     }
 
-    /// Asks for a grant beside everything else, so that what is missing can be fetched.
+    /// Asks for a grant beside everything else, so that what is missing can be fetched; until there is an answer.
     fn renew_grant(&self, manifest: &str, request: ResolveRequest) {
-        if self.progress_of(manifest).is_ok_and(|progress| progress.complete) {
-            return;
-        }
         let (images, manifest) = (self.clone(), manifest.to_owned());
         let work = async move {
-            let timeout = images.node.config.resolve_timeout;
-            match images.node.resolver.resolve(&request, timeout, timeout, |_| ()).await {
-                Ok(answered) if answered.record.manifest_digest == manifest => {
-                    let content: Option<Content> = images.get(&manifest).ok().and_then(|image| image.content);
-                    if let Some(content) = content {
-                        content.renew(&answered.grant);
-                    }
-                }
-                Ok(_) => {
-                    tracing::warn!(image = manifest, "its name means another image by now: no grant for it")
-                }
-                Err(error) => tracing::warn!(image = manifest, %error, "no grant for an image of this node"),
+            let mut pause = GRANT_PAUSE_FIRST;
+            while images.is_incomplete(&manifest) && !images.try_to_renew(&manifest, &request).await {
+                sleep(pause).await;
+                pause = GRANT_PAUSE_MAX.min(pause * 2);
             }
         };
         let shutdown = self.node.shutdown.clone();
         self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
     }
+
+    /// Whether bytes are still to come for an image that is in memory.
+    fn is_incomplete(&self, manifest: &str) -> bool {
+        let in_memory = self.get(manifest).is_ok_and(|image| image.content.is_some());
+        in_memory && !self.progress_of(manifest).is_ok_and(|progress| progress.complete)
+    }
+
+    /// Whether there was an answer, be it the grant or a refusal.
+    async fn try_to_renew(&self, manifest: &str, request: &ResolveRequest) -> bool {
+        let timeout = self.node.config.resolve_timeout;
+        match self.node.resolver.resolve(request, timeout, timeout, |_| ()).await {
+            Ok(answered) if answered.record.manifest_digest == manifest => {
+                let content: Option<Content> = self.get(manifest).ok().and_then(|image| image.content);
+                if let Some(content) = content {
+                    content.renew(&answered.grant);
+                }
+                true
+            }
+            Ok(_) => {
+                tracing::warn!(image = manifest, "its name means another image by now: no grant for it");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(image = manifest, %error, "no grant for an image of this node");
+                !away(&error)
+            }
+        }
+    }
+}
+
+/// How many layers to ask for: 0, all of them, unless the record is of a part, which its own chain id names.
+fn layers_of_part(record: &ImageRecord) -> u32 {
+    let chains = image::chain_ids(record.layers.iter().map(|layer| layer.diff_id.as_str()));
+    let is_part = chains.last().is_some_and(|chain| chain == record.manifest_digest);
+    if is_part { record.layers.len() as u32 } else { 0 }
 }

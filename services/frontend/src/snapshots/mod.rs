@@ -92,10 +92,14 @@ impl Snapshots {
     /// Makes a snapshot, and says how it is mounted. A layer that streams is recorded under its own name instead, and the
     /// answer is "exists already".
     async fn make(&self, new: New) -> Result<Vec<Mount>, Status> {
-        if let Some(layer) = Layer::of(&new.labels).filter(|_| new.kind == Kind::Active) {
-            self.make_streamed(&layer, &new).await?;
+        let layer = Layer::of(&new.labels).filter(|_| new.kind == Kind::Active);
+        if let Some(layer) = &layer {
+            self.make_streamed(layer, &new).await?;
         }
-        let below = self.below(new.parent.clone()).await?;
+        let mut below = self.below(new.parent.clone()).await?;
+        if layer.is_some() {
+            below = below.attributes_only();
+        }
         let (kind, key) = (new.kind, new.key.clone());
         let id = self.begin(new, &below).await?;
         self.claim().await?;

@@ -5,6 +5,7 @@
 //! one ordinary layer, read-only     bind, ro
 //! ordinary layers                   overlay  lowerdir=TOP:…:LOWEST
 //! … over an image that streams      overlay  lowerdir=TOP:…:TREE::LOCAL::REMOTE,metacopy=on,redirect_dir=on
+//! … to unpack a layer into          overlay  lowerdir=TOP:…:TREE
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,14 @@ impl Below {
     /// Where the merged root's own attributes stand, from the top.
     pub(super) fn top(&self) -> Option<&Path> {
         self.ordinary.first().or(self.streamed.as_ref().map(|stack| &stack.tree)).map(PathBuf::as_path)
+    }
+
+    /// The same to unpack a layer over. containerd mounts nothing then: it writes into the upper folder, and looks at the
+    /// lower ones for the attributes of folders that the layer does not mention. It splits them at every colon, and the
+    /// empty path between two would be this machine's own root. Data layers have no attributes to look at.
+    pub(super) fn attributes_only(mut self) -> Below {
+        self.ordinary.extend(self.streamed.take().map(|stack| stack.tree));
+        self
     }
 }
 
@@ -135,6 +144,15 @@ mod tests {
             mount(&alone, None, false).options,
             ["metacopy=on", "redirect_dir=on", "lowerdir=/t::/l::/r", "ro"]
         );
+        assert_eq!(alone.top(), Some(Path::new("/t")));
+    }
+
+    #[test]
+    fn a_layer_is_unpacked_over_attributes_alone() {
+        let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) }.attributes_only();
+        let options = mount(&below, Some(&writable()), false).options.join(",");
+        assert_eq!(options, "workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t");
+        let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) }.attributes_only();
         assert_eq!(alone.top(), Some(Path::new("/t")));
     }
 

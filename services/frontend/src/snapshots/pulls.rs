@@ -136,7 +136,10 @@ impl Snapshots {
     }
 
     async fn record_of(&self, image: &Image) -> Result<Arc<ImageRecord>, Status> {
-        if let Some(record) = self.shared.pulls.answer(image) {
+        // It may have been removed since.
+        if let Some(record) = self.shared.pulls.answer(image)
+            && self.shared.images.stays(&image.manifest).await
+        {
             return Ok(record);
         }
         let request = ResolveRequest { reference: image.pinned(), ..ResolveRequest::default() };

@@ -1,0 +1,195 @@
+//! A container reads and writes while what it depends on is killed, replaced or restarted: no error, no wrong byte.
+
+use std::sync::Barrier;
+use std::thread;
+
+use system_tests::Numbered;
+use system_tests::cri::{Cri, Pod};
+use system_tests::kubernetes::{Node, Options};
+use testkit::Tarball;
+
+/// Files that a container reads during one fault, and how they are spread over the time that it takes.
+const BATCH: u64 = 8;
+const SCRIPT: &str = r#"
+for number in $FILES; do
+    sha256sum -c /sums/$number
+    cat /data/$number > /copy-$number
+    echo more >> /data/$number
+    [ "$(stat -c %s /data/$number)" = $(($(stat -c %s /copy-$number) + 5)) ]
+    sleep 0.05
+done
+"#;
+
+/// A node on which nothing arrives but what is read, and a container that has read nothing yet.
+struct Reading {
+    node: Node,
+    options: Options,
+    numbered: Numbered,
+    pod: Pod,
+    container: String,
+    image: String,
+    next: u64,
+}
+
+impl Reading {
+    fn start(batches: u64) -> anyhow::Result<Reading> {
+        let settings = vec!["frontend.background=false".to_owned()];
+        let options = Options { services: true, settings, ..Options::default() };
+        let node = Node::start(&options)?;
+        let numbered = Numbered { files: batches * BATCH, len: 600_000, seed: 10 };
+        let image = numbered.pull(&node, "app")?;
+        let pod = node.cri.pod("one")?;
+        let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+        Ok(Reading { node, options, numbered, pod, container, image, next: 0 })
+    }
+
+    /// Does something to the node while the container reads files that it never read before, and changes them.
+    fn during(
+        &mut self,
+        fault: impl FnOnce(&mut Node, &Options) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let numbers = self.next..self.next + BATCH;
+        self.next = numbers.end;
+        // A connection of its own: the node is the fault's.
+        let cri = Cri::connect(&self.node.containerd.socket())?;
+        let files: Vec<String> = numbers.clone().map(|number| number.to_string()).collect();
+        let script = format!("FILES='{}'\n{SCRIPT}", files.join(" "));
+        let (container, both) = (self.container.clone(), Barrier::new(2));
+        let (node, options) = (&mut self.node, &self.options);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                both.wait();
+                cri.exec(&container, &["/bin/sh", "-euc", &script])
+            });
+            both.wait();
+            fault(node, options)?;
+            reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+            anyhow::Ok(())
+        })?;
+        self.check_copies(numbers)
+    }
+
+    /// What the container wrote, as the host sees it.
+    fn check_copies(&self, numbers: std::ops::Range<u64>) -> anyhow::Result<()> {
+        let root = self.node.root_of(&self.container);
+        for number in numbers {
+            let copy = std::fs::read(root.join(format!("copy-{number}")))?;
+            anyhow::ensure!(copy == self.numbered.bytes(number), "the copy of {number} is wrong");
+            let changed = std::fs::read(root.join(format!("data/{number}")))?;
+            anyhow::ensure!(changed == [copy, b"more\n".to_vec()].concat(), "the changed {number} is wrong");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn each_service_is_killed_and_comes_back() -> anyhow::Result<()> {
+    const ROUNDS: u64 = 2;
+    let mut reading = Reading::start(5 * ROUNDS)?;
+    for _ in 0..ROUNDS {
+        reading.during(|node, _| {
+            node.backend()?.cache.kill()?;
+            node.backend()?.cache.restart()
+        })?;
+        reading.during(|node, _| {
+            node.backend()?.fetcher.kill()?;
+            node.backend()?.fetcher.restart()
+        })?;
+        reading.during(|node, _| {
+            node.backend()?.nats.kill()?;
+            node.backend()?.nats.restart()
+        })?;
+        reading.during(|node, _| node.kill_holder())?;
+        // All at once, and the frontend is back first.
+        reading.during(|node, options| {
+            node.backend()?.kill()?;
+            node.sluice.kill()?;
+            node.restart_sluice(options)?;
+            node.backend()?.restart()
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frontend_starts_long_before_the_mesh_is_back() -> anyhow::Result<()> {
+    let mut reading = Reading::start(1)?;
+    reading.options.settings.push("frontend.resolve_timeout=1s".to_owned());
+    reading.during(|node, options| {
+        node.backend()?.kill()?;
+        node.sluice.kill()?;
+        node.restart_sluice(options)?;
+        // Its first question for a grant has failed when the mesh comes back.
+        node.settle(|_| node.sluice.log().contains("no grant for an image"))?;
+        node.backend()?.restart()
+    })
+}
+
+#[test]
+fn a_frontend_is_upgraded_under_a_reader() -> anyhow::Result<()> {
+    let mut reading = Reading::start(3)?;
+    let other = reading.node.scratch().path("frontend-of-another-version");
+    std::fs::copy(system_tests::binaries::path("frontend")?, &other)?;
+    for program in [None, Some(other.clone()), None] {
+        reading.options.program = program;
+        reading.during(|node, options| {
+            node.sluice.end()?;
+            node.restart_sluice(options)
+        })?;
+    }
+    // Nor does anything of the other version stay behind: its program may go.
+    std::fs::remove_file(&other)?;
+    reading.node.kill_holder()?;
+    let Reading { node, numbered, pod, image, .. } = reading;
+    let container = node.cri.start(&pod, "after", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..BATCH)
+}
+
+#[test]
+fn containerd_is_restarted_under_a_reader() -> anyhow::Result<()> {
+    let mut reading = Reading::start(1)?;
+    let root = reading.node.root_of(&reading.container);
+    let numbered = reading.numbered.clone();
+    let reader = thread::spawn(move || numbered.read(&root, 0..BATCH));
+    reading.node.containerd.kill()?;
+    reading.node.containerd.restart()?;
+    reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+
+    let Reading { node, numbered, pod, container, image, .. } = reading;
+    // A connection of its own: that of before may not have noticed yet.
+    let cri = Cri::connect(&node.containerd.socket())?;
+    assert!(cri.is_running(&container)?, "the container ended with containerd");
+    assert_eq!(cri.exec(&container, &["/bin/sh", "-c", "echo alive"])?, "alive\n");
+    let beside = cri.start(&pod, "beside", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &beside, 0..BATCH)?;
+    for container in [&container, &beside] {
+        cri.stop(container)?;
+    }
+    cri.remove_pod(&pod)?;
+    let pod = cri.pod("two")?;
+    let container = cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..BATCH)
+}
+
+#[test]
+fn a_frontend_is_killed_under_a_part_of_another_image() -> anyhow::Result<()> {
+    let settings = vec!["frontend.background=false".to_owned(), "frontend.read_timeout=20s".to_owned()];
+    let options = Options { services: true, settings, ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let numbered = Numbered { files: BATCH, len: 600_000, seed: 11 };
+    let part = numbered.image()?;
+    let mut whole = part.clone();
+    whole.layers.push((Tarball::new().file("more", b"more").finish(), None));
+    let [whole, part] = [("whole", whole), ("part", part)].map(|(name, spec)| node.push(name, &spec));
+    let part = part?;
+    node.cri.pull(&whole?)?;
+    node.cri.pull(&part)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &part, &["/bin/sleep", "1000"])?;
+    for read in 1..3 {
+        node.sluice.kill()?;
+        node.restart_sluice(&options)?;
+        numbered.read_inside(&node, &container, 0..read * BATCH / 2)?;
+    }
+    Ok(())
+}
