@@ -23,6 +23,7 @@ macro_rules! conversation {
 conversation! {
     "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply;
     "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply;
+    "sluice.v1.fetcher.renew": RenewRequest -> RenewReply;
     "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply;
     "sluice.v1.fetcher.list": ListRequest -> ListReply;
     "sluice.v1.fetcher.remove": RemoveRequest -> RemoveReply;

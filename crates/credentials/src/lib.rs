@@ -1,5 +1,5 @@
 //! Finds the credential for a registry where people keep them: docker's configuration with its helpers, and
-//! the kubelet's credential provider plugins.
+//! the kubelet's credential provider plugins, and what a kubelet hands on with a pull. [`sources`] puts them in order.
 //!
 //! Helpers and plugins are programs of others: they get a time limit, their answer a size limit. Nothing here prints a secret, `Debug`
 //! and error messages included.
@@ -7,11 +7,16 @@
 pub mod docker;
 pub mod kubelet;
 mod program;
+mod pulls;
+pub mod sources;
 
 use std::fmt;
 
 use anyhow::Context as _;
 use base64::Engine as _;
+
+pub use pulls::Pull;
+pub use sources::Sources;
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credential {

@@ -23,6 +23,8 @@ pub struct Node {
     pub cri: Cri,
     pub containerd: Containerd,
     pub registry: Registry,
+    /// One that asks for a password; only where the options say so.
+    pub private: Option<Registry>,
     /// The frontend; alone when there is a backend, else with everything in it.
     pub sluice: Server,
     pub backend: Option<Backend>,
@@ -42,28 +44,45 @@ pub struct Options {
     pub services: bool,
     /// Another copy of the frontend's program.
     pub program: Option<PathBuf>,
+    /// Whether there is a registry that asks for a password.
+    pub private: bool,
+    /// Whether the kubelet's pulls go by way of sluice.
+    pub image_service: bool,
+    /// Settings of the fetcher, where it is a process of its own.
+    pub fetcher: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { snapshotter: true, annotations: true, settings: Vec::new(), services: false, program: None }
+        Options {
+            snapshotter: true,
+            annotations: true,
+            settings: Vec::new(),
+            services: false,
+            program: None,
+            private: false,
+            image_service: false,
+            fetcher: Vec::new(),
+        }
     }
 }
 
 impl Node {
     pub fn start(options: &Options) -> anyhow::Result<Node> {
         let (scratch, registry) = (Scratch::new()?, Registry::start()?);
+        let private = options.private.then(Registry::start_private).transpose()?;
         let sandbox_image = push_pause(&scratch, &registry)?;
-        let backend = options.services.then(|| backend(&scratch, &registry)).transpose()?;
-        let sluice = serve(&scratch, &registry, backend.as_ref(), options)?;
+        let plain = plain_http(&registry, private.as_ref());
+        let backend = options.services.then(|| backend(&scratch, &plain, options)).transpose()?;
+        let sluice = serve(&scratch, &plain, backend.as_ref(), options)?;
         let setup = Setup {
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
             sandbox_image,
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
-        let cri = Cri::connect(&containerd.socket())?;
-        Ok(Node { cri, containerd, registry, sluice, backend, scratch })
+        let cri = connect(&scratch, &containerd, options)?;
+        Ok(Node { cri, containerd, registry, private, sluice, backend, scratch })
     }
 
     pub fn scratch(&self) -> &Scratch {
@@ -72,7 +91,7 @@ impl Node {
 
     /// Starts sluice anew, after it was killed; returns when containerd has found it.
     pub fn restart_sluice(&mut self, options: &Options) -> anyhow::Result<()> {
-        self.sluice = serve(&self.scratch, &self.registry, self.backend.as_ref(), options)?;
+        self.sluice = self.serve(options)?;
         let started = Instant::now();
         // containerd waits up to three seconds between two attempts.
         while let Err(error) = self.containerd.ctr(&["snapshots", "list"]) {
@@ -126,10 +145,19 @@ impl Node {
         for socket in [self.scratch.path("snapshotter.sock"), self.scratch.state().join("node.sock")] {
             std::fs::remove_file(socket)?;
         }
-        self.sluice = serve(&self.scratch, &self.registry, self.backend.as_ref(), options)?;
+        self.sluice = self.serve(options)?;
         self.containerd.restart()?;
-        self.cri = Cri::connect(&self.containerd.socket())?;
+        self.cri = connect(&self.scratch, &self.containerd, options)?;
         Ok(())
+    }
+
+    fn serve(&self, options: &Options) -> anyhow::Result<Server> {
+        serve(
+            &self.scratch,
+            &plain_http(&self.registry, self.private.as_ref()),
+            self.backend.as_ref(),
+            options,
+        )
     }
 
     fn processes_of_containers(&self) -> anyhow::Result<Vec<rustix::process::Pid>> {
@@ -157,6 +185,11 @@ impl Node {
     /// Pushes an image to this node's registry; its reference.
     pub fn push(&self, name: &str, spec: &ImageSpec) -> anyhow::Result<String> {
         push(&self.scratch, &self.registry, name, spec)
+    }
+
+    /// The same to the registry that asks for a password.
+    pub fn push_private(&self, name: &str, spec: &ImageSpec) -> anyhow::Result<String> {
+        push(&self.scratch, self.private.as_ref().context("no private registry")?, name, spec)
     }
 
     /// The root file system of a container, as its shim mounted it.
@@ -221,23 +254,40 @@ fn push(scratch: &Scratch, registry: &Registry, name: &str, spec: &ImageSpec) ->
     registry.push(&layout.reference(name), &format!("{name}:latest"))
 }
 
-fn backend(scratch: &Scratch, registry: &Registry) -> anyhow::Result<Backend> {
-    let plain = format!("fetcher.source.plain_http=[\"{}\"]", registry.host());
-    Backend::start(scratch, port::free()?, &[plain], &[])
+/// The setting that these registries are spoken to without TLS.
+fn plain_http(registry: &Registry, private: Option<&Registry>) -> String {
+    let hosts: Vec<String> = [registry].into_iter().chain(private).map(Registry::host).collect();
+    format!("fetcher.source.plain_http={hosts:?}")
+}
+
+fn connect(scratch: &Scratch, containerd: &Containerd, options: &Options) -> anyhow::Result<Cri> {
+    let runtime = containerd.socket();
+    let images = if options.image_service { scratch.path("images.sock") } else { runtime.clone() };
+    Cri::connect_both(&images, &runtime)
+}
+
+fn backend(scratch: &Scratch, plain_http: &str, options: &Options) -> anyhow::Result<Backend> {
+    let settings = [vec![plain_http.to_owned()], options.fetcher.clone()].concat();
+    Backend::start(scratch, port::free()?, &settings, &[])
 }
 
 fn serve(
     scratch: &Scratch,
-    registry: &Registry,
+    plain_http: &str,
     backend: Option<&Backend>,
     options: &Options,
 ) -> anyhow::Result<Server> {
     let socket = scratch.path("snapshotter.sock");
     let mut command = match backend {
         Some(backend) => frontend(scratch, backend, options)?,
-        None => whole(scratch, registry)?,
+        None => whole(scratch, plain_http)?,
     };
     command.args(["--set", &format!("frontend.snapshotter={}", socket.display())]);
+    if options.image_service {
+        let (images, runtime) = (scratch.path("images.sock"), Containerd::socket_in(&scratch.path("containerd")));
+        command.args(["--set", &format!("frontend.image_service={}", images.display())]);
+        command.args(["--set", &format!("frontend.runtime={}", runtime.display())]);
+    }
     for setting in &options.settings {
         command.args(["--set", setting]);
     }
@@ -250,10 +300,10 @@ fn serve(
 }
 
 /// Everything in one process.
-fn whole(scratch: &Scratch, registry: &Registry) -> anyhow::Result<Command> {
+fn whole(scratch: &Scratch, plain_http: &str) -> anyhow::Result<Command> {
     let mut command = binaries::command("sluice")?;
     command.arg("--state").arg(scratch.state());
-    command.args(["--set", &format!("fetcher.source.plain_http=[\"{}\"]", registry.host())]);
+    command.args(["--set", plain_http]);
     Ok(command)
 }
 

@@ -41,7 +41,12 @@ impl Containerd {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("containerd.sock")
+        Containerd::socket_in(&self.folder)
+    }
+
+    /// Where one that is started in this folder listens.
+    pub fn socket_in(folder: &Path) -> PathBuf {
+        folder.join("containerd.sock")
     }
 
     /// Where its shims mount the root file systems of containers.
@@ -115,7 +120,7 @@ fn serve(folder: &Path) -> anyhow::Result<Server> {
 }
 
 fn configuration(folder: &Path, setup: &Setup) -> String {
-    let (root, state, socket) = (folder.join("root"), folder.join("state"), folder.join("containerd.sock"));
+    let (root, state, socket) = (folder.join("root"), folder.join("state"), Containerd::socket_in(folder));
     let (snapshotter, proxy) = match &setup.snapshotter {
         None => ("overlayfs", String::new()),
         Some(address) => {

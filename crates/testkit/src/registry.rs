@@ -12,6 +12,12 @@ use crate::port;
 /// How often a start is tried when another process took the port in between.
 const START_ATTEMPTS: usize = 5;
 
+/// Who may read a private registry: a user, and a password that stands nowhere else.
+pub const USER: &str = "user";
+pub const PASSWORD: &str = "tr0ub4dor-and-3";
+/// bcrypt of [`PASSWORD`].
+const HASH: &str = "$2y$05$abcdefghijklmnopqrstuubykqqFg10fT4L0Oeh6o3L/cjvafm90G";
+
 /// A registry of its own on loopback, speaking plain HTTP; gone when dropped.
 #[derive(Debug)]
 pub struct Registry {
@@ -24,6 +30,18 @@ pub struct Registry {
 impl Registry {
     pub fn start() -> anyhow::Result<Registry> {
         Registry::start_with(None)
+    }
+
+    /// A registry that lets in nobody but [`USER`].
+    pub fn start_private() -> anyhow::Result<Registry> {
+        Registry::start_with(Some(format!("{USER}:{HASH}\n")))
+    }
+
+    /// Lets in nobody any more, as if every credential had expired.
+    pub fn lock_out(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        self.htpasswd = Some(format!("another-{USER}:{HASH}\n"));
+        self.restart()
     }
 
     /// A registry that asks for basic authentication; `htpasswd` holds `user:bcrypt-hash` lines.
@@ -52,8 +70,12 @@ impl Registry {
     /// Copies the image `source` (in skopeo's words, `oci:DIR:TAG`) here as `name`.
     pub fn push(&self, source: &str, name: &str) -> anyhow::Result<String> {
         let reference = self.reference(name);
-        let output = Command::new("skopeo")
-            .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", source])
+        let mut command = Command::new("skopeo");
+        command.args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", source]);
+        if self.htpasswd.is_some() {
+            command.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
+        }
+        let output = command
             .arg(format!("docker://{reference}"))
             .output()
             .context("starting skopeo (Debian's package `skopeo`)")?;

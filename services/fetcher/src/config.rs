@@ -21,6 +21,9 @@ pub struct Config {
     /// How long a node may read an image's content before it must ask again.
     #[serde(with = "humantime_serde")]
     pub grant_ttl: Duration,
+    /// How long after it expired a grant is still renewed without asking the registry: as long as a node may have been away.
+    #[serde(with = "humantime_serde")]
+    pub grant_renewal: Duration,
     /// Of chunks. Level 1 keeps up with gunzip on the other core; level 3 saves some 5 % of the bytes.
     pub zstd_level: i32,
     pub limits: Limits,
@@ -50,6 +53,7 @@ impl Default for Config {
             trusted_keys: Vec::new(),
             local_sources: false,
             grant_ttl: Duration::from_secs(12 * 60 * 60),
+            grant_renewal: Duration::from_secs(90 * 24 * 60 * 60),
             zstd_level: 1,
             limits: Limits::default(),
             source: SourceConfig::default(),

@@ -22,6 +22,13 @@ pub struct Config {
     pub socket: PathBuf,
     /// Unix socket where containerd finds its snapshotter, mode 0600; absent: none is served.
     pub snapshotter: Option<PathBuf>,
+    /// Unix socket of the CRI image service for the kubelet, mode 0600, which hands every call on to `runtime` and learns
+    /// the credentials of pulls; absent: none is served.
+    pub image_service: Option<PathBuf>,
+    /// containerd's own socket.
+    pub runtime: PathBuf,
+    /// Where the credential for an image is looked for when containerd pulls it.
+    pub credentials: credentials::sources::Config,
     /// Ed25519 public keys of the fetchers whose records and grants are believed: 64 hexadecimal digits each.
     pub trusted_keys: Vec<String>,
     /// How much disk the local objects may take. What is mounted stays, even beyond it.
@@ -63,6 +70,9 @@ impl Default for Config {
             state: PathBuf::from("/var/lib/sluice"),
             socket: PathBuf::from("/run/sluice/node.sock"),
             snapshotter: None,
+            image_service: None,
+            runtime: PathBuf::from("/run/containerd/containerd.sock"),
+            credentials: credentials::sources::Config::default(),
             trusted_keys: Vec::new(),
             disk_budget: ByteSize::gib(50),
             background: true,

@@ -17,6 +17,7 @@ pub mod content;
 pub mod downloads;
 mod fuse;
 mod idle;
+mod image_service;
 mod images;
 mod metrics;
 mod mount;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bus::Bus;
+use credentials::Sources;
 use ed25519_dalek::VerifyingKey;
 use store::Store;
 use tokio::runtime::Handle;
@@ -78,6 +80,8 @@ impl Frontend {
             None => Session::start(remote, &point, read_ahead, config.hold.then_some(&*config.state))?,
         };
         let mesh = Mesh::new(bus.clone(), store, content_options(&config));
+        let credentials = Arc::new(Sources::open(&config.credentials)?);
+        let (image_service, runtime) = (config.image_service.clone(), config.runtime.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
         let holds = config.hold;
         let (state, snapshotter) = (config.state.clone(), config.snapshotter.clone());
@@ -85,6 +89,7 @@ impl Frontend {
         let images = Images::start(images::Parts {
             config,
             bus,
+            credentials: credentials.clone(),
             trusted,
             mesh,
             objects,
@@ -104,6 +109,15 @@ impl Frontend {
             tasks.spawn(async move {
                 if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
                     tracing::error!(%error, "the snapshotter's socket is no longer served");
+                }
+            });
+        }
+        if let Some(socket) = image_service {
+            let (listener, shutdown) = (node::listen(&socket)?, shutdown.clone());
+            tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
+            tasks.spawn(async move {
+                if let Err(error) = image_service::serve(listener, &runtime, credentials, shutdown).await {
+                    tracing::error!(%error, "the image service's socket is no longer served");
                 }
             });
         }

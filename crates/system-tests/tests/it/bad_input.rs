@@ -161,10 +161,7 @@ fn a_registry_that_is_not_there_or_refuses() -> anyhow::Result<()> {
     let message = scratch.refuse(["--plain-http", "import", &reference])?;
     assert!(message.contains(&format!("127.0.0.1:{port}")), "{message}");
 
-    // bcrypt of "right", made by `htpasswd -nbB user right`.
-    let registry = testkit::Registry::start_with(Some(
-        "user:$2y$05$JfXf1Cu/2eNpoMHhbA9pCe3oNV1mXwHpsMu4YhtLjYmRhmBDIb0zi\n".to_owned(),
-    ))?;
+    let registry = testkit::Registry::start_private()?;
     let message = scratch.refuse(["--plain-http", "import", &registry.reference("app:latest")])?;
     assert!(message.contains("app") && message.contains(&registry.host()), "{message}");
     Ok(())

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod changes;
+mod credentials;
 mod detached;
 mod equality;
 mod faults;

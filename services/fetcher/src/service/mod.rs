@@ -4,6 +4,7 @@
 //! (`jobs`), which callers follow; it ends with the process, and the next one goes on from there.
 
 mod collect;
+mod grants;
 mod images;
 mod inspect;
 mod jobs;
@@ -12,7 +13,6 @@ mod resolve;
 mod starts;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bus::{Answer, Answering, Bus};
 use proto::Call;
@@ -27,6 +27,7 @@ use crate::key::Keys;
 use crate::records::Records;
 use crate::source::{ImageName, Sources};
 
+use grants::Grants;
 use jobs::Jobs;
 
 /// Requests of one kind that are handled at the same time; most of them wait for a registry.
@@ -47,9 +48,8 @@ pub struct Fetcher {
 #[derive(Debug)]
 struct Service {
     instance: Arc<str>,
-    grant_ttl: Duration,
+    grants: Grants,
     local_sources: bool,
-    keys: Keys,
     records: Records,
     store: Store,
     sources: Sources,
@@ -74,9 +74,8 @@ impl Fetcher {
         let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();
         let service = Arc::new(Service {
             instance: instance.clone(),
-            grant_ttl: config.grant_ttl,
+            grants: Grants::new(keys.clone(), config.grant_ttl, config.grant_renewal),
             local_sources: config.local_sources,
-            keys,
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,
@@ -89,6 +88,7 @@ impl Fetcher {
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
+            service.answer(&bus, REQUESTS_IN_FLIGHT, Service::renew).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::inspect).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,

@@ -3,9 +3,7 @@
 //! A node may have an image and be asked for another that consists of the first's lowest layers, without being told its
 //! name. So the part is named by its chain id, and who may read the whole may read the part.
 
-use prost::Message as _;
-use proto::signed::Domain;
-use proto::{Grant, ResolveRequest};
+use proto::ResolveRequest;
 use store::ProjectStore;
 use tonic::Status;
 
@@ -38,12 +36,8 @@ impl Service {
         request: &ResolveRequest,
     ) -> Result<Option<Found>, Status> {
         let Some(grant) = request.grant.as_ref().filter(|_| request.layers > 0) else { return Ok(None) };
-        let refused =
-            |error: String| Status::permission_denied(format!("the grant is not to be trusted: {error}"));
-        let payload = self.keys.verify(Domain::Grant, grant).map_err(|error| refused(error.to_string()))?;
-        let grant = Grant::decode(payload).map_err(|error| refused(error.to_string()))?;
-        let expired = grant.expires_unix <= unix_now();
-        if grant.project != project.name() || grant.node != request.node || expired {
+        let grant = self.grants.believe(grant)?;
+        if grant.project != project.name() || grant.node != request.node || grant.expires_unix <= unix_now() {
             // The registry may still say yes.
             return Ok(None);
         }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use prost::Message;
 use proto::resolve_reply::Answer;
-use proto::signed::Domain;
 use proto::{
-    FollowRequest, Grant, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest,
+    FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest,
     Resolved,
 };
 use store::ProjectStore;
@@ -19,7 +18,7 @@ use tonic::Status;
 use super::jobs::{Job, JobKey, Outcome};
 use super::{Service, part};
 use crate::import::error::{ImportError, source_status};
-use crate::import::{Order, add_reference, unix_now};
+use crate::import::{Order, add_reference};
 use crate::records::SignedImage;
 use crate::source::{Access, Credential, Found, ImageName, Source};
 
@@ -204,15 +203,9 @@ impl Service {
         imported: Option<proto::ImportSummary>,
     ) -> Result<ResolveReply, Status> {
         let manifest_digest = image.record.manifest_digest.clone();
-        let grant = Grant {
-            project: project.name().to_owned(),
-            node: node.to_owned(),
-            manifest_digest: manifest_digest.clone(),
-            expires_unix: unix_now().saturating_add(self.grant_ttl.as_secs()),
-        };
         let resolved = Resolved {
             record: Some(image.signed),
-            grant: Some(self.keys.sign(Domain::Grant, grant.encode_to_vec())),
+            grant: Some(self.grants.give(project.name(), node, &manifest_digest)),
             profile: self.profile(project, &manifest_digest).await,
             imported,
         };

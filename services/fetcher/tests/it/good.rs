@@ -152,8 +152,7 @@ async fn many_who_ask_at_once_share_one_import() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_is_asked_with_the_callers_credential_also_for_what_is_here() {
-    let hash = "user:$2y$05$JfXf1Cu/2eNpoMHhbA9pCe3oNV1mXwHpsMu4YhtLjYmRhmBDIb0zi\n";
-    let registry = testkit::Registry::start_with(Some(hash.to_owned())).unwrap();
+    let registry = testkit::Registry::start_private().unwrap();
     let harness = Harness::start().await;
     let request =
         proto::ResolveRequest { plain_http: true, ..harness.request(&registry.reference("app:v1")) };

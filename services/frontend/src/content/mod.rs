@@ -143,6 +143,11 @@ impl Content {
         *self.grant.write().unwrap_or_else(PoisonError::into_inner) = encoded(grant);
     }
 
+    /// Whether this is the same way to the same image, and not one that was opened later.
+    pub fn is(&self, other: &Content) -> bool {
+        Arc::ptr_eq(&self.grant, &other.grant)
+    }
+
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut metadata = MetadataMap::new();
         metadata

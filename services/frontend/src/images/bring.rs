@@ -8,7 +8,8 @@ use std::time::{Instant, SystemTime};
 
 use image::record::IndexRef;
 use image::{ImageRecord, Map, Profile};
-use proto::ResolveRequest;
+use prost::Message as _;
+use proto::{ResolveRequest, Signed};
 use store::Index;
 use tonic::Status;
 
@@ -42,6 +43,7 @@ impl Images {
         asked: Instant,
     ) -> Result<(), Status> {
         let Answered { record, signed, grant, profile, .. } = answered;
+        self.keep(request, &record, signed, &grant).await?;
         let manifest = record.manifest_digest.clone();
         let earlier = self.present().get(&manifest).cloned();
         let (content, learned) = match earlier.as_ref().and_then(|image| image.content.clone()) {
@@ -62,10 +64,10 @@ impl Images {
                     self.unload(&manifest);
                     return Err(error);
                 }
+                self.keep_granted(&record, content.clone(), request.clone());
                 (content, learned)
             }
         };
-        self.keep(request, &record, signed).await?;
         let mut image = earlier.unwrap_or_else(|| Present::of(record));
         image.reference.clone_from(&request.reference);
         image.content = Some(content);
@@ -140,11 +142,14 @@ impl Images {
         request: &ResolveRequest,
         record: &ImageRecord,
         signed: Vec<u8>,
+        grant: &Signed,
     ) -> Result<(), Status> {
         let (request, manifest) = (request.clone(), record.manifest_digest.clone());
+        let grant = grant.encode_to_vec();
         self.blocking(move |node| {
             let keep = |hex| {
                 node.objects.put_record(hex, &signed)?;
+                node.objects.put_grant(hex, &grant)?;
                 node.names.keep(&request, &manifest)
             };
             keep(manifest_hex(&manifest)?).map_err(|error| disk_status("keep the record", &error))

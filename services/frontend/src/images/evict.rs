@@ -103,7 +103,7 @@ impl Images {
         let node = &self.node;
         let remove = |hex: &str| -> std::io::Result<u64> {
             node.names.forget(manifest)?;
-            let record = node.objects.remove_record(hex)?;
+            let record = node.objects.remove_record(hex)? + node.objects.remove_grant(hex)?;
             if shared {
                 return Ok(record);
             }

@@ -16,6 +16,7 @@ mod bring;
 mod claim;
 mod evict;
 mod find;
+mod grants;
 mod mount;
 mod names;
 mod report;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bus::Bus;
+use credentials::Sources;
 use ed25519_dalek::VerifyingKey;
 use image::ImageRecord;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +59,7 @@ pub(crate) struct Images {
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
+    pub(crate) credentials: Arc<Sources>,
     pub(crate) trusted: Vec<VerifyingKey>,
     pub(crate) mesh: Mesh,
     pub(crate) objects: Arc<Objects>,
@@ -71,6 +74,7 @@ pub(crate) struct Parts {
 struct Node {
     config: Config,
     bus: Bus,
+    credentials: Arc<Sources>,
     resolver: Resolver,
     names: Names,
     mesh: Mesh,
@@ -106,12 +110,13 @@ pub(crate) struct Present {
 impl Images {
     /// Finds the images that an earlier process left, and the roots that still stand.
     pub(crate) async fn start(parts: Parts) -> anyhow::Result<Images> {
-        let Parts { config, bus, trusted, mesh, objects, downloads, known, mounts, tasks, shutdown } = parts;
+        let Parts { config, bus, credentials, trusted, mesh, objects, downloads, known, mounts, tasks, shutdown } = parts;
         let node = Node {
             names: Names::open(&config.state)?,
             resolver: Resolver::new(bus.clone(), trusted),
             config,
             bus,
+            credentials,
             mesh,
             objects,
             downloads,

@@ -81,18 +81,19 @@ impl Images {
         let kept = self.blocking(move |node| {
             let read = || {
                 let Some(manifest) = node.names.recall(&request)? else { return Ok(None) };
-                node.objects.record(manifest.trim_start_matches("sha256:"))
+                let hex = manifest.trim_start_matches("sha256:");
+                Ok(node.objects.record(hex)?.zip(Some(node.kept_grant(hex))))
             };
-            let signed = read().map_err(|error| disk_status("read the kept record", &error))?;
-            Ok(signed.and_then(|signed| {
+            let kept = read().map_err(|error| disk_status("read the kept record", &error))?;
+            Ok(kept.and_then(|(signed, grant)| {
                 let record = node.resolver.believe_kept(&signed);
                 let record =
                     record.inspect_err(|error| tracing::warn!(%error, "a kept record is of no use")).ok()?;
-                (record.project == project_name(&request.project)).then_some((record, signed))
+                (record.project == project_name(&request.project))
+                    .then(|| Answered::from_memory(record, signed, grant))
             }))
         });
-        let Some((record, signed)) = kept.await? else { return Ok(None) };
-        Ok(Some(Answered::from_memory(record, signed)))
+        kept.await
     }
 
     /// Mounts the tree and, on the target, the root. A task of its own: not to be left half way.
@@ -126,8 +127,8 @@ impl Images {
 }
 
 impl Answered {
-    pub(super) fn from_memory(record: image::ImageRecord, signed: Vec<u8>) -> Answered {
-        Answered { record, signed, grant: Signed::default(), profile: Default::default(), imported: None }
+    pub(super) fn from_memory(record: image::ImageRecord, signed: Vec<u8>, grant: Signed) -> Answered {
+        Answered { record, signed, grant, profile: Default::default(), imported: None }
     }
 }
 

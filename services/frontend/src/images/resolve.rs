@@ -15,7 +15,8 @@ use prost::Message as _;
 use proto::resolve_reply::Answer;
 use proto::signed::{self, Domain};
 use proto::{
-    FollowRequest, Grant, ImportSummary, ImportTicket, ResolveReply, ResolveRequest, Resolved, Signed,
+    FollowRequest, Grant, ImportSummary, ImportTicket, RenewRequest, ResolveReply, ResolveRequest, Resolved,
+    Signed,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -42,7 +43,7 @@ pub(super) struct Answered {
     pub(super) record: ImageRecord,
     /// The record as signed, encoded: what the node keeps.
     pub(super) signed: Vec<u8>,
-    /// Empty when the image was taken from the node's own memory.
+    /// From the node's own memory it may have expired, or be empty.
     pub(super) grant: Signed,
     pub(super) profile: Profile,
     pub(super) imported: Option<ImportSummary>,
@@ -132,6 +133,20 @@ impl Resolver {
             .map_err(|error| Status::data_loss(format!("the image record cannot be read: {error}")))?;
         manifest_hex(&record.manifest_digest)?;
         Ok(record)
+    }
+
+    /// Asks for a newer grant in place of one that this node has for the image.
+    pub(super) async fn renew(
+        &self,
+        record: &ImageRecord,
+        node: &str,
+        grant: Signed,
+        timeout: Duration,
+    ) -> Result<Signed, Status> {
+        let reply = self.bus.call(RenewRequest { grant: Some(grant) }, timeout).await?;
+        let renewed = reply.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
+        self.check_grant(record, node, &renewed)?;
+        Ok(renewed)
     }
 
     fn check_grant(&self, record: &ImageRecord, node: &str, signed: &Signed) -> Result<(), Status> {

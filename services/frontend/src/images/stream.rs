@@ -2,21 +2,16 @@
 //! one is made. containerd mounts by itself, so there is no target here.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use image::ImageRecord;
 use proto::ResolveRequest;
-use tokio::time::sleep;
 use tonic::Status;
 
-use super::resolve::{Answered, away, manifest_hex};
+use super::resolve::{Answered, manifest_hex};
 use super::{Images, disk_status};
 use crate::content::Content;
 use crate::mount::Layers;
-
-/// Between two questions for a grant while the mesh is away, at first and at most.
-const GRANT_PAUSE_FIRST: Duration = Duration::from_secs(1);
-const GRANT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 impl Images {
     /// Asks the mesh for the image, imports included, and makes it present. The caller claims it first: what nobody claims may be evicted.
@@ -26,10 +21,16 @@ impl Images {
         }
         let asked = Instant::now();
         request.node.clone_from(&self.node.config.node);
+        request.credential = self.credential(&request.reference).await;
         let answered = self.resolve(&request, |_| ()).await?;
         let record = Arc::new(answered.record.clone());
         drop(self.bring(request, answered, asked).await?);
         Ok(record)
+    }
+
+    /// What this node may show the registry for the image.
+    pub(super) async fn credential(&self, reference: &str) -> Option<proto::Credential> {
+        Some(self.node.credentials.look_up(reference).await?.into_proto())
     }
 
     /// Whether the image is here, and will be as long as the caller claims it.
@@ -99,7 +100,7 @@ impl Images {
         self.progress_of(manifest).map_or(0, |progress| progress.bytes_local)
     }
 
-    /// Makes an image present from what is on the disk; a grant for what is not follows.
+    /// Makes an image present from what is on the disk, its grant included.
     pub(super) async fn bring_kept(
         &self,
         manifest: &str,
@@ -107,9 +108,11 @@ impl Images {
         record: &Arc<ImageRecord>,
     ) -> Result<super::turns::Turn, Status> {
         let hex = manifest_hex(manifest)?.to_owned();
-        let signed = self
+        let (signed, grant) = self
             .blocking(move |node| {
-                node.objects.record(&hex).map_err(|error| disk_status("read the record", &error))
+                let signed = node.objects.record(&hex);
+                let signed = signed.map_err(|error| disk_status("read the record", &error))?;
+                Ok(signed.zip(Some(node.kept_grant(&hex))))
             })
             .await?
             .ok_or_else(|| Status::not_found(format!("no record of {manifest} on this node")))?;
@@ -120,52 +123,8 @@ impl Images {
             layers: layers_of_part(record),
             ..ResolveRequest::default()
         };
-        let remembered = Answered::from_memory(ImageRecord::clone(record), signed);
-        let turn = self.bring(request.clone(), remembered, Instant::now()).await?;
-        self.renew_grant(manifest, request);
-        Ok(turn)
-    }
-
-    /// Asks for a grant beside everything else, so that what is missing can be fetched; until there is an answer.
-    fn renew_grant(&self, manifest: &str, request: ResolveRequest) {
-        let (images, manifest) = (self.clone(), manifest.to_owned());
-        let work = async move {
-            let mut pause = GRANT_PAUSE_FIRST;
-            while images.is_incomplete(&manifest) && !images.try_to_renew(&manifest, &request).await {
-                sleep(pause).await;
-                pause = GRANT_PAUSE_MAX.min(pause * 2);
-            }
-        };
-        let shutdown = self.node.shutdown.clone();
-        self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
-    }
-
-    /// Whether bytes are still to come for an image that is in memory.
-    fn is_incomplete(&self, manifest: &str) -> bool {
-        let in_memory = self.get(manifest).is_ok_and(|image| image.content.is_some());
-        in_memory && !self.progress_of(manifest).is_ok_and(|progress| progress.complete)
-    }
-
-    /// Whether there was an answer, be it the grant or a refusal.
-    async fn try_to_renew(&self, manifest: &str, request: &ResolveRequest) -> bool {
-        let timeout = self.node.config.resolve_timeout;
-        match self.node.resolver.resolve(request, timeout, timeout, |_| ()).await {
-            Ok(answered) if answered.record.manifest_digest == manifest => {
-                let content: Option<Content> = self.get(manifest).ok().and_then(|image| image.content);
-                if let Some(content) = content {
-                    content.renew(&answered.grant);
-                }
-                true
-            }
-            Ok(_) => {
-                tracing::warn!(image = manifest, "its name means another image by now: no grant for it");
-                true
-            }
-            Err(error) => {
-                tracing::warn!(image = manifest, %error, "no grant for an image of this node");
-                !away(&error)
-            }
-        }
+        let remembered = Answered::from_memory(ImageRecord::clone(record), signed, grant);
+        self.bring(request, remembered, Instant::now()).await
     }
 }
 

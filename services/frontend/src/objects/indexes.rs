@@ -1,8 +1,8 @@
-//! Trees, maps and image records on the node's disk.
+//! Trees, maps, image records and grants on the node's disk.
 //!
 //! Trees and maps are kept as plain bytes under their digest; a tree is mounted from here. A record
-//! is kept as it was signed, so that an image can be mounted while the mesh is away. Whoever loads
-//! one checks it again: the disk is not trusted.
+//! is kept as it was signed, so that an image can be mounted while the mesh is away; a grant likewise, so
+//! that what is missing of it can be fetched after a restart. Whoever loads one checks it again: the disk is not trusted.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -60,6 +60,19 @@ impl Objects {
         self.unlink(&self.record_path(manifest_hex)?)
     }
 
+    /// The grant for the image of a manifest, as it was put.
+    pub fn grant(&self, manifest_hex: &str) -> io::Result<Option<Vec<u8>>> {
+        read(self.named("grants", manifest_hex)?)
+    }
+
+    pub fn put_grant(&self, manifest_hex: &str, signed: &[u8]) -> io::Result<()> {
+        self.place(&self.named("grants", manifest_hex)?, signed)
+    }
+
+    pub fn remove_grant(&self, manifest_hex: &str) -> io::Result<u64> {
+        self.unlink(&self.named("grants", manifest_hex)?)
+    }
+
     /// Takes a tree and a map off the disk; the tree must not be mounted.
     pub fn remove_indexes(&self, tree: &Digest, map: &Digest) -> io::Result<u64> {
         Ok(self.unlink(&self.tree_path(tree))? + self.unlink(&self.map_path(map))?)
@@ -70,12 +83,16 @@ impl Objects {
     }
 
     fn record_path(&self, manifest_hex: &str) -> io::Result<PathBuf> {
+        self.named("records", manifest_hex)
+    }
+
+    fn named(&self, folder: &str, manifest_hex: &str) -> io::Result<PathBuf> {
         // The name came from outside: only a digest may become part of a path.
         if manifest_hex.len() != 64 || !manifest_hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let message = format!("not a manifest digest: {manifest_hex:?}");
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
-        Ok(self.root.join("records").join(manifest_hex))
+        Ok(self.root.join(folder).join(manifest_hex))
     }
 }
 

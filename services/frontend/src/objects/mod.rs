@@ -8,6 +8,7 @@
 //! trees/<64 hex>.erofs    trees, maps and image records: see `indexes`
 //! maps/<64 hex>
 //! records/<manifest hex>
+//! grants/<manifest hex>   for their owner only
 //! synced                  what survives a power loss: see `recovery`
 //! ```
 //!
@@ -154,7 +155,7 @@ impl Objects {
     pub fn measure(&self) -> io::Result<u64> {
         let objects: u64 = self.held()?.iter().map(|held| held.bytes).sum();
         let mut used = objects;
-        for folder in ["incoming", "trees", "maps", "records"] {
+        for folder in ["incoming", "trees", "maps", "records", "grants"] {
             for entry in fs::read_dir(self.root.join(folder))? {
                 used += disk_bytes(&entry?)?.unwrap_or(0);
             }

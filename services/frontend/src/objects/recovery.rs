@@ -9,9 +9,9 @@
 //! than the kernel's own means that the page cache is gone. Files are aged by ctime, which no
 //! writer can set; [`CLOCK_SLACK`] covers clocks that were set back.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -157,6 +157,8 @@ fn make_folders(root: &Path) -> io::Result<()> {
     for folder in ["objects", "incoming", "partial", "trees", "maps", "records"] {
         fs::create_dir_all(root.join(folder))?;
     }
+    // Whoever has a grant may read the image's content.
+    DirBuilder::new().recursive(true).mode(0o700).create(root.join("grants"))?;
     // All shards stand before any mount: overlayfs sees a lower layer that only gains files.
     for shard in 0..=255u8 {
         fs::create_dir_all(root.join("objects").join(format!("{shard:02x}")))?;

@@ -1,0 +1,175 @@
+//! Images that not everybody may read: the registry's answer to the pull's own credential decides, and after the pull
+//! nobody needs one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use base64::Engine as _;
+use proto::cri::AuthConfig;
+use system_tests::Numbered;
+use system_tests::kubernetes::{Node, Options};
+use testkit::registry::{PASSWORD, USER};
+
+const FILES: u64 = 12;
+/// Of a grant: the test goes on after the first ones have expired.
+const GRANT: Duration = Duration::from_secs(4);
+
+fn auth(password: &str) -> Option<AuthConfig> {
+    Some(AuthConfig { username: USER.to_owned(), password: password.to_owned(), ..AuthConfig::default() })
+}
+
+/// Nothing arrives but what is read.
+fn options() -> Options {
+    let settings = vec!["frontend.background=false".to_owned()];
+    Options { private: true, services: true, settings, ..Options::default() }
+}
+
+/// Whether an image of this one's registry streams.
+fn streaming(node: &Node, image: &str) -> anyhow::Result<bool> {
+    let status = node.status()?;
+    let host = image.split('/').next().unwrap_or_default();
+    let images = status["images"].as_array().cloned().unwrap_or_default();
+    Ok(images.iter().any(|image| image["reference"].as_str().is_some_and(|name| name.starts_with(host))))
+}
+
+/// Files below a folder that hold a text.
+fn files_with(folder: &Path, text: &[u8]) -> anyhow::Result<Vec<String>> {
+    let (mut found, mut open) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            } else if entry.file_type()?.is_file()
+                && fs::read(entry.path())?.windows(text.len()).any(|part| part == text)
+            {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_credential_of_the_pull_decides_and_is_not_needed_afterwards() -> anyhow::Result<()> {
+    let fetcher = vec![format!("fetcher.grant_ttl={}s", GRANT.as_secs())];
+    let options = Options { image_service: true, fetcher, ..options() };
+    let mut node = Node::start(&options)?;
+    let numbered = Numbered { files: FILES, len: 300_000, seed: 70 };
+    let image = node.push_private("app", &numbered.image()?)?;
+    let refused = |node: &Node, auth: Option<AuthConfig>| -> anyhow::Result<()> {
+        let error = format!("{:#}", node.cri.pull_as(&image, auth).err().ok_or_else(|| anyhow::anyhow!("pulled"))?);
+        anyhow::ensure!(error.contains("401") || error.contains("authorization failed"), "{error}");
+        anyhow::ensure!(!error.contains(PASSWORD) && !streaming(node, &image)?, "{error}");
+        Ok(())
+    };
+    refused(&node, None)?;
+    refused(&node, auth("wrong"))?;
+    node.cri.pull_as(&image, auth(PASSWORD))?;
+    assert!(streaming(&node, &image)?, "it does not stream: {}", node.sluice.log());
+    // All of it is in the store now, and still not for everybody.
+    node.cri.remove_image(&image)?;
+    node.settle(|_| !streaming(&node, &image).unwrap_or(true))?;
+    refused(&node, None)?;
+    refused(&node, auth("wrong"))?;
+
+    node.cri.pull_as(&image, auth(PASSWORD))?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)?;
+    let private = node.private.as_mut().ok_or_else(|| anyhow::anyhow!("a private registry"))?;
+    private.lock_out()?;
+    sleep(GRANT);
+    numbered.read_inside(&node, &container, 2..5)?;
+    node.sluice.kill()?;
+    node.restart_sluice(&options)?;
+    numbered.read_inside(&node, &container, 5..8)?;
+    sleep(GRANT);
+    numbered.read_inside(&node, &container, 8..FILES)?;
+    // And another container of it.
+    let other = node.cri.start(&pod, "other", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &other, 0..FILES)?;
+
+    for secret in [PASSWORD.to_owned(), base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"))] {
+        let found = files_with(node.scratch().path("").as_path(), secret.as_bytes())?;
+        assert!(found.is_empty(), "a password stands in {found:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_credential_of_ours_a_private_image_is_pulled_as_ever() -> anyhow::Result<()> {
+    let node = Node::start(&options())?;
+    let numbered = Numbered { files: 2, len: 300_000, seed: 71 };
+    let image = node.push_private("app", &numbered.image()?)?;
+    // By containerd itself: nobody tells us.
+    node.cri.pull_as(&image, auth(PASSWORD))?;
+    assert!(!streaming(&node, &image)?);
+    assert!(node.sluice.log().contains("denied"), "no reason was told: {}", node.sluice.log());
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)
+}
+
+#[test]
+fn dockers_configuration_and_the_kubelets_plugins_are_asked() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let docker = vec![format!("frontend.credentials.docker_config={}", path("config.json"))];
+    let plugins = vec![
+        format!("frontend.credentials.kubelet_config={}", path("providers")),
+        format!("frontend.credentials.kubelet_plugins={}", folder.path().display()),
+    ];
+    for (seed, settings) in [(72, docker), (73, plugins)] {
+        let mut node = Node::start(&options())?;
+        let host = node.private.as_ref().map(testkit::Registry::host).unwrap_or_default();
+        fs::write(path("config.json"), docker_config(&host).to_string())?;
+        fs::write(path("providers"), providers(&host).to_string())?;
+        fs::write(path("plugin"), format!("#!/bin/sh\ncat > /dev/null\necho '{}'\n", answer(&host)))?;
+        fs::set_permissions(path("plugin"), fs::Permissions::from_mode(0o755))?;
+        // Something is there to be asked for while containerd finds sluice again.
+        node.cri.pod("before")?;
+        node.sluice.end()?;
+        let settings = [options().settings, settings].concat();
+        node.restart_sluice(&Options { settings, ..options() })?;
+        let numbered = Numbered { files: 2, len: 300_000, seed };
+        let image = node.push_private("app", &numbered.image()?)?;
+        node.cri.pull_as(&image, auth(PASSWORD))?;
+        assert!(streaming(&node, &image)?, "it does not stream: {}", node.sluice.log());
+        let pod = node.cri.pod("one")?;
+        let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+        numbered.read_inside(&node, &container, 0..2)?;
+    }
+    Ok(())
+}
+
+/// The kubelet's configuration of its plugins.
+fn providers(host: &str) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "kubelet.config.k8s.io/v1",
+        "kind": "CredentialProviderConfig",
+        "providers": [{
+            "name": "plugin",
+            "matchImages": [host],
+            "defaultCacheDuration": "1m",
+            "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        }],
+    })
+}
+
+fn docker_config(host: &str) -> serde_json::Value {
+    serde_json::json!({ "auths": { host: { "username": USER, "password": PASSWORD } } })
+}
+
+/// Of a plugin.
+fn answer(host: &str) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "kind": "CredentialProviderResponse",
+        "cacheKeyType": "Registry",
+        "auth": { host: { "username": USER, "password": PASSWORD } },
+    })
+}

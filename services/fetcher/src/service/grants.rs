@@ -1,0 +1,94 @@
+//! Grants: what a node shows a cache to be served an image's content.
+//!
+//! Given where a registry said yes to the caller's credential; renewed as long as the node shows the one before. So a node
+//! needs no credential after the pull, and a grant that leaks is soon of no use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message as _;
+use proto::signed::Domain;
+use proto::{Grant, RenewReply, RenewRequest, Signed};
+use tonic::Status;
+
+use super::Service;
+use crate::import::unix_now;
+use crate::key::Keys;
+
+#[derive(Debug)]
+pub(super) struct Grants {
+    keys: Keys,
+    ttl: Duration,
+    /// After it expired.
+    renewable: Duration,
+}
+
+impl Grants {
+    pub(super) fn new(keys: Keys, ttl: Duration, renewable: Duration) -> Grants {
+        Grants { keys, ttl, renewable }
+    }
+
+    pub(super) fn give(&self, project: &str, node: &str, manifest_digest: &str) -> Signed {
+        let grant = Grant {
+            project: project.to_owned(),
+            node: node.to_owned(),
+            manifest_digest: manifest_digest.to_owned(),
+            expires_unix: unix_now().saturating_add(self.ttl.as_secs()),
+        };
+        self.keys.sign(Domain::Grant, grant.encode_to_vec())
+    }
+
+    /// What a grant says, if a fetcher signed it; it may have expired.
+    pub(super) fn believe(&self, signed: &Signed) -> Result<Grant, Status> {
+        let refused =
+            |error: String| Status::permission_denied(format!("the grant is not to be trusted: {error}"));
+        let payload = self.keys.verify(Domain::Grant, signed).map_err(|error| refused(error.to_string()))?;
+        Grant::decode(payload).map_err(|error| refused(error.to_string()))
+    }
+
+    /// The same, if it did not expire too long ago to be renewed.
+    fn renewable(&self, signed: &Signed) -> Result<Grant, Status> {
+        let grant = self.believe(signed)?;
+        if grant.expires_unix.saturating_add(self.renewable.as_secs()) <= unix_now() {
+            let message = "the grant expired too long ago to be renewed: pull the image again";
+            return Err(Status::permission_denied(message));
+        }
+        Ok(grant)
+    }
+}
+
+impl Service {
+    pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
+        let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
+        let Grant { project, node, manifest_digest, .. } = self.grants.renewable(&grant)?;
+        if self.records.image(&self.project(&project)?, &manifest_digest).await?.is_none() {
+            return Err(Status::not_found(format!("{manifest_digest} is not in the store")));
+        }
+        Ok(RenewReply { grant: Some(self.grants.give(&project, &node, &manifest_digest)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    fn grants(folder: &std::path::Path, ttl: u64, renewable: u64) -> Grants {
+        let config = Config { signing_key_file: folder.join("key"), ..Config::default() };
+        let keys = Keys::load(&config).unwrap();
+        Grants::new(keys, Duration::from_secs(ttl), Duration::from_secs(renewable))
+    }
+
+    #[test]
+    fn a_grant_is_renewed_until_it_expired_too_long_ago() {
+        let folder = tempfile::tempdir().unwrap();
+        let expired = grants(folder.path(), 0, 0).give("p", "n", "sha256:m");
+        let grant = grants(folder.path(), 0, 100).renewable(&expired).unwrap();
+        assert_eq!((grant.project.as_str(), grant.node.as_str()), ("p", "n"));
+        let error = grants(folder.path(), 0, 0).renewable(&expired).unwrap_err();
+        assert!(error.message().contains("pull the image again"), "{error}");
+        let other = tempfile::tempdir().unwrap();
+        let error = grants(other.path(), 100, 100).believe(&expired).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    }
+}

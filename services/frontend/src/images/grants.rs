@@ -1,0 +1,123 @@
+//! The right to read what is still missing of an image: renewed in time for as long as that takes.
+//!
+//! A grant is kept beside the image's record, so that a restarted frontend goes on without anybody's credential.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use image::ImageRecord;
+use prost::Message as _;
+use proto::{Grant, ResolveRequest, Signed};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+
+use super::resolve::{away, manifest_hex};
+use super::{Images, Node};
+use crate::content::Content;
+
+/// How often a grant is looked at, at least: an image that is complete, or gone, needs none.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Between two looks, at least.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+impl Images {
+    /// Renews the grant of an image that was just opened, until nothing is missing of it or it is closed.
+    pub(super) fn keep_granted(&self, record: &ImageRecord, content: Content, request: ResolveRequest) {
+        // Of whoever asked first; not ours to keep.
+        let request = ResolveRequest { credential: None, ..request };
+        let (images, record, shutdown) = (self.clone(), Arc::new(record.clone()), self.node.shutdown.clone());
+        let work = async move { images.renew_while_open(&record, &content, &request).await };
+        self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
+    }
+
+    async fn renew_while_open(&self, record: &ImageRecord, content: &Content, request: &ResolveRequest) {
+        let (mut grant, mut pause) = (content.grant(), LOOK_PAUSE);
+        let mut due = Some(Instant::now() + left_of(&grant) / 2);
+        loop {
+            if due.is_some_and(|due| due <= Instant::now()) {
+                match self.renewed(record, grant.clone(), request).await {
+                    Ok(newer) => {
+                        content.renew(&newer);
+                        self.keep_grant(&record.manifest_digest, &newer).await;
+                        pause = LOOK_PAUSE;
+                    }
+                    Err(error) => {
+                        tracing::warn!(image = record.manifest_digest, %error, "no grant for an image of this node");
+                        pause = LOOK_EVERY.min(pause * 2);
+                        // Refused, until somebody pulls it again with a credential that counts.
+                        due = away(&error).then(|| Instant::now() + pause);
+                    }
+                }
+            }
+            let now = content.grant();
+            if now != grant {
+                due = Some(Instant::now() + left_of(&now) / 2);
+                grant = now;
+            }
+            let wait = due.map_or(LOOK_EVERY, |due| due.saturating_duration_since(Instant::now()));
+            sleep(wait.clamp(LOOK_PAUSE, LOOK_EVERY)).await;
+            if !self.is_open(&record.manifest_digest, content) {
+                return;
+            }
+        }
+    }
+
+    /// Whether bytes are still to come for the image, by this way.
+    fn is_open(&self, manifest: &str, content: &Content) -> bool {
+        let open = self.get(manifest).ok().and_then(|image| image.content).is_some_and(|open| open.is(content));
+        open && !self.progress_of(manifest).is_ok_and(|progress| progress.complete)
+    }
+
+    /// For the grant of before; without one that counts, with what the node has for the registry.
+    async fn renewed(
+        &self,
+        record: &ImageRecord,
+        grant: Signed,
+        request: &ResolveRequest,
+    ) -> Result<Signed, Status> {
+        let timeout = self.node.config.resolve_timeout;
+        if !grant.payload.is_empty() {
+            match self.node.resolver.renew(record, &self.node.config.node, grant, timeout).await {
+                Err(error) if !away(&error) => {
+                    tracing::info!(image = record.manifest_digest, %error, "asking for a grant as for a new image");
+                }
+                other => return other,
+            }
+        }
+        let credential = self.credential(&request.reference).await;
+        let request = ResolveRequest { credential, ..request.clone() };
+        let answered = self.node.resolver.resolve(&request, timeout, timeout, |_| ()).await?;
+        if answered.record.manifest_digest != record.manifest_digest {
+            let message = format!("{} means another image by now", request.reference);
+            return Err(Status::failed_precondition(message));
+        }
+        Ok(answered.grant)
+    }
+
+    async fn keep_grant(&self, manifest: &str, grant: &Signed) {
+        let (name, grant) = (manifest.to_owned(), grant.encode_to_vec());
+        let kept = self.blocking(move |node| {
+            let hex = manifest_hex(&name)?;
+            node.objects.put_grant(hex, &grant).map_err(|error| super::disk_status("keep the grant", &error))
+        });
+        if let Err(error) = kept.await {
+            // It counts until the next restart.
+            tracing::warn!(image = manifest, %error, "the grant is not kept");
+        }
+    }
+}
+
+impl Node {
+    /// The grant that is on the disk; an empty one when there is none.
+    pub(super) fn kept_grant(&self, manifest_hex: &str) -> Signed {
+        let kept = self.objects.grant(manifest_hex).ok().flatten();
+        kept.and_then(|kept| Signed::decode(&*kept).ok()).unwrap_or_default()
+    }
+}
+
+/// How long a grant still counts.
+fn left_of(signed: &Signed) -> Duration {
+    let expires = Grant::decode(&*signed.payload).map_or(0, |grant| grant.expires_unix);
+    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires)).unwrap_or(UNIX_EPOCH);
+    expires.duration_since(SystemTime::now()).unwrap_or_default()
+}
