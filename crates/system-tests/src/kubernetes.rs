@@ -10,6 +10,7 @@ use testkit::containerd::Setup;
 use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, port};
 
 use crate::cri::Cri;
+use crate::memory::MemoryLimit;
 use crate::services::Backend;
 use crate::{Scratch, binaries};
 
@@ -28,6 +29,7 @@ pub struct Node {
     /// The frontend; alone when there is a backend, else with everything in it.
     pub sluice: Server,
     pub backend: Option<Backend>,
+    pub memory: Option<MemoryLimit>,
     scratch: Scratch,
 }
 
@@ -50,6 +52,8 @@ pub struct Options {
     pub image_service: bool,
     /// Settings of the fetcher, where it is a process of its own.
     pub fetcher: Vec<String>,
+    /// Bytes of memory that sluice gets; no bound without.
+    pub memory: Option<u64>,
 }
 
 impl Default for Options {
@@ -63,6 +67,7 @@ impl Default for Options {
             private: false,
             image_service: false,
             fetcher: Vec::new(),
+            memory: None,
         }
     }
 }
@@ -74,7 +79,8 @@ impl Node {
         let sandbox_image = push_pause(&scratch, &registry)?;
         let plain = plain_http(&registry, private.as_ref());
         let backend = options.services.then(|| backend(&scratch, &plain, options)).transpose()?;
-        let sluice = serve(&scratch, &plain, backend.as_ref(), options)?;
+        let memory = options.memory.map(MemoryLimit::new).transpose()?;
+        let sluice = serve(&scratch, &plain, backend.as_ref(), memory.as_ref(), options)?;
         let setup = Setup {
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
@@ -82,7 +88,7 @@ impl Node {
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
         let cri = connect(&scratch, &containerd, options)?;
-        Ok(Node { cri, containerd, registry, private, sluice, backend, scratch })
+        Ok(Node { cri, containerd, registry, private, sluice, backend, memory, scratch })
     }
 
     pub fn scratch(&self) -> &Scratch {
@@ -156,6 +162,7 @@ impl Node {
             &self.scratch,
             &plain_http(&self.registry, self.private.as_ref()),
             self.backend.as_ref(),
+            self.memory.as_ref(),
             options,
         )
     }
@@ -275,6 +282,7 @@ fn serve(
     scratch: &Scratch,
     plain_http: &str,
     backend: Option<&Backend>,
+    memory: Option<&MemoryLimit>,
     options: &Options,
 ) -> anyhow::Result<Server> {
     let socket = scratch.path("snapshotter.sock");
@@ -293,6 +301,9 @@ fn serve(
     }
     if backend.is_none() {
         command.arg("serve");
+    }
+    if let Some(limit) = memory {
+        command = limit.wrap(&command);
     }
     let mut server = Server::spawn(command, &scratch.path("sluice.log"), "a binary of this workspace")?;
     server.wait_until("the frontend", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;

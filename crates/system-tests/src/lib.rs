@@ -5,6 +5,7 @@ pub mod builders;
 pub mod cri;
 pub mod facts;
 pub mod kubernetes;
+pub mod memory;
 pub mod mesh;
 pub mod noise;
 pub mod numbered;

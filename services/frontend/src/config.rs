@@ -10,6 +10,8 @@ use bytesize::ByteSize;
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
+use crate::reservation;
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -33,6 +35,8 @@ pub struct Config {
     pub trusted_keys: Vec<String>,
     /// How much disk the local objects may take. What is mounted stays, even beyond it.
     pub disk_budget: ByteSize,
+    /// Memory that this process keeps within; unset: what the reservation for this machine's memory comes to.
+    pub memory_budget: Option<ByteSize>,
     /// Fetch the whole image after the start, so that it no longer depends on the network.
     pub background: bool,
     /// Bytes a second that the background may receive; 0: no cap of its own.
@@ -75,6 +79,7 @@ impl Default for Config {
             credentials: credentials::sources::Config::default(),
             trusted_keys: Vec::new(),
             disk_budget: ByteSize::gib(50),
+            memory_budget: None,
             background: true,
             background_bandwidth: ByteSize::b(0),
             resolve_timeout: Duration::from_secs(30),
@@ -90,6 +95,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// In bytes.
+    pub(crate) fn memory_budget(&self) -> u64 {
+        self.memory_budget.map_or_else(|| reservation::budget(reservation::node_memory()), |budget| budget.as_u64())
+    }
+
     /// The keys of `trusted_keys`, decoded.
     pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
         self.trusted_keys.iter().map(|text| verifying_key(text)).collect()

@@ -23,6 +23,7 @@ mod metrics;
 mod mount;
 mod node;
 pub mod objects;
+mod reservation;
 mod snapshots;
 
 use std::os::fd::OwnedFd;
@@ -40,6 +41,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Config;
 pub use fuse::holder::entry as holder_entry;
+pub use reservation::{node_memory, reservation};
 
 use content::Mesh;
 use downloads::Downloads;
@@ -169,6 +171,7 @@ fn download_options(config: &Config) -> downloads::Options {
         background: config.background,
         background_bandwidth: Some(config.background_bandwidth.as_u64()).filter(|rate| *rate > 0),
         disk_budget: Some(config.disk_budget.as_u64()),
+        buffers: downloads::Buffers::within(config.memory_budget()),
         ..downloads::Options::default()
     }
 }

@@ -1,6 +1,7 @@
 //! The end-to-end tests: one binary, one file per promise.
 
 mod bad_input;
+mod budget;
 mod changes;
 mod credentials;
 mod detached;

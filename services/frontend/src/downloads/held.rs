@@ -9,22 +9,25 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use image::Digest;
 
-/// Plain bytes held; the oldest go first.
-const HELD_BYTES: usize = 16 * 1024 * 1024;
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Held {
+    /// Plain bytes held; beyond, the oldest go first.
+    max_bytes: usize,
     chunks: VecDeque<(Digest, Bytes)>,
     bytes: usize,
 }
 
 impl Held {
+    pub(super) fn new(max_bytes: usize) -> Held {
+        Held { max_bytes, chunks: VecDeque::new(), bytes: 0 }
+    }
+
     /// Holds one more; gives back those that it pushes out.
     pub(super) fn push(&mut self, chunk: Digest, bytes: Bytes) -> Vec<(Digest, Bytes)> {
         self.bytes += bytes.len();
         self.chunks.push_back((chunk, bytes));
         let mut out = Vec::new();
-        while self.bytes > HELD_BYTES {
+        while self.bytes > self.max_bytes {
             out.extend(self.pop());
         }
         out
@@ -60,8 +63,8 @@ mod tests {
 
     #[test]
     fn holds_until_taken_or_pushed_out() {
-        let chunk = |number: u8| (Digest::of(&[number]), Bytes::from(vec![number; HELD_BYTES / 2]));
-        let mut held = Held::default();
+        let chunk = |number: u8| (Digest::of(&[number]), Bytes::from(vec![number; 50]));
+        let mut held = Held::new(100);
         for number in [1, 2] {
             let (digest, bytes) = chunk(number);
             assert!(held.push(digest, bytes).is_empty());

@@ -19,6 +19,7 @@
 
 mod ahead;
 mod bandwidth;
+mod buffers;
 mod flights;
 mod held;
 mod image;
@@ -48,12 +49,10 @@ use memory::Memory;
 use plan::Plan;
 use scheduler::{Control, Demand, Event, Inbox, Scheduler};
 
+pub use buffers::Buffers;
 pub use image::{ImageId, NewImage};
 pub use read::ReadError;
 
-/// Verified chunks kept in memory. A start's reads come in bursts; this bridges the time until their
-/// objects are on the disk, and is a quarter of what the whole process may use.
-const MEMORY_BYTES: usize = 16 * 1024 * 1024;
 /// Reads waiting to be taken by the scheduler, which never blocks: more than the kernel asks at once.
 const DEMANDS_QUEUED: usize = 256;
 /// Chunks handed to the scheduler and not taken yet; each may be 2 MiB.
@@ -72,6 +71,7 @@ pub struct Options {
     pub background_quiet: Duration,
     /// Disk bytes at which the background stops; `None`: only a full disk stops it.
     pub disk_budget: Option<u64>,
+    pub buffers: Buffers,
 }
 
 impl Default for Options {
@@ -81,6 +81,7 @@ impl Default for Options {
             background_bandwidth: None,
             background_quiet: Duration::from_secs(2),
             disk_budget: None,
+            buffers: Buffers::default(),
         }
     }
 }
@@ -115,7 +116,7 @@ impl Downloads {
     ) -> Downloads {
         let shared = Arc::new(Shared {
             objects,
-            memory: Mutex::new(Memory::new(MEMORY_BYTES)),
+            memory: Mutex::new(Memory::new(options.buffers.memory as usize)),
             images: RwLock::new(Arc::default()),
         });
         let (control, control_taken) = mpsc::unbounded_channel();

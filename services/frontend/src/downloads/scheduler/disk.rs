@@ -11,9 +11,6 @@ use crate::downloads::writer::Written;
 use crate::metrics;
 use crate::objects::PutError;
 
-/// Plain bytes waiting for the disk at which lower classes ask for nothing more. Reads go on; at twice
-/// this their chunks are not written any more, and fetched again by the background.
-const WRITE_BYTES: usize = 8 * 1024 * 1024;
 /// How long reading must pause before what nobody came for is written.
 const HELD_FOR: Duration = Duration::from_secs(1);
 /// After the disk was full, how long nothing is written.
@@ -35,7 +32,7 @@ impl Scheduler {
         if targets.is_empty() || self.writing.contains(&chunk) {
             return;
         }
-        if self.disk_full_until.is_some() || self.writing.bytes() >= 2 * WRITE_BYTES {
+        if self.disk_full_until.is_some() || self.writing.bytes() >= 2 * self.options.buffers.writing as usize {
             metrics::write_skipped();
             return;
         }
@@ -65,7 +62,7 @@ impl Scheduler {
             self.wake = self.wake.min(due);
             return;
         }
-        while self.writing.bytes() < WRITE_BYTES
+        while self.writing.bytes() < self.options.buffers.writing as usize
             && let Some((chunk, bytes)) = self.held.pop()
         {
             self.write(chunk, bytes);
@@ -144,6 +141,6 @@ impl Scheduler {
             }
             self.disk_full_until = None;
         }
-        self.writing.bytes() < WRITE_BYTES
+        self.writing.bytes() < self.options.buffers.writing as usize
     }
 }

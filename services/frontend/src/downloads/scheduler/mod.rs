@@ -129,7 +129,7 @@ impl Scheduler {
             flights: Flights::default(),
             queued: VecDeque::new(),
             writing: Writing::default(),
-            held: Held::default(),
+            held: Held::new(options.buffers.held as usize),
             gate: watch::Sender::new(Class::Background),
             last_demand: None,
             last_read: None,

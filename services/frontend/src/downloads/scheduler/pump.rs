@@ -11,15 +11,6 @@ use crate::content::Class;
 use crate::downloads::image::Image;
 use crate::downloads::request::Request;
 
-/// Stored bytes in flight for waiting reads. Twice what a gigabit link holds at 20 ms; what is beyond
-/// waits here, not in the pipe, and not in our memory.
-const DEMAND_BYTES: u64 = 6 * 1024 * 1024;
-/// Stored bytes of a profile that are asked ahead. While this is in flight the next part is asked, so
-/// that the whole profile costs one round trip.
-const PREFETCH_BYTES: u64 = 4 * 1024 * 1024;
-/// Stored bytes in flight for the background: what a read that comes now finds before it in the link.
-/// 40 ms at 200 Mbit/s, and enough to fill that link at a round trip of 40 ms.
-const BACKGROUND_BYTES: u64 = 1024 * 1024;
 /// An image whose reads never pause still completes: this long after its mount a pause of
 /// [`SHORT_QUIET`] is enough for its background.
 const QUIET_FOR: Duration = Duration::from_secs(60);
@@ -60,12 +51,12 @@ impl Scheduler {
     }
 
     fn pump_demand(&mut self, now: Instant) {
-        while self.flights.outstanding_bytes(Class::Demand) < DEMAND_BYTES
+        while self.flights.outstanding_bytes(Class::Demand) < self.options.buffers.demand
             && let Some(first) = self.queued.front()
         {
             let image = first.image.clone();
             let mut chunks = Vec::new();
-            while self.flights.outstanding_bytes(Class::Demand) < DEMAND_BYTES
+            while self.flights.outstanding_bytes(Class::Demand) < self.options.buffers.demand
                 && self.queued.front().is_some_and(|queued| Arc::ptr_eq(&queued.image, &image))
                 && let Some(queued) = self.queued.pop_front()
             {
@@ -83,10 +74,10 @@ impl Scheduler {
     fn pump_prefetch(&mut self, now: Instant) {
         for index in 0..self.images.len() {
             let mut chunks = Vec::new();
-            if self.flights.outstanding_bytes(Class::Prefetch) > PREFETCH_BYTES / 2 {
+            if self.flights.outstanding_bytes(Class::Prefetch) > self.options.buffers.prefetch / 2 {
                 return;
             }
-            while self.flights.outstanding_bytes(Class::Prefetch) < PREFETCH_BYTES
+            while self.flights.outstanding_bytes(Class::Prefetch) < self.options.buffers.prefetch
                 && let Some(position) = self.images[index].plan.next_prefetch()
             {
                 let chunk = self.images[index].plan.chunk(position);
@@ -102,7 +93,7 @@ impl Scheduler {
 
     fn pump_background(&mut self, now: Instant) {
         if self.flights.outstanding(Class::Prefetch) > 0
-            || self.flights.outstanding_bytes(Class::Background) > BACKGROUND_BYTES / 2
+            || self.flights.outstanding_bytes(Class::Background) > self.options.buffers.background / 2
             || self.options.disk_budget.is_some_and(|budget| self.shared.objects.used() >= budget)
         {
             return;
@@ -122,7 +113,7 @@ impl Scheduler {
             }
             let (flights, writing, held) = (&mut self.flights, &self.writing, &self.held);
             let mut chunks = Vec::new();
-            while flights.outstanding_bytes(Class::Background) < BACKGROUND_BYTES
+            while flights.outstanding_bytes(Class::Background) < self.options.buffers.background
                 && self.bandwidth.wait_until(now).is_none()
                 && let Some(position) = present.plan.next_background(|chunk| {
                     flights.contains(chunk) || writing.contains(chunk) || held.contains(chunk)
