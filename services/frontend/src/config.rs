@@ -97,7 +97,8 @@ impl Default for Config {
 impl Config {
     /// In bytes.
     pub(crate) fn memory_budget(&self) -> u64 {
-        self.memory_budget.map_or_else(|| reservation::budget(reservation::node_memory()), |budget| budget.as_u64())
+        self.memory_budget
+            .map_or_else(|| reservation::budget(reservation::node_memory()), |budget| budget.as_u64())
     }
 
     /// The keys of `trusted_keys`, decoded.

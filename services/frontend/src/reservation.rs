@@ -5,7 +5,8 @@ const GIB: u64 = 1024 * MIB;
 
 /// Up to how much memory, and which part of it, in hundredths of a percent: the figures of Google's managed image
 /// streaming for Kubernetes nodes.
-const STEPS: [(u64, u64); 5] = [(4 * GIB, 100), (8 * GIB, 80), (16 * GIB, 40), (128 * GIB, 24), (u64::MAX, 8)];
+const STEPS: [(u64, u64); 5] =
+    [(4 * GIB, 100), (8 * GIB, 80), (16 * GIB, 40), (128 * GIB, 24), (u64::MAX, 8)];
 /// A node with less has nothing set aside.
 const SMALLEST: u64 = 1_000_000_000;
 /// What a frontend needs to work at all, set aside or not.

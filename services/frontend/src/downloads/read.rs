@@ -23,6 +23,8 @@ pub enum ReadError {
     Unknown(Digest),
     #[error("object {object} cannot be read")]
     Fetch { object: Digest, source: FetchError },
+    #[error("object {object} cannot be read from the disk: {reason}")]
+    Disk { object: Digest, reason: String },
     #[error("the downloads stopped while object {0} was waited for")]
     Stopped(Digest),
 }
@@ -38,7 +40,9 @@ impl Downloads {
     }
 
     async fn try_read(&self, object: Digest, offset: u64, len: usize) -> Result<Bytes, ReadError> {
-        let (image, place) = self.find(&object).ok_or(ReadError::Unknown(object))?;
+        let Some((image, place)) = self.find(&object) else {
+            return self.read_whole(object, offset, len).await;
+        };
         let end = offset.saturating_add(len as u64);
         let slices: Vec<Slice> = image.map.slices(&place, offset..end).collect();
         let touched_first =
@@ -56,6 +60,21 @@ impl Downloads {
         }
         metrics::read("network");
         self.await_network(&image, &object, slices, local).await
+    }
+
+    /// Of an image that is complete, nothing is known here any more; its objects stand on the disk.
+    async fn read_whole(&self, object: Digest, offset: u64, len: usize) -> Result<Bytes, ReadError> {
+        let objects = self.objects().clone();
+        let read = tokio::task::spawn_blocking(move || objects.read(&object, offset, len)).await;
+        match read {
+            Ok(Ok(Some(bytes))) => {
+                metrics::read("disk");
+                Ok(bytes.into())
+            }
+            Ok(Ok(None)) => Err(ReadError::Unknown(object)),
+            Ok(Err(error)) => Err(ReadError::Disk { object, reason: error.to_string() }),
+            Err(_) => Err(ReadError::Stopped(object)),
+        }
     }
 
     /// Tells the scheduler of a first read that found its chunk here: what comes after it may not be.

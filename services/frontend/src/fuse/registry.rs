@@ -54,6 +54,14 @@ impl Registry {
         Ok(())
     }
 
+    /// Keeps of an image's map only which objects there are.
+    pub(crate) fn rest(&self, manifest: &str) {
+        if let Some(image) = self.write().iter_mut().find(|image| image.manifest == manifest) {
+            let objects = image.map.objects.to_vec();
+            image.map = Arc::new(Map { chunks: Vec::new(), objects });
+        }
+    }
+
     pub(crate) fn remove(&self, manifest: &str) {
         self.write().retain(|image| image.manifest != manifest);
     }
@@ -150,6 +158,7 @@ mod tests {
         assert_eq!(registry.by_inode(5999), None);
         assert_eq!(registry.by_name(1, OsStr::new(&name[2..])), None);
         assert_eq!(registry.by_name(0, OsStr::new("..")), None);
+        registry.rest("two");
         registry.remove("one");
         assert!(registry.by_inode(5000).is_some());
         registry.remove("two");

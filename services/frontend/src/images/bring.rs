@@ -46,6 +46,13 @@ impl Images {
         self.keep(request, &record, signed, &grant).await?;
         let manifest = record.manifest_digest.clone();
         let earlier = self.present().get(&manifest).cloned();
+        if earlier.as_ref().is_some_and(|image| image.done.is_some()) {
+            if let Some(image) = self.present().get_mut(&manifest) {
+                image.reference.clone_from(&request.reference);
+                image.last_used = SystemTime::now();
+            }
+            return Ok(());
+        }
         let (content, learned) = match earlier.as_ref().and_then(|image| image.content.clone()) {
             Some(content) => {
                 if !grant.payload.is_empty() {
@@ -65,6 +72,7 @@ impl Images {
                     return Err(error);
                 }
                 self.keep_granted(&record, content.clone(), request.clone());
+                self.rest_when_complete(&manifest, content.clone());
                 (content, learned)
             }
         };
@@ -173,6 +181,8 @@ impl Present {
             content: None,
             last_used: SystemTime::UNIX_EPOCH,
             reported: 0,
+            starts: 0,
+            done: None,
         }
     }
 }

@@ -64,7 +64,8 @@ impl Images {
 
     /// Whether bytes are still to come for the image, by this way.
     fn is_open(&self, manifest: &str, content: &Content) -> bool {
-        let open = self.get(manifest).ok().and_then(|image| image.content).is_some_and(|open| open.is(content));
+        let open =
+            self.get(manifest).ok().and_then(|image| image.content).is_some_and(|open| open.is(content));
         open && !self.progress_of(manifest).is_ok_and(|progress| progress.complete)
     }
 
@@ -92,6 +93,15 @@ impl Images {
             return Err(Status::failed_precondition(message));
         }
         Ok(answered.grant)
+    }
+
+    /// The grant that an image of this node is read under, or was.
+    pub(super) async fn grant_of(&self, manifest: &str, content: Option<&Content>) -> Result<Signed, Status> {
+        if let Some(content) = content {
+            return Ok(content.grant());
+        }
+        let hex = manifest_hex(manifest)?.to_owned();
+        self.blocking(move |node| Ok(node.kept_grant(&hex))).await
     }
 
     async fn keep_grant(&self, manifest: &str, grant: &Signed) {

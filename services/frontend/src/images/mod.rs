@@ -21,6 +21,7 @@ mod mount;
 mod names;
 mod report;
 mod resolve;
+mod rest;
 mod status;
 mod stream;
 mod turns;
@@ -35,6 +36,7 @@ use bus::Bus;
 use credentials::Sources;
 use ed25519_dalek::VerifyingKey;
 use image::ImageRecord;
+use proto::DownloadProgress;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -105,12 +107,28 @@ pub(crate) struct Present {
     last_used: SystemTime,
     /// Chunks of the profile that was reported last.
     reported: usize,
+    /// Starts that are watched.
+    starts: usize,
+    /// Where its download ended, once everything is local and its tables have left memory.
+    done: Option<DownloadProgress>,
 }
 
 impl Images {
     /// Finds the images that an earlier process left, and the roots that still stand.
     pub(crate) async fn start(parts: Parts) -> anyhow::Result<Images> {
-        let Parts { config, bus, credentials, trusted, mesh, objects, downloads, known, mounts, tasks, shutdown } = parts;
+        let Parts {
+            config,
+            bus,
+            credentials,
+            trusted,
+            mesh,
+            objects,
+            downloads,
+            known,
+            mounts,
+            tasks,
+            shutdown,
+        } = parts;
         let node = Node {
             names: Names::open(&config.state)?,
             resolver: Resolver::new(bus.clone(), trusted),

@@ -22,8 +22,10 @@ impl Images {
     pub(super) fn report_start(&self, manifest: &str) {
         let (images, manifest) = (self.clone(), manifest.to_owned());
         let shutdown = self.node.shutdown.clone();
+        self.count_start(&manifest, true);
         self.node.tasks.spawn(async move {
             let settled = shutdown.run_until_cancelled_owned(images.settled(&manifest)).await;
+            images.count_start(&manifest, false);
             if let Some(Some(profile)) = settled {
                 images.report(&manifest, profile).await;
             }

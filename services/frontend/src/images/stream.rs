@@ -10,7 +10,6 @@ use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
 use super::{Images, disk_status};
-use crate::content::Content;
 use crate::mount::Layers;
 
 impl Images {
@@ -46,6 +45,7 @@ impl Images {
         let image = self.get(manifest)?;
         let turn = match image.content {
             Some(_) => self.node.turns.take(manifest).await,
+            None if self.rests(manifest) => self.node.turns.take(manifest).await,
             None => self.bring_kept(manifest, &image.reference, &image.record).await?,
         };
         let tree = image.record.tree.digest;
@@ -76,7 +76,7 @@ impl Images {
                 project: whole.record.project.clone(),
                 reference: whole.reference.clone(),
                 layers,
-                grant: whole.content.as_ref().map(Content::grant),
+                grant: Some(self.grant_of(manifest, whole.content.as_ref()).await?),
                 ..ResolveRequest::default()
             };
             let record = self.stream(request).await?;

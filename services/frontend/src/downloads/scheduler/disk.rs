@@ -32,7 +32,8 @@ impl Scheduler {
         if targets.is_empty() || self.writing.contains(&chunk) {
             return;
         }
-        if self.disk_full_until.is_some() || self.writing.bytes() >= 2 * self.options.buffers.writing as usize {
+        if self.disk_full_until.is_some() || self.writing.bytes() >= 2 * self.options.buffers.writing as usize
+        {
             metrics::write_skipped();
             return;
         }

@@ -1,0 +1,62 @@
+//! Images of which everything is local: their downloads' tables leave memory, however many containers run of them.
+//!
+//! What stays is which objects there are, for files that were opened while they were missing: those are read through
+//! us for as long as the kernel remembers them.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Images;
+use crate::content::Content;
+use crate::downloads::ImageId;
+
+/// How often a complete image is looked at while a start of it goes on, whose reads are its profile.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+impl Images {
+    /// Follows an image that was just opened until it is complete, or closed.
+    pub(super) fn rest_when_complete(&self, manifest: &str, content: Content) {
+        let (images, manifest, shutdown) = (self.clone(), manifest.to_owned(), self.node.shutdown.clone());
+        let work = async move {
+            if !images.node.downloads.completed(&ImageId::new(&manifest)).await {
+                return;
+            }
+            while images.starting(&manifest) {
+                sleep(LOOK_EVERY).await;
+            }
+            images.rest(&manifest, &content).await;
+        };
+        self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
+    }
+
+    async fn rest(&self, manifest: &str, content: &Content) {
+        let _turn = self.node.turns.take(manifest).await;
+        let same = |image: &super::Present| image.content.as_ref().is_some_and(|open| open.is(content));
+        if !self.get(manifest).as_ref().is_ok_and(same) {
+            return;
+        }
+        let Some(progress) = self.node.downloads.progress(&ImageId::new(manifest)) else { return };
+        self.node.known.rest(manifest);
+        self.node.downloads.remove_image(&ImageId::new(manifest));
+        if let Some(image) = self.present().get_mut(manifest) {
+            (image.content, image.done) = (None, Some(progress));
+        }
+    }
+
+    /// Whether all of it is local, and nothing else of it in memory.
+    pub(super) fn rests(&self, manifest: &str) -> bool {
+        self.get(manifest).is_ok_and(|image| image.done.is_some())
+    }
+
+    /// A start begins, or ends, of which the reads become a profile.
+    pub(super) fn count_start(&self, manifest: &str, begins: bool) {
+        if let Some(image) = self.present().get_mut(manifest) {
+            image.starts = if begins { image.starts + 1 } else { image.starts.saturating_sub(1) };
+        }
+    }
+
+    fn starting(&self, manifest: &str) -> bool {
+        self.get(manifest).is_ok_and(|image| image.starts > 0)
+    }
+}
