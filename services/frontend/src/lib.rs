@@ -22,6 +22,7 @@ mod metrics;
 mod mount;
 mod node;
 pub mod objects;
+pub mod reservation;
 mod snapshots;
 
 use std::os::fd::OwnedFd;
@@ -38,6 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Config;
 pub use fuse::holder::entry as holder_entry;
+pub use reservation::reservation;
 
 use content::Mesh;
 use downloads::Downloads;
