@@ -8,10 +8,16 @@
 //!
 //! [`text`], [`keys`], [`plan`], [`containerd`] and [`unit`] are pure: text in, text out.
 
+pub mod client;
 pub mod containerd;
 pub mod files;
+pub mod images;
 pub mod keys;
+pub mod node;
 pub mod plan;
 pub mod record;
+pub mod report;
+pub mod switch;
+pub mod systemd;
 pub mod text;
 pub mod unit;

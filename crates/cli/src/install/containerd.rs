@@ -235,7 +235,10 @@ enable_remote_snapshot_annotations = \"true\"
         );
         let old = "version = 3\n[plugins]\n  [plugins.'io.containerd.cri.v1.images']\n    snapshotter = 'overlayfs'\n    \
             disable_snapshot_annotations = true\n\n    [plugins.'io.containerd.cri.v1.images'.pinned_images]\n";
-        assert!(installed(old).contains("    snapshotter = \"sluice\"\n    disable_snapshot_annotations = false\n"));
+        assert!(
+            installed(old)
+                .contains("    snapshotter = \"sluice\"\n    disable_snapshot_annotations = false\n")
+        );
     }
 
     #[test]
@@ -244,7 +247,10 @@ enable_remote_snapshot_annotations = \"true\"
             [proxy_plugins.sluice]\ntype = 'snapshot'\naddress = '/run/older.sock'\n\
             [plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 'stargz'\n";
         let new = installed(text);
-        assert!(new.contains("[proxy_plugins.stargz]\ntype = 'snapshot'\naddress = '/run/stargz.sock'\n"), "{new}");
+        assert!(
+            new.contains("[proxy_plugins.stargz]\ntype = 'snapshot'\naddress = '/run/stargz.sock'\n"),
+            "{new}"
+        );
         assert!(!new.contains("older.sock"), "{new}");
     }
 
@@ -257,7 +263,11 @@ enable_remote_snapshot_annotations = \"true\"
             (&["version = 2\n", old, "[grpc]\nuid = 1\n"], "/1", "overlayfs"),
             (&["version = 3\n", new, new], "/2", "other"),
             // containerd 2 takes older files among its imports.
-            (&[new, "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 'x'\n"], "/1", "x"),
+            (
+                &[new, "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 'x'\n"],
+                "/1",
+                "x",
+            ),
             // In the new form that name is about serving alone.
             (&[new, "version = 3\n[plugins.'io.containerd.grpc.v1.cri']\nx = 1\n"], "/0", "other"),
         ] {

@@ -35,17 +35,29 @@ impl Root {
         path.strip_prefix(&self.0).map_or_else(|_| path.to_owned(), |rest| Path::new("/").join(rest))
     }
 
+    /// Files of the node whose paths are as the pattern says, in order.
+    pub fn matching(&self, pattern: &str) -> anyhow::Result<Vec<PathBuf>> {
+        let below = glob::Pattern::escape(&self.path(Path::new("/")).to_string_lossy());
+        let pattern = format!("{}/{}", below.trim_end_matches('/'), pattern.trim_start_matches('/'));
+        let found = glob::glob(&pattern).with_context(|| format!("look for {pattern}"))?;
+        let mut paths = Vec::new();
+        for path in found {
+            paths.push(self.within(&path.with_context(|| format!("look for {pattern}"))?));
+        }
+        Ok(paths)
+    }
+
     /// The file's text; none: there is no such file.
     pub fn read(&self, path: &Path) -> anyhow::Result<Option<String>> {
         read(&self.path(path))
     }
 
-    /// Puts `text` in the file's place, with its owner and mode, or takes the file away. Whether its folder was made.
-    pub fn write(&self, path: &Path, text: Option<&str>) -> anyhow::Result<bool> {
+    /// Puts `text` in the file's place, with its owner and mode, or takes the file away.
+    pub fn write(&self, path: &Path, text: Option<&str>) -> anyhow::Result<()> {
         let target = self.target(path)?;
         match text {
             Some(text) => replace(&target, text, MODE).with_context(|| format!("write {}", target.display())),
-            None => remove(&target).map(|()| false).with_context(|| format!("remove {}", target.display())),
+            None => remove(&target).with_context(|| format!("remove {}", target.display())),
         }
     }
 
@@ -70,16 +82,17 @@ pub fn read(path: &Path) -> anyhow::Result<Option<String>> {
         Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
     };
     let mut text = String::new();
-    file.take(LENGTH_MAX + 1).read_to_string(&mut text).with_context(|| format!("read {}", path.display()))?;
+    file.take(LENGTH_MAX + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("read {}", path.display()))?;
     ensure!(text.len() as u64 <= LENGTH_MAX, "{} is longer than {LENGTH_MAX} bytes", path.display());
     Ok(Some(text))
 }
 
 /// Written beside it and renamed. The name beside is always the same, so that a crash leaves one such file at most, which
 /// the next run takes.
-pub fn replace(target: &Path, text: &str, mode: u32) -> anyhow::Result<bool> {
+pub fn replace(target: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let (folder, name) = (target.parent().context("no folder")?, target.file_name().context("no name")?);
-    let made = !folder.exists();
     fs::create_dir_all(folder)?;
     let beside = folder.join(format!(".{}.sluice-new", name.to_string_lossy()));
     remove(&beside)?;
@@ -96,7 +109,7 @@ pub fn replace(target: &Path, text: &str, mode: u32) -> anyhow::Result<bool> {
     file.sync_all()?;
     fs::rename(&beside, target)?;
     File::open(folder)?.sync_all()?;
-    Ok(made)
+    Ok(())
 }
 
 pub fn remove(target: &Path) -> anyhow::Result<()> {
@@ -120,10 +133,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("a/file"), folder.path().join("link"));
         let machine = Root::new(Path::new("/")).unwrap();
-        assert!(machine.write(&file, Some("one")).unwrap());
+        machine.write(&file, Some("one")).unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
-        assert!(!machine.write(&link, Some("two")).unwrap());
+        machine.write(&link, Some("two")).unwrap();
         assert_eq!(machine.read(&file).unwrap().as_deref(), Some("two"));
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -141,6 +154,7 @@ mod tests {
         let path = folder.path().join("etc/x/y.toml");
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
         assert_eq!(root.within(&path), Path::new("/etc/x/y.toml"));
+        assert_eq!(root.matching("/etc/*/*.toml").unwrap(), [Path::new("/etc/x/y.toml")]);
         std::os::unix::fs::symlink("/etc/hostname", folder.path().join("etc/x/z.toml")).unwrap();
         assert!(root.write(Path::new("/etc/x/z.toml"), Some("text")).is_err());
     }

@@ -168,7 +168,10 @@ version = 2
     type = \"snapshot\"
 # the end";
         let (new, edits) = merge(text, &wanted()).unwrap();
-        assert!(new.contains("      # which one\n      snapshotter = \"sluice\" # fast\n      quiet = false\n"), "{new}");
+        assert!(
+            new.contains("      # which one\n      snapshotter = \"sluice\" # fast\n      quiet = false\n"),
+            "{new}"
+        );
         assert!(new.contains("# the end\n\n[proxy_plugins.sluice]\n"), "{new}");
         let before: Vec<_> = edits.keys.iter().map(|edit| edit.before.as_deref()).collect();
         assert_eq!(before, [None, None, Some("'other'"), None]);
@@ -214,7 +217,11 @@ level = 'info'
         ] {
             let (new, _) = merged(text);
             let table: toml::Table = new.parse().unwrap();
-            assert_eq!(table["plugins"]["a.b"]["containerd"]["snapshotter"].as_str(), Some("sluice"), "{new}");
+            assert_eq!(
+                table["plugins"]["a.b"]["containerd"]["snapshotter"].as_str(),
+                Some("sluice"),
+                "{new}"
+            );
         }
         for (text, reason) in [
             ("a = 1\na = 2\n", "line 2"),

@@ -51,7 +51,12 @@ impl Step {
 }
 
 /// Puts keys into a file, or into a new one that begins with `fresh`.
-pub fn merge(now: Option<&str>, fresh: &str, wanted: &[Wanted], entry: Option<&Entry>) -> anyhow::Result<Step> {
+pub fn merge(
+    now: Option<&str>,
+    fresh: &str,
+    wanted: &[Wanted],
+    entry: Option<&Entry>,
+) -> anyhow::Result<Step> {
     let (merged, missing) = keys::merge(now.unwrap_or(fresh), wanted)?;
     if now.is_some() && missing.keys.is_empty() {
         return Ok(Step::still(Action::Unchanged, entry, Vec::new()));
@@ -138,10 +143,7 @@ mod tests {
     use super::*;
 
     fn wanted(address: &str) -> Vec<Wanted> {
-        vec![
-            Wanted::new(&["plugins", "snapshotter"], "sluice"),
-            Wanted::new(&["proxy", "address"], address),
-        ]
+        vec![Wanted::new(&["plugins", "snapshotter"], "sluice"), Wanted::new(&["proxy", "address"], address)]
     }
 
     fn install(now: Option<&str>, entry: Option<&Entry>) -> (Action, String, Entry) {
@@ -156,7 +158,10 @@ mod tests {
         let (action, text, entry) = install(Some(THEIRS), None);
         assert_eq!(action, Action::Changed);
         let step = undo(Some(&text), &entry).unwrap();
-        assert_eq!((step.action, step.write, step.entry), (Action::Restored, Some(Some(THEIRS.into())), None));
+        assert_eq!(
+            (step.action, step.write, step.entry),
+            (Action::Restored, Some(Some(THEIRS.into())), None)
+        );
 
         let (action, text, entry) = install(None, None);
         assert_eq!(action, Action::Created);

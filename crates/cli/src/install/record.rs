@@ -25,6 +25,8 @@ pub struct Record {
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     version: u32,
+    /// The file that containerd is started with.
+    containerd_config: Option<PathBuf>,
     /// By path, as the node sees it.
     files: BTreeMap<PathBuf, Entry>,
 }
@@ -35,7 +37,7 @@ impl Record {
         let content = match files::read(&path)? {
             Some(text) => serde_json::from_str(&text)
                 .with_context(|| format!("read what was installed from {}", path.display()))?,
-            None => Content { version: VERSION, files: BTreeMap::new() },
+            None => Content { version: VERSION, containerd_config: None, files: BTreeMap::new() },
         };
         ensure!(
             content.version == VERSION,
@@ -43,6 +45,15 @@ impl Record {
             path.display()
         );
         Ok(Record { path, content })
+    }
+
+    pub fn containerd_config(&self) -> Option<&Path> {
+        self.content.containerd_config.as_deref()
+    }
+
+    /// Saved with the next entry.
+    pub fn set_containerd_config(&mut self, path: &Path) {
+        self.content.containerd_config = Some(path.to_owned());
     }
 
     pub fn get(&self, path: &Path) -> Option<&Entry> {
@@ -70,6 +81,6 @@ impl Record {
         if let Some(folder) = self.path.parent() {
             crate::node::make_state(folder)?;
         }
-        files::replace(&self.path, &serde_json::to_string_pretty(&self.content)?, MODE).map(|_| ())
+        files::replace(&self.path, &serde_json::to_string_pretty(&self.content)?, MODE)
     }
 }

@@ -23,7 +23,9 @@ pub fn text(service: &Service) -> String {
     }
     let memory = match service.memory_max {
         None => String::new(),
-        Some(bytes) => format!("# The share of this node's memory that `sluice reserve` computes.\nMemoryMax={bytes}\n"),
+        Some(bytes) => {
+            format!("# The share of this node's memory that `sluice reserve` computes.\nMemoryMax={bytes}\n")
+        }
     };
     format!(
         "\
@@ -114,11 +116,32 @@ mod tests {
     #[test]
     fn takes_containerd_down_never_and_hides_no_mount() {
         let text = unit(&["/x"], Some(1));
-        let settings: Vec<&str> =
-            text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split('=').next()).collect();
-        for forbidden in ["RequiredBy", "PartOf", "Private", "Protect", "ReadOnly", "ReadWrite", "Inaccessible", "BindPaths",
-            "TemporaryFileSystem", "RootDirectory", "DynamicUser", "MountFlags", "Device", "RestrictSUIDSGID", "RuntimeDirectory"] {
-            assert!(!settings.iter().any(|setting| setting.starts_with(forbidden)), "{forbidden} is there:\n{text}");
+        let settings: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split('=').next())
+            .collect();
+        for forbidden in [
+            "RequiredBy",
+            "PartOf",
+            "Private",
+            "Protect",
+            "ReadOnly",
+            "ReadWrite",
+            "Inaccessible",
+            "BindPaths",
+            "TemporaryFileSystem",
+            "RootDirectory",
+            "DynamicUser",
+            "MountFlags",
+            "Device",
+            "RestrictSUIDSGID",
+            "RuntimeDirectory",
+        ] {
+            assert!(
+                !settings.iter().any(|setting| setting.starts_with(forbidden)),
+                "{forbidden} is there:\n{text}"
+            );
         }
     }
 
