@@ -6,6 +6,7 @@ mod detached;
 mod equality;
 mod faults;
 mod healing;
+mod install;
 mod journey;
 mod kills;
 mod many;
