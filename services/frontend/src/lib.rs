@@ -22,7 +22,7 @@ mod metrics;
 mod mount;
 mod node;
 pub mod objects;
-pub mod reservation;
+mod reservation;
 mod snapshots;
 
 use std::os::fd::OwnedFd;
@@ -39,7 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Config;
 pub use fuse::holder::entry as holder_entry;
-pub use reservation::reservation;
+pub use reservation::{node_memory, reservation};
 
 use content::Mesh;
 use downloads::Downloads;

@@ -21,16 +21,18 @@ use crate::settings::{self, Settings};
 const FRONTEND_FILE: &str = "/etc/sluice/frontend.toml";
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const SOCKET: &str = "/run/sluice/snapshotter.sock";
+/// With less a frontend does not work at all, whatever the share of a small node comes to.
+const MEMORY_LEAST: u64 = 24 * 1024 * 1024;
 
 /// Make this node's containerd use sluice: its configuration, a systemd unit, settings
 ///
-/// Keys are merged into containerd's configuration, whatever its form (versions 1 to 4, imported files); all else in it stays,
-/// comments too. What the files were is kept in the state folder, so that `sluice uninstall` undoes exactly this. A second run changes
-/// nothing.
+/// Keys are merged into containerd's configuration, whatever its form (versions 1 to 4, imported files); all else in
+/// it stays, comments too. What the files were is kept in the state folder, so that `sluice uninstall` undoes exactly
+/// this. A second run changes nothing.
 ///
-/// Nothing is restarted without --restart. Images that containerd unpacked with another snapshotter, and whose layers it
-/// dropped, could not start any more: after the switch they are taken off its list, and pulled again when next needed. That is done
-/// after --restart, or by --images once you restarted containerd yourself. What runs goes on.
+/// Nothing is restarted without --restart. Images that containerd unpacked with another snapshotter, and whose layers
+/// it dropped, could not start any more: after the switch they are taken off its list, and pulled again when next
+/// needed. That is done after --restart, or by --images once you restarted containerd yourself. What runs goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -165,8 +167,8 @@ fn wish(global: &Global, args: &InstallArgs, settings: &Settings, file: PathBuf)
     Ok(Wish { settings: file, socket: text(&socket)?, state, unit: absolute(&args.unit)?, service })
 }
 
-/// Everything in one process. It has no memory limit: an import takes what its layers need, and is no part of the share that a node
-/// reserves for streaming.
+/// Everything in one process. It has no memory limit: an import takes what its layers need, and is no part of the
+/// share that a node reserves for streaming.
 fn serve(global: &Global) -> anyhow::Result<Service> {
     let program = std::env::current_exe().context("find this program")?;
     let mut command = vec![text(&program)?];
@@ -186,10 +188,10 @@ fn frontend(global: &Global, args: &InstallArgs, program: &Path, file: &Path) ->
     let memory = match args.memory {
         Some(memory) => Some(memory.as_u64()),
         // That of a machine on which an image of a node is made says nothing about the node.
-        None if args.node.root != Path::new("/") => None,
-        None => Some(frontend::reservation::machine_memory()?),
+        None => (args.node.root == Path::new("/")).then(frontend::node_memory),
     };
-    let memory_max = memory.map(frontend::reservation).filter(|reserved| *reserved > 0);
+    let reserved = memory.map(frontend::reservation).filter(|reserved| *reserved > 0);
+    let memory_max = reserved.map(|reserved| reserved.max(MEMORY_LEAST));
     Ok(Service { command, memory_max })
 }
 
@@ -240,4 +242,48 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 /// Configuration files are text; a path that is none cannot stand in them.
 fn text(path: &Path) -> anyhow::Result<String> {
     path.to_str().map(str::to_owned).with_context(|| format!("the path {} is not UTF-8", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    /// What `sluice WORDS` would make of the node below `root`.
+    fn wish_of(root: &Path, words: &[&str]) -> anyhow::Result<Wish> {
+        let line = ["sluice", "--config", "/etc/mine.toml", "install", "--root"].map(str::to_owned);
+        let line = line.into_iter().chain([text(root)?]).chain(words.iter().map(|word| (*word).to_owned()));
+        let Cli { global, command } = Cli::try_parse_from(line)?;
+        let Command::Install(args) = command else { anyhow::bail!("not an installation") };
+        let (settings, file) = settings(&global, &Root::new(root)?, args.frontend.is_some())?;
+        wish(&global, &args, &settings, file)
+    }
+
+    #[test]
+    fn the_unit_runs_all_in_one_process_or_the_frontend_within_its_share() {
+        let root = tempfile::tempdir().unwrap();
+        let wish = wish_of(root.path(), &["--set", "frontend.background=false"]).unwrap();
+        let command = &wish.service.command[1..];
+        assert_eq!(command, ["--config", "/etc/mine.toml", "--set", "frontend.background=false", "serve"]);
+        assert_eq!(wish.service.memory_max, None);
+        assert_eq!((wish.socket.as_str(), wish.state.as_str()), (SOCKET, "/var/lib/sluice"));
+
+        let frontend = ["--frontend", "/usr/bin/frontend", "--state", "/data", "--memory"];
+        let of = |memory: &str| wish_of(root.path(), &[&frontend[..], &[memory]].concat());
+        assert!(of("4GiB").unwrap_err().to_string().contains("/etc/mine.toml is not there"));
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let settings = "[frontend]\nsnapshotter = '/run/other.sock'\n";
+        std::fs::write(root.path().join("etc/mine.toml"), settings).unwrap();
+        let wish = of("4GiB").unwrap();
+        let expected = ["/usr/bin/frontend", "--config", "/etc/mine.toml", "--set", "frontend.state=/data"];
+        assert_eq!(wish.service.command, expected);
+        assert_eq!(wish.service.memory_max, Some((4 << 30) / 100));
+        assert_eq!((wish.socket.as_str(), wish.state.as_str()), ("/run/other.sock", "/data"));
+        assert_eq!(of("1GiB").unwrap().service.memory_max, Some(MEMORY_LEAST));
+        assert_eq!(of("512MiB").unwrap().service.memory_max, None);
+        let unknown = wish_of(root.path(), &frontend[..4]).unwrap();
+        assert_eq!(unknown.service.memory_max, None, "that of this machine says nothing");
+    }
 }

@@ -11,8 +11,9 @@ use crate::render;
 
 /// Show how much memory a node reserves for streaming
 ///
-/// Nothing below 1 GiB; else 1 % of the first 4 GiB, 0.8 % of the next 4, 0.4 % of the next 8, 0.24 % of the next 112 and 0.08 % above.
-/// It is the hard limit of a frontend's process: of its unit, as `sluice install --frontend` writes it, or of its container.
+/// Nothing below 1 GB; else 1 % of the first 4 GiB, 0.8 % of the next 4, 0.4 % of the next 8, 0.24 % of the next 112
+/// and 0.08 % above. It is the hard limit of a frontend's process: of its unit, as `sluice install --frontend` writes
+/// it, or of its container.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -33,10 +34,7 @@ struct Reserved {
 }
 
 pub fn run(global: &Global, args: &ReserveArgs) -> anyhow::Result<ExitCode> {
-    let memory_bytes = match args.memory {
-        Some(memory) => memory.as_u64(),
-        None => frontend::reservation::machine_memory()?,
-    };
+    let memory_bytes = args.memory.map_or_else(frontend::node_memory, |memory| memory.as_u64());
     let reserved_bytes = frontend::reservation(memory_bytes);
     match global.json {
         true => render::json(&Reserved { memory_bytes, reserved_bytes })?,

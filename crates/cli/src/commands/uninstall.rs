@@ -16,12 +16,12 @@ use crate::install::switch;
 
 /// Undo `sluice install`
 ///
-/// Files that nobody changed since become what they were, byte for byte, or go if there were none. In those that somebody
-/// changed, only the keys of sluice are taken out, and old values put back. The state folder stays.
+/// Files that nobody changed since become what they were, byte for byte, or go if there were none. In those that
+/// somebody changed, only the keys of sluice are taken out, and old values put back. The state folder stays.
 ///
 /// Drain the node first: containers that stand on sluice go on, but containerd could no longer remove them; with
-/// --restart that is refused. Images that streamed have no layers here, so they are taken off containerd's list and pulled again when
-/// next needed: after --restart, or by --images once you restarted containerd yourself.
+/// --restart that is refused. Images that streamed have no layers here, so they are taken off containerd's list and
+/// pulled again when next needed: after --restart, or by --images once you restarted containerd yourself.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

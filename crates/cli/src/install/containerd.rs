@@ -1,8 +1,8 @@
 //! containerd's configuration, as far as it decides which snapshotter Kubernetes uses.
 //!
-//! It has had several forms (`version = 1` to `4`), in which the plugin that pulls images has another name each, and it may
-//! be spread over imported files. Of those a later one replaces, for each plugin, what an earlier one says, so the keys go where
-//! the last word is.
+//! It has had several forms (`version = 1` to `4`), in which the plugin that pulls images has another name each, and
+//! it may be spread over imported files. Of those a later one replaces, for each plugin, what an earlier one says, so
+//! the keys go where the last word is.
 
 use std::path::PathBuf;
 

@@ -89,8 +89,8 @@ pub fn read(path: &Path) -> anyhow::Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// Written beside it and renamed. The name beside is always the same, so that a crash leaves one such file at most, which
-/// the next run takes.
+/// Written beside it and renamed. The name beside is always the same, so that a crash leaves one such file at most,
+/// which the next run takes.
 pub fn replace(target: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let (folder, name) = (target.parent().context("no folder")?, target.file_name().context("no name")?);
     fs::create_dir_all(folder)?;

@@ -1,9 +1,9 @@
 //! Images that cannot start under the snapshotter that containerd uses now.
 //!
-//! containerd has an image's layers as blobs, as snapshots of one snapshotter, or as both; with `discard_unpacked_layers`, and
-//! where an image streamed, there are no blobs. Under another snapshotter it would unpack the blobs again, and fails where
-//! they are gone. Such an image is taken off containerd's list: Kubernetes pulls it when it is next needed. What runs is
-//! not touched, as its own snapshots stay.
+//! containerd has an image's layers as blobs, as snapshots of one snapshotter, or as both; with
+//! `discard_unpacked_layers`, and where an image streamed, there are no blobs. Under another snapshotter it would
+//! unpack the blobs again, and fails where they are gone. Such an image is taken off containerd's list: Kubernetes
+//! pulls it when it is next needed. What runs is not touched, as its own snapshots stay.
 
 use std::collections::BTreeMap;
 

@@ -59,8 +59,8 @@ impl Planned {
 }
 
 impl Node {
-    /// Everything that an installation writes, containerd's own file last. Nothing is written yet, so that whatever cannot be
-    /// done is known before anything was.
+    /// Everything that an installation writes, containerd's own file last. Nothing is written yet, so that whatever
+    /// cannot be done is known before anything was.
     pub fn plan_install(&mut self, wish: &Wish) -> anyhow::Result<Vec<Planned>> {
         let ours = [Wanted::new(&["frontend", "snapshotter"], wish.socket.as_str())];
         let settings =

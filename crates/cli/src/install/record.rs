@@ -1,7 +1,7 @@
 //! What we did to which file, kept under the state folder until it is undone.
 //!
-//! It is written before the file that it speaks of, so that it always knows at least as much as was done: an entry whose file is
-//! still as it was before undoes nothing.
+//! It is written before the file that it speaks of, so that it always knows at least as much as was done: an entry
+//! whose file is still as it was before undoes nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -13,9 +13,9 @@ pub struct Service {
 
 /// The text of the unit.
 ///
-/// Nothing in it may give the process a mount namespace of its own (`ProtectSystem=`, `PrivateTmp=`, `ProtectKernelModules=`,
-/// …): what it mounts must be there for containerd and the containers. Nor a list of devices (`ProtectClock=`): it needs
-/// /dev/fuse. Nor `RestrictSUIDSGID=`: layers have such files.
+/// Nothing in it may give the process a mount namespace of its own (`ProtectSystem=`, `PrivateTmp=`,
+/// `ProtectKernelModules=`, …): what it mounts must be there for containerd and the containers. Nor a list of devices
+/// (`ProtectClock=`): it needs /dev/fuse. Nor `RestrictSUIDSGID=`: layers have such files.
 pub fn text(service: &Service) -> String {
     let mut command = String::new();
     for word in &service.command {
