@@ -6,6 +6,8 @@ fn main() -> anyhow::Result<()> {
         "sluice/v1/content.proto",
         "sluice/v1/node.proto",
         "containerd/snapshots.proto",
+        "containerd/images.proto",
+        "containerd/content.proto",
         "cri/runtime.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;

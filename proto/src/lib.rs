@@ -2,7 +2,8 @@
 //!
 //! `mesh.proto` holds what crosses the bus, `content.proto` the bulk bytes, `node.proto` what a
 //! frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
-//! [`cri`] are not ours: what a container runtime asks of a snapshotter, and Kubernetes of a runtime.
+//! [`cri`] are not ours: what a container runtime asks of a snapshotter and answers about its images, and what Kubernetes
+//! asks of a runtime.
 
 mod generated {
     #![allow(
@@ -40,10 +41,22 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.snapshots.v1");
             }
         }
+        pub mod images {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.images.v1");
+            }
+        }
+        pub mod content {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.content.v1");
+            }
+        }
     }
     pub mod types {
         tonic::include_proto!("containerd.types");
     }
+    pub use services::content::v1 as content;
+    pub use services::images::v1 as images;
     pub use services::snapshots::v1 as snapshots;
 }
 pub mod placement;

@@ -21,6 +21,7 @@ Examples:
   sluice mount debian:12 /mnt && ls /mnt           its file tree, read-only
   sluice compare oci:app:1 --rtt 20ms --bandwidth 200Mbit
                                                    against a normal pull, on this machine
+  sluice install --dry-run                         what it takes for Kubernetes on this node
 
 Exit codes:
   0 done   1 failed   2 wrong usage   3 the image cannot be streamed   4 the registry refused
@@ -102,6 +103,9 @@ pub enum Command {
     Status(commands::status::StatusArgs),
     Evict(commands::evict::EvictArgs),
     Serve(commands::serve::ServeArgs),
+    Install(Box<commands::install::InstallArgs>),
+    Uninstall(commands::uninstall::UninstallArgs),
+    Reserve(commands::reserve::ReserveArgs),
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
     Completions(commands::completions::CompletionsArgs),
@@ -139,6 +143,10 @@ mod tests {
             &["inspect", "x", "--platform", "linux/arm64/v8", "--plain-http"],
             &["config", "show"],
             &["completions", "bash"],
+            &["install", "--restart", "--socket", "/run/s.sock"],
+            &["install", "--root", "/mnt/image", "--frontend", "/bin/frontend", "--memory", "64GiB"],
+            &["uninstall", "--restart", "--force"],
+            &["reserve", "--memory", "4GiB"],
         ];
         for line in good {
             let words = std::iter::once("sluice").chain(line.iter().copied());
@@ -158,6 +166,11 @@ mod tests {
             &["ls", "--platform", "arm64"],
             &["compare", "x", "--bandwidth", "200"],
             &["compare", "x", "--ready-http", "80", "--ready-line", "up"],
+            &["install", "--root", "/mnt/image", "--restart"],
+            &["install", "--images", "--restart"],
+            &["install", "--memory", "4GiB"],
+            &["uninstall", "--force"],
+            &["reserve", "--memory", "much"],
         ];
         for line in bad {
             let words = std::iter::once("sluice").chain(line.iter().copied());

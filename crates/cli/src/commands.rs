@@ -7,14 +7,17 @@ pub mod evict;
 pub mod gc;
 pub mod import;
 pub mod inspect;
+pub mod install;
 pub mod link;
 pub mod ls;
 pub mod mount;
+pub mod reserve;
 pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod status;
 pub mod umount;
+pub mod uninstall;
 
 use std::process::ExitCode;
 
@@ -64,6 +67,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => return completions::run(&args),
         Command::Config(command) => return config::run(&global, command),
         Command::Link(args) => return link::run(args).await,
+        Command::Reserve(args) => return reserve::run(&global, &args),
+        Command::Install(args) => return Box::pin(install::run(&global, *args)).await,
+        Command::Uninstall(args) => return Box::pin(uninstall::run(&global, args)).await,
         _ => {}
     }
     let mut settings = Settings::load(&global)?;
@@ -85,7 +91,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
-        Command::Completions(_) | Command::Config(_) | Command::Link(_) => Ok(ExitCode::SUCCESS),
+        Command::Completions(_)
+        | Command::Config(_)
+        | Command::Link(_)
+        | Command::Reserve(_)
+        | Command::Install(_)
+        | Command::Uninstall(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod compare;
 pub mod embedded;
 pub mod exit;
 pub mod image_name;
+pub mod install;
 pub mod link;
 pub mod node;
 pub mod progress;

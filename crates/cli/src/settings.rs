@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 
-const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
+pub const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
 const SYSTEM_STATE: &str = "/var/lib/sluice";
 
 /// Memory of the cache beside a node: the one node keeps what it read, so nobody asks twice.
@@ -58,7 +58,12 @@ impl Default for Settings {
 
 impl Settings {
     pub fn load(global: &Global) -> anyhow::Result<Settings> {
-        let mut settings: Settings = lifecycle::config::load(&files(global), overrides(global))?;
+        Settings::load_files(&files(global), global)
+    }
+
+    /// With the files to read given.
+    pub fn load_files(files: &[PathBuf], global: &Global) -> anyhow::Result<Settings> {
+        let mut settings: Settings = lifecycle::config::load(files, overrides(global))?;
         settings.state = std::path::absolute(&settings.state).context("find the state folder")?;
         settings.fill();
         Ok(settings)
@@ -140,7 +145,7 @@ pub fn overrides(global: &Global) -> Vec<(String, String)> {
     global.set.iter().cloned().chain(flags).collect()
 }
 
-/// The flags that make a process of ours read the same settings: for the node that `mount` starts.
+/// The flags that make a process of ours read the same settings: for the node that `mount` starts, and a unit.
 pub fn flags(global: &Global) -> anyhow::Result<Vec<String>> {
     let absolute =
         |path: &Path| -> anyhow::Result<String> { Ok(std::path::absolute(path)?.display().to_string()) };
@@ -161,6 +166,9 @@ pub fn flags(global: &Global) -> anyhow::Result<Vec<String>> {
     if let Some(store) = &global.store {
         let folder = !store.contains("://");
         flag("--store", if folder { absolute(Path::new(store))? } else { store.clone() });
+    }
+    if let Some(nats) = &global.nats {
+        flag("--nats", nats.clone());
     }
     if let Some(project) = &global.project {
         flag("--project", project.clone());

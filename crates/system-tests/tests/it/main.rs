@@ -8,6 +8,7 @@ mod detached;
 mod equality;
 mod faults;
 mod healing;
+mod install;
 mod journey;
 mod kills;
 mod many;
