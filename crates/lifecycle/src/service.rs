@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -128,12 +129,14 @@ impl Service {
     pub async fn run(self) -> anyhow::Result<()> {
         let Service { shutdown, tasks, ready, starting, running, mut signals, drain_timeout, .. } = self;
         starting.ready();
+        tell_systemd(NotifyState::Ready);
         tokio::select! {
             signal = signals.next() => tracing::info!(signal, "shutting down"),
             () = shutdown.cancelled() => tracing::info!("shutting down"),
             () = running.failed.cancelled() => tracing::error!("shutting down: an essential task ended"),
         }
         ready.close();
+        tell_systemd(NotifyState::Stopping);
         shutdown.cancel();
         tasks.close();
         let drained = tokio::select! {
@@ -201,6 +204,13 @@ pub(crate) fn assignment(text: &str) -> anyhow::Result<(String, String)> {
         bail!("{text:?} names no key");
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Where systemd waits for it; nothing happens elsewhere.
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
 }
 
 #[cfg(test)]

@@ -154,6 +154,11 @@ fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(O
         tracing::warn!(%error, "the holder of the kernel's connection cannot be asked");
         None
     });
+    let stored = fuse::store::take().unwrap_or_else(|error| {
+        tracing::warn!(%error, "what systemd stored cannot be taken");
+        None
+    });
+    let held = held.or(stored);
     if let Some(device) = held {
         if let Some(mounts) = Mounts::resume(&config.state, &objects.local_dir())? {
             tracing::info!("going on with the connection of the process before");

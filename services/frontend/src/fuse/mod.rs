@@ -16,6 +16,7 @@
 pub(crate) mod holder;
 mod registry;
 mod session;
+pub(crate) mod store;
 mod takeover;
 
 use std::ffi::OsStr;

@@ -15,7 +15,7 @@ use fuser::SessionACL;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::holder::Keeper;
-use super::{Remote, takeover};
+use super::{Remote, store, takeover};
 use crate::mount::table;
 
 /// Two decode and answer metadata: one may be in a copy to the kernel while the other goes on.
@@ -135,6 +135,9 @@ fn threads() -> fuser::Config {
 
 fn keep(state: Option<&Path>, device: OwnedFd) -> anyhow::Result<Option<Keeper>> {
     let Some(state) = state else { return Ok(None) };
+    if let Err(error) = store::put(&device) {
+        tracing::warn!(%error, "systemd does not store the kernel's connection");
+    }
     Keeper::start(state, device).map(Some).context("cannot start the holder of the kernel's connection")
 }
 
