@@ -79,6 +79,7 @@ impl Node {
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
             sandbox_image,
+            hosts: None,
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
         let cri = connect(&scratch, &containerd, options)?;
@@ -284,7 +285,8 @@ fn serve(
     };
     command.args(["--set", &format!("frontend.snapshotter={}", socket.display())]);
     if options.image_service {
-        let (images, runtime) = (scratch.path("images.sock"), Containerd::socket_in(&scratch.path("containerd")));
+        let (images, runtime) =
+            (scratch.path("images.sock"), Containerd::socket_in(&scratch.path("containerd")));
         command.args(["--set", &format!("frontend.image_service={}", images.display())]);
         command.args(["--set", &format!("frontend.runtime={}", runtime.display())]);
     }

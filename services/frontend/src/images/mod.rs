@@ -110,7 +110,19 @@ pub(crate) struct Present {
 impl Images {
     /// Finds the images that an earlier process left, and the roots that still stand.
     pub(crate) async fn start(parts: Parts) -> anyhow::Result<Images> {
-        let Parts { config, bus, credentials, trusted, mesh, objects, downloads, known, mounts, tasks, shutdown } = parts;
+        let Parts {
+            config,
+            bus,
+            credentials,
+            trusted,
+            mesh,
+            objects,
+            downloads,
+            known,
+            mounts,
+            tasks,
+            shutdown,
+        } = parts;
         let node = Node {
             names: Names::open(&config.state)?,
             resolver: Resolver::new(bus.clone(), trusted),
