@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use testkit::containerd::Setup;
 use testkit::{Containerd, Server};
 
@@ -96,7 +96,9 @@ impl Cold {
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
         let cri = Cri::connect(&containerd.socket())?;
+        let before = site.pulled()?;
         let pod = cri.pod_that_logs("pod", &logs)?;
+        ensure!(site.pulled()? > before, "containerd goes around the simulated link: {}", containerd.log());
         Ok(Cold { cri, pod, containerd, frontend, scratch })
     }
 
@@ -120,15 +122,21 @@ impl Cold {
     }
 }
 
+impl Drop for Cold {
+    fn drop(&mut self) {
+        // As the kubelet does it: many containers that are killed under containerd's eyes take it a second each.
+        let _ = self.cri.remove_pod(&self.pod);
+    }
+}
+
 /// containerd reaches the registry through the link, under the name that it has everywhere.
 fn lead_through_link(hosts: &Path, site: &Site) -> anyhow::Result<()> {
     let folder = hosts.join(site.registry.host());
     std::fs::create_dir_all(&folder)?;
-    std::fs::write(
-        folder.join("hosts.toml"),
-        format!("server = \"http://127.0.0.1:{}\"\n", site.registry_port),
-    )?;
-    Ok(())
+    let link = format!("http://127.0.0.1:{}", site.registry_port);
+    // containerd 1.6 reads no file without a host, and no error of it ends a pull: hence the look at the link in `start`.
+    let text = format!("server = {link:?}\n[host.{link:?}]\ncapabilities = [\"pull\", \"resolve\"]\n");
+    Ok(std::fs::write(folder.join("hosts.toml"), text)?)
 }
 
 /// Empties the page cache and the kernel's caches of names and inodes.

@@ -72,11 +72,13 @@ fn round(site: &Site, image: &Image) -> anyhow::Result<Value> {
         .block_on(calls(&Frontend::socket_in(&folder), image))
         .with_context(|| format!("the frontend's log: {}", frontend.log()))?;
     let (first, others, container) = times;
-    let total = first + others.iter().sum::<f64>() + container;
+    // Not `sum`, whose nothing is -0.0.
+    let all_others = others.iter().fold(0.0, |sum, took| sum + took);
+    let total = first + all_others + container;
     Ok(json!({
         "first": first,
-        "each_other": if others.is_empty() { 0.0 } else { median(others.clone()) },
-        "others": others.iter().sum::<f64>(),
+        "each_other": if others.is_empty() { 0.0 } else { median(others) },
+        "others": all_others,
         "container": container,
         "total": total,
         "beyond_round_trip": total - ROUND_TRIP.as_secs_f64(),

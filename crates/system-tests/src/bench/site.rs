@@ -16,6 +16,8 @@ use crate::{Scratch, binaries};
 /// One round trip of the simulated link.
 pub const ROUND_TRIP: Duration = Duration::from_millis(20);
 const LINK: [&str; 4] = ["--rtt", "20ms", "--bandwidth", "200Mbit"];
+/// Which of the links leads there.
+const REGISTRY: usize = 0;
 /// How long what a start read may take until it is known: a start is over some seconds after its last read.
 const PROFILE_MAX: Duration = Duration::from_secs(60);
 const PROFILE_POLL: Duration = Duration::from_millis(50);
@@ -43,14 +45,14 @@ impl Site {
         let advertise = format!("cache.advertise=http://127.0.0.1:{}", cache.port);
         let backend = Backend::start(&scratch, cache_port, &[plain_http], &[advertise])?;
         let nats = Link::start(port_of(&backend.nats.url())?, &LINK)?;
-        let front = Link::start(port_of(&registry.host())?, &LINK)?;
+        let registry_link = Link::start(port_of(&registry.host())?, &LINK)?;
         let mut site = Site {
             registry,
             backend,
             pause: String::new(),
-            registry_port: front.port,
+            registry_port: registry_link.port,
             nats_port: nats.port,
-            links: Mutex::new([cache, nats, front]),
+            links: Mutex::new([registry_link, nats, cache]),
             scratch,
         };
         site.pause = site.push_pause()?;
@@ -85,12 +87,13 @@ impl Site {
     /// Bytes that came to nodes so far.
     pub fn moved(&self) -> anyhow::Result<u64> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sum = 0;
-        for link in links.iter_mut() {
-            let counters: serde_json::Value = serde_json::from_str(&link.tell("counters")?)?;
-            sum += counters["down"].as_u64().context("a link counts bytes")?;
-        }
-        Ok(sum)
+        links.iter_mut().map(came_over).sum()
+    }
+
+    /// Those of them that came from the registry.
+    pub fn pulled(&self) -> anyhow::Result<u64> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        came_over(&mut links[REGISTRY])
     }
 
     /// Forgets what starts read, so that the next is a first one.
@@ -116,6 +119,11 @@ impl Site {
     fn profiles(&self) -> PathBuf {
         self.scratch.path("mesh-store").join("default/profiles")
     }
+}
+
+fn came_over(link: &mut Link) -> anyhow::Result<u64> {
+    let counters: serde_json::Value = serde_json::from_str(&link.tell("counters")?)?;
+    counters["down"].as_u64().context("a link counts bytes")
 }
 
 fn port_of(address: &str) -> anyhow::Result<u16> {
