@@ -68,20 +68,22 @@ impl Site {
     /// Pushes an image and imports it: its reference, and its manifest's digest.
     pub fn add(&self, name: &str, spec: &ImageSpec) -> anyhow::Result<(String, String)> {
         let mut layout = LayoutWriter::create(&self.scratch.path(&format!("layout-{name}")))?;
-        let digest = layout.image(name, spec)?;
-        Ok((self.add_layout(name, &layout.reference(name))?, digest))
+        layout.image(name, spec)?;
+        self.add_layout(name, &layout.reference(name))
     }
 
-    /// The same of an image that somebody made: its reference.
-    pub fn add_layout(&self, name: &str, layout: &str) -> anyhow::Result<String> {
+    /// The same of an image that somebody made.
+    pub fn add_layout(&self, name: &str, layout: &str) -> anyhow::Result<(String, String)> {
         let reference = self.registry.push(layout, &format!("{name}:latest"))?;
         let output = binaries::command("sluice")?
-            .args(["--nats", &self.backend.nats.url(), "--plain-http", "--state"])
+            .args(["--nats", &self.backend.nats.url(), "--plain-http", "--json", "--state"])
             .arg(self.scratch.path("cli"))
             .args(["import", &reference])
             .output()?;
         ensure!(output.status.success(), "import {name}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(reference)
+        let imported: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let manifest = imported["images"][0]["manifest_digest"].as_str();
+        Ok((reference, manifest.context("an import names its manifest")?.to_owned()))
     }
 
     /// Bytes that came to nodes so far.
@@ -104,12 +106,11 @@ impl Site {
         }
     }
 
-    /// Waits, bounded, until what a start read is known.
-    pub fn wait_for_profile(&self) -> anyhow::Result<()> {
+    /// Waits, bounded, until what a start of the image read is known.
+    pub fn wait_for_profile(&self, manifest: &str) -> anyhow::Result<()> {
         let asked = Instant::now();
-        let known =
-            |folder: PathBuf| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-        while !known(self.profiles()) {
+        let name = manifest.trim_start_matches("sha256:");
+        while !self.profiles().join(name).exists() {
             ensure!(asked.elapsed() < PROFILE_MAX, "nobody reported what the start read");
             sleep(PROFILE_POLL);
         }

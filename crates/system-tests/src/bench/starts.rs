@@ -21,14 +21,14 @@ pub struct Image {
 
 /// Times are in seconds and add up to `total`.
 pub fn measure(site: &Site, image: &Image, rounds: usize) -> anyhow::Result<Value> {
-    let reference = site.add_layout(&image.name, &image.layout)?;
+    let (reference, manifest) = site.add_layout(&image.name, &image.layout)?;
     let (mut first, mut overlayfs, mut sluice) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let start = |snapshotter| start(site, snapshotter, image, &reference);
         site.forget_profiles()?;
         let (node, measured) = start(Snapshotter::Sluice)?;
         first.push(measured);
-        site.wait_for_profile()?;
+        site.wait_for_profile(&manifest)?;
         drop(node);
         overlayfs.push(start(Snapshotter::Overlayfs)?.1);
         sluice.push(start(Snapshotter::Sluice)?.1);
