@@ -26,7 +26,8 @@ test *ARGS: setup
     cargo test --workspace "$@"
 
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
-bench OUTPUT="target-bench": setup release
+bench OUTPUT="target-bench": setup
+    cargo build --release --package cli --package frontend --package fetcher --package cache --package system-tests --bins
     scripts/bench {{ sluice }} {{ OUTPUT }}
 
 # run every fuzz target for some seconds

@@ -1,4 +1,4 @@
-//! Finds the workspace's own binaries: they stand beside the test's.
+//! Finds the workspace's own binaries: they stand beside this one, or above it when this is a test.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 
 /// The path of the workspace binary `name`.
 pub fn path(name: &str) -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder =
-        test.parent().and_then(|deps| deps.parent()).context("a test stands in target/PROFILE/deps")?;
+    let this = std::env::current_exe()?;
+    let beside = this.parent().context("a program stands in a folder")?;
+    let folder = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let path = folder.join(name);
     ensure!(path.exists(), "{} is missing: `cargo build --workspace --bins` makes it", path.display());
     Ok(path)

@@ -86,6 +86,11 @@ impl Cri {
     }
 
     pub fn pod(&self, name: &str) -> anyhow::Result<Pod> {
+        self.pod_that_logs(name, Path::new(""))
+    }
+
+    /// What its containers print goes to files in a folder.
+    pub fn pod_that_logs(&self, name: &str, logs: &Path) -> anyhow::Result<Pod> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let host = NamespaceMode::Node.into();
         let namespaces = NamespaceOption { network: host, ..NamespaceOption::default() };
@@ -96,11 +101,11 @@ impl Cri {
                 namespace: "default".to_owned(),
                 attempt: 0,
             }),
+            log_directory: logs.display().to_string(),
             linux: Some(LinuxPodSandboxConfig {
                 security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces) }),
                 ..LinuxPodSandboxConfig::default()
             }),
-            ..PodSandboxConfig::default()
         };
         let request = RunPodSandboxRequest { config: Some(config.clone()) };
         let run = self.runtime.block_on(self.containers.clone().run_pod_sandbox(request));
@@ -112,10 +117,19 @@ impl Cri {
 
     /// Creates a container and starts it; its id.
     pub fn start(&self, pod: &Pod, name: &str, image: &str, command: &[&str]) -> anyhow::Result<String> {
+        let id = self.create(pod, name, image, command)?;
+        self.begin(&id)?;
+        Ok(id)
+    }
+
+    /// Creates a container, with the image's own command where there is none here; its id. Its log is named after it.
+    pub fn create(&self, pod: &Pod, name: &str, image: &str, command: &[&str]) -> anyhow::Result<String> {
+        let logs = !pod.config.log_directory.is_empty();
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(spec(image)),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
+            log_path: if logs { name.to_owned() } else { String::new() },
             ..ContainerConfig::default()
         };
         let request = CreateContainerRequest {
@@ -123,15 +137,16 @@ impl Cri {
             config: Some(config),
             sandbox_config: Some(pod.config.clone()),
         };
-        let mut containers = self.containers.clone();
-        self.runtime.block_on(async move {
-            let created = containers.create_container(request).await;
-            let id = created.with_context(|| format!("creating container {name}"))?.into_inner().container_id;
-            let started =
-                containers.start_container(StartContainerRequest { container_id: id.clone() }).await;
-            started.with_context(|| format!("starting container {name}"))?;
-            Ok(id)
-        })
+        let created = self.runtime.block_on(self.containers.clone().create_container(request));
+        Ok(created.with_context(|| format!("creating container {name}"))?.into_inner().container_id)
+    }
+
+    /// Starts a container that was created.
+    pub fn begin(&self, container: &str) -> anyhow::Result<()> {
+        let request = StartContainerRequest { container_id: container.to_owned() };
+        let started = self.runtime.block_on(self.containers.clone().start_container(request));
+        started.with_context(|| format!("starting container {container}"))?;
+        Ok(())
     }
 
     /// Runs a command in a container, which must succeed; what it printed.
@@ -183,7 +198,8 @@ fn spec(image: &str) -> ImageSpec {
     ImageSpec { image: image.to_owned() }
 }
 
-async fn channel(socket: PathBuf) -> anyhow::Result<Channel> {
+/// A connection over a unix socket.
+pub(crate) async fn channel(socket: PathBuf) -> anyhow::Result<Channel> {
     let connect = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }

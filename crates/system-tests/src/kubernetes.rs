@@ -85,6 +85,7 @@ impl Node {
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
             sandbox_image,
+            hosts: None,
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
         let cri = connect(&scratch, &containerd, options)?;

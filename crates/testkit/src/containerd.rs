@@ -19,6 +19,8 @@ pub struct Setup {
     pub annotations: bool,
     /// The image of a pod's own process.
     pub sandbox_image: String,
+    /// Folder of `HOST/hosts.toml`, which say where registries really are.
+    pub hosts: Option<PathBuf>,
 }
 
 /// Ended, with what it runs, when dropped; its folder stays to whom it belongs.
@@ -142,11 +144,14 @@ disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "{snapshotter}"
 disable_snapshot_annotations = {no_annotations}
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{hosts}"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{opt}"
 "#,
         sandbox_image = setup.sandbox_image,
         no_annotations = !setup.annotations,
+        hosts = setup.hosts.as_deref().unwrap_or(Path::new("")).display(),
         opt = folder.join("opt").display(),
     )
 }

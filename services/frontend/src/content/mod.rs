@@ -118,6 +118,11 @@ impl Mesh {
         Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, options }
     }
 
+    /// Finds the replicas, unless they are known, for who will soon need them.
+    pub async fn locate(&self) {
+        self.endpoints.current().await;
+    }
+
     /// The content of one image.
     pub fn content(&self, access: Access) -> Result<Content, store::StoreError> {
         let store = self.store.as_ref().map(|store| store.project(&access.project)).transpose()?;

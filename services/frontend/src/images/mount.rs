@@ -61,6 +61,9 @@ impl Images {
         importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
         let config = &self.node.config;
+        // What is asked next needs the answer: both round trips at the same time.
+        let mesh = self.node.mesh.clone();
+        self.node.tasks.spawn(async move { mesh.locate().await });
         let remembered = self.remembered(request).await?;
         let timeout =
             if remembered.is_some() { config.known_resolve_timeout } else { config.resolve_timeout };
