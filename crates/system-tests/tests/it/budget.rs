@@ -19,12 +19,12 @@ fn complete(node: &Node, images: usize) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_node_of_four_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
-    let reserved = frontend::reservation(4 * GIB);
+fn a_node_of_sixteen_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
+    let reserved = frontend::reservation(16 * GIB);
     let settings = vec![format!("frontend.memory_budget={reserved}")];
     let options = Options {
         services: true,
-        memory: Some(GIB),
+        memory: Some(reserved),
         settings,
         program: Some("/work/target-rel/release/frontend".into()),
         ..Options::default()
