@@ -38,7 +38,7 @@ impl Eligibility for Hostile {
                 "megabytes" => return Ok(refuse("large", "x".repeat(8 << 20))),
                 "no-reason" => return Ok(refuse("", "")),
                 "control" => return Ok(refuse("control", "\u{1b}[31mred")),
-                // SAFETY: none. The host must not trust what a guest says is text.
+                // SAFETY: deliberately none: the host must not trust that what a guest calls text is text.
                 "not-text" => {
                     return Ok(refuse("text", unsafe { String::from_utf8_unchecked(vec![0xff; 9]) }));
                 }
@@ -71,18 +71,18 @@ fn misbehave(how: &str) {
         "panic" => panic!("nobody expects this"),
         "trap" => core::arch::wasm32::unreachable(),
         "outside" => {
-            // SAFETY: none. The host must stop it.
+            // SAFETY: deliberately none: the host must stop it.
             unsafe { std::ptr::read_volatile(0xffff_fff0 as *const u8) };
         }
         _ => {}
     }
 }
 
+/// Of small frames, so that the stack that is full is the host's, and not the one that compilers keep in linear memory.
 #[expect(unconditional_recursion, reason = "the host must stop it")]
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {
-    let frame = black_box([depth; 64]);
-    black_box(recurse(black_box(depth + 1))) + frame[(depth % 64) as usize]
+    black_box(recurse(depth + 1)) + depth
 }
 
 sluice_policy::eligibility!(Hostile);
