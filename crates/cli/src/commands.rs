@@ -43,8 +43,14 @@ impl Context {
         Progress::new(self.global.quiet)
     }
 
+    /// A session for questions about what the store holds.
     pub async fn session(&self) -> anyhow::Result<Session> {
-        Session::open(&self.settings).await
+        Session::open(&self.settings, false).await
+    }
+
+    /// A session for questions about images, which policies judge.
+    pub async fn judging_session(&self) -> anyhow::Result<Session> {
+        Session::open(&self.settings, true).await
     }
 
     pub async fn node(&self, progress: &Progress) -> anyhow::Result<Node> {

@@ -8,7 +8,8 @@ use crate::harness::{Harness, config, facts, image};
 
 /// What `name` with these settings says: its decision and its reason code.
 async fn says(name: &str, settings: &str, facts: Facts) -> (Decision, String) {
-    let set = format!("[[eligibility]]\nname = 'x'\nsource = 'builtin:{name}'\n[eligibility.settings]\n{settings}");
+    let set =
+        format!("[[eligibility]]\nname = 'x'\nsource = 'builtin:{name}'\n[eligibility.settings]\n{settings}");
     let JudgeReply { verdicts, .. } = Harness::with(&set).await.judge(facts).await;
     assert_eq!(verdicts[0].failure, "", "{}", verdicts[0].message);
     (verdicts[0].decision(), verdicts[0].reason.clone())
@@ -31,7 +32,8 @@ async fn schema_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn encrypted_layers() {
     check("encrypted-layers", "", facts(), None).await;
-    check("encrypted-layers", "", image(|image| image.layers[1].encrypted = true), Some("encrypted-layers")).await;
+    check("encrypted-layers", "", image(|image| image.layers[1].encrypted = true), Some("encrypted-layers"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +51,8 @@ async fn layer_shape() {
 #[tokio::test(flavor = "multi_thread")]
 async fn size_limits() {
     check("size-limits", "", facts(), None).await;
-    check("size-limits", "largest-image = 1500\nlargest-layer = 1000\nsmallest-image = 1500", facts(), None).await;
+    check("size-limits", "largest-image = 1500\nlargest-layer = 1000\nsmallest-image = 1500", facts(), None)
+        .await;
     check("size-limits", "largest-image = 1499", facts(), Some("image-too-large")).await;
     check("size-limits", "largest-layer = 999", facts(), Some("layer-too-large")).await;
     check("size-limits", "smallest-image = 1501", facts(), Some("image-too-small")).await;
@@ -86,7 +89,8 @@ async fn registry_region() {
 }
 
 async fn plan(settings: &str, source: &str, starts: u32, chunks: u32) -> PlanReply {
-    let set = format!("[[prefetch]]\nname = 'x'\nsource = 'builtin:{source}'\n[prefetch.settings]\n{settings}");
+    let set =
+        format!("[[prefetch]]\nname = 'x'\nsource = 'builtin:{source}'\n[prefetch.settings]\n{settings}");
     Harness::start(config(&set)).await.unwrap().plan(starts, chunks).await.unwrap()
 }
 
@@ -98,7 +102,10 @@ fn items(plan: &PlanReply) -> Vec<Item> {
 async fn learned_and_whole_image() {
     let run = |count| Item::Chunks(ChunkRun { first: 0, count });
     let learned = plan("", "learned", 3, 12).await;
-    assert_eq!((learned.mode(), items(&learned), learned.bandwidth), (Mode::ListedThenRest, vec![run(12)], None));
+    assert_eq!(
+        (learned.mode(), items(&learned), learned.bandwidth),
+        (Mode::ListedThenRest, vec![run(12)], None)
+    );
     let nothing_known = plan("", "learned", 0, 0).await;
     assert_eq!((nothing_known.mode(), items(&nothing_known)), (Mode::ListedThenRest, vec![]));
     let told = plan("rest = false\nbandwidth = 5000000\nfirst = ['usr/bin/app']", "learned", 1, 2).await;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bus::Bus;
 use policy::{Config, Policies, PolicyConfig, SetConfig};
 use proto::{
-    Decision, Facts, ImageFacts, JudgeReply, JudgeRequest, LayerFacts, Pair, PlanReply, PlanRequest, PoliciesReply,
-    PoliciesRequest, Verdict,
+    Decision, Facts, ImageFacts, JudgeReply, JudgeRequest, LayerFacts, Pair, PlanReply, PlanRequest,
+    PoliciesReply, PoliciesRequest, Verdict,
 };
 use sha2::{Digest, Sha256};
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -30,7 +30,11 @@ async fn each_misbehaviour_is_a_failure_of_its_kind() {
     ] {
         let harness = harness("abstain").await;
         let verdict = harness.misbehave("bad", how).await;
-        assert_eq!((verdict.failure.as_str(), verdict.decision()), (kind, Decision::Abstain), "{how}: {verdict:?}");
+        assert_eq!(
+            (verdict.failure.as_str(), verdict.decision()),
+            (kind, Decision::Abstain),
+            "{how}: {verdict:?}"
+        );
         assert!(verdict.message.contains(message), "{how}: {}", verdict.message);
         assert_eq!(verdict.reason, "policy-failed");
         let after = harness.judge(facts()).await;
@@ -40,7 +44,9 @@ async fn each_misbehaviour_is_a_failure_of_its_kind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_failure_rule_decides_for_the_image() {
-    for (rule, decision) in [("refuse", Decision::Refuse), ("accept", Decision::Accept), ("abstain", Decision::Accept)] {
+    for (rule, decision) in
+        [("refuse", Decision::Refuse), ("accept", Decision::Accept), ("abstain", Decision::Accept)]
+    {
         let reply = harness(rule).await.judge(misbehaving("trap")).await;
         assert_eq!(reply.decision(), decision, "{rule}");
         assert_eq!(reply.verdicts[1].decision(), Decision::Accept, "the good policy is asked all the same");

@@ -38,12 +38,17 @@ async fn what_is_no_policy_is_refused_by_what_it_is() {
     )
     .await;
     let prefetch = refusal(PolicyConfig::builtin("learned")).await;
-    assert!(prefetch.contains("it is not of the world `eligibility`: it exports sluice:policy/plan@0.1.0"), "{prefetch}");
+    assert!(
+        prefetch.contains("it is not of the world `eligibility`: it exports sluice:policy/plan@0.1.0"),
+        "{prefetch}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_imports_more_than_a_log_is_refused_before_it_runs() {
-    for import in ["wasi:cli/environment@0.2.0", "wasi:clocks/monotonic-clock@0.2.0", "wasi:sockets/tcp@0.2.0"] {
+    for import in
+        ["wasi:cli/environment@0.2.0", "wasi:clocks/monotonic-clock@0.2.0", "wasi:sockets/tcp@0.2.0"]
+    {
         let text = format!(r#"(component (import "{import}" (instance)))"#);
         component_is_refused(&text, &format!("it imports {import}; a policy may import nothing but")).await;
     }
@@ -71,14 +76,26 @@ async fn another_digest_than_the_pinned_one_is_refused() {
 async fn settings_are_checked_by_the_host_and_by_the_policy() {
     let hostile = hostile();
     for (source, settings, expected) in [
-        ("builtin:size-limits", "largest-image = 'much'", "its settings are wrong: largest-image: a whole number expected"),
+        (
+            "builtin:size-limits",
+            "largest-image = 'much'",
+            "its settings are wrong: largest-image: a whole number expected",
+        ),
         ("builtin:size-limits", "biggest = 3", "biggest: there is no such setting; there are largest-image"),
-        ("builtin:size-limits", "largest-image = 1\nsmallest-image = 2", "smallest-image: it is more than largest-image"),
+        (
+            "builtin:size-limits",
+            "largest-image = 1\nsmallest-image = 2",
+            "smallest-image: it is more than largest-image",
+        ),
         ("builtin:registry-region", "areas = { europe = [] }", "areas: europe contains no region"),
         (hostile.as_str(), "even = 3", "even: it is odd"),
         (hostile.as_str(), "checks = 'loop'", "letting it check its settings: it ran longer than 100ms"),
         (hostile.as_str(), "checks = 'panic'", "nobody expects this"),
-        (hostile.as_str(), "answer = 'Not A Code'", "trying it on an ordinary image: its answer makes no sense"),
+        (
+            hostile.as_str(),
+            "answer = 'Not A Code'",
+            "trying it on an ordinary image: its answer makes no sense",
+        ),
     ] {
         let settings = settings.parse().unwrap();
         let error = refusal(PolicyConfig { settings, ..policy(source.to_owned()) }).await;

@@ -73,7 +73,10 @@ async fn a_new_set_replaces_the_old_one_only_when_all_of_it_works() {
     for (wrong, expected) in [
         ("[[eligibility]]", "missing field"),
         ("[[eligibility]]\nname = 'x'\nsource = 'builtin:nothing'", "there is no policy builtin:nothing"),
-        ("[[eligibility]]\nname = 'x'\nsource = 'builtin:size-limits'\nsettings = { a = 1 }", "no such setting"),
+        (
+            "[[eligibility]]\nname = 'x'\nsource = 'builtin:size-limits'\nsettings = { a = 1 }",
+            "no such setting",
+        ),
     ] {
         std::fs::write(&file, wrong).unwrap();
         let reply = until(&harness, |reply| reply.last_error.contains(expected)).await;
