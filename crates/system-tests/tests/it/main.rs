@@ -11,6 +11,7 @@ mod journey;
 mod kills;
 mod many;
 mod mixed;
+mod policies;
 mod reboot;
 mod restarts;
 mod snapshotter;
