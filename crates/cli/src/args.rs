@@ -103,6 +103,8 @@ pub enum Command {
     Evict(commands::evict::EvictArgs),
     Serve(commands::serve::ServeArgs),
     #[command(subcommand)]
+    Policy(commands::policy::PolicyCommand),
+    #[command(subcommand)]
     Config(commands::config::ConfigCommand),
     Completions(commands::completions::CompletionsArgs),
     #[command(hide = true)]
@@ -138,6 +140,11 @@ mod tests {
             &["--set", "frontend.background=false", "ls", "--json"],
             &["inspect", "x", "--platform", "linux/arm64/v8", "--plain-http"],
             &["config", "show"],
+            &["policy", "ls"],
+            &["policy", "check", "mine.wasm", "--settings", "mine.toml"],
+            &["policy", "run", "mine.wasm", "debian:12"],
+            &["policy", "run", "mine.wasm", "--facts", "facts.json"],
+            &["policy", "facts", "debian:12"],
             &["completions", "bash"],
         ];
         for line in good {
@@ -157,6 +164,8 @@ mod tests {
             &["ls", "--username", "me"],
             &["ls", "--platform", "arm64"],
             &["compare", "x", "--bandwidth", "200"],
+            &["policy", "run", "mine.wasm"],
+            &["policy", "run", "mine.wasm", "debian:12", "--facts", "facts.json"],
             &["compare", "x", "--ready-http", "80", "--ready-line", "up"],
         ];
         for line in bad {

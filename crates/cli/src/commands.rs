@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod link;
 pub mod ls;
 pub mod mount;
+pub mod policy;
 pub mod rm;
 pub mod run;
 pub mod serve;
@@ -90,6 +91,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Gc(args) => gc::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
+        Command::Policy(command) => policy::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
         Command::Completions(_) | Command::Config(_) | Command::Link(_) => Ok(ExitCode::SUCCESS),
     }

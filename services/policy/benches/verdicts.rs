@@ -14,7 +14,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    println!("{:<24} {:>10} {:>10} {:>10} {:>10} {:>12}", "", "guest p50", "guest p99", "bus p50", "bus p99", "verdicts/s");
+    println!(
+        "{:<24} {:>10} {:>10} {:>10} {:>10} {:>12}",
+        "", "guest p50", "guest p99", "bus p50", "bus p99", "verdicts/s"
+    );
     let five = ["schema-version", "encrypted-layers", "layer-shape", "size-limits", "registry-region"];
     for (name, policies) in [("one policy", &five[..1]), ("five policies", &five[..])] {
         let began = Instant::now();
@@ -25,16 +28,29 @@ async fn main() -> anyhow::Result<()> {
             let asked = Instant::now();
             let reply = judge(&bus).await?;
             bus_times.push(asked.elapsed());
-            guest.push(Duration::from_micros(reply.verdicts.iter().map(|verdict| verdict.microseconds).sum()));
+            guest
+                .push(Duration::from_micros(reply.verdicts.iter().map(|verdict| verdict.microseconds).sum()));
         }
         let rate = rate(&bus).await?;
-        let row = [quantile(&mut guest, 50), quantile(&mut guest, 99), quantile(&mut bus_times, 50), quantile(&mut bus_times, 99)];
+        let row = [
+            quantile(&mut guest, 50),
+            quantile(&mut guest, 99),
+            quantile(&mut bus_times, 50),
+            quantile(&mut bus_times, 99),
+        ];
         let row = row.map(|time| format!("{time:>10.0?}")).join(" ");
         println!("{name:<24} {row} {rate:>12.0}");
         println!("{:<24} {loaded:>10.0?}", "  loaded in");
     }
     let status = std::fs::read_to_string("/proc/self/status")?;
-    print!("{}", status.lines().filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM")).map(|line| format!("{line}\n")).collect::<String>());
+    print!(
+        "{}",
+        status
+            .lines()
+            .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    );
     Ok(())
 }
 
@@ -42,7 +58,8 @@ async fn start(policies: &[&str]) -> anyhow::Result<(Bus, Policies)> {
     let eligibility = policies.iter().map(|name| PolicyConfig::builtin(name)).collect();
     let config = Config { set: SetConfig { eligibility, ..SetConfig::default() }, ..Config::default() };
     let bus = Bus::in_process();
-    let policies = Policies::start(config, bus.clone(), &TaskTracker::new(), CancellationToken::new()).await?;
+    let policies =
+        Policies::start(config, bus.clone(), &TaskTracker::new(), CancellationToken::new()).await?;
     Ok((bus, policies))
 }
 
@@ -54,7 +71,8 @@ async fn judge(bus: &Bus) -> anyhow::Result<JudgeReply> {
         ..LayerFacts::default()
     };
     let layers = (1..=12).map(layer).collect();
-    let image = ImageFacts { reference: "app:1".to_owned(), schema_version: 2, layers, ..ImageFacts::default() };
+    let image =
+        ImageFacts { reference: "app:1".to_owned(), schema_version: 2, layers, ..ImageFacts::default() };
     let facts = Facts { image: Some(image), ..Facts::default() };
     Ok(bus.call(JudgeRequest { facts: Some(facts) }, DEADLINE).await?)
 }

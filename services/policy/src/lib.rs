@@ -23,7 +23,7 @@ mod source;
 mod verdict;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use bus::{Answering, Bus};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use host::Host;
+use host::{Host, Unusable};
 use service::Service;
 use set::Set;
 use watch::SetFile;
@@ -75,6 +75,30 @@ impl Policies {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));
         }
         Ok(Policies { _answering: answering })
+    }
+}
+
+/// Runs one plugin from a file, as the only policy of its world, whichever that is: for its author, who need not pin it.
+pub async fn try_plugin(
+    file: &Path,
+    settings: toml::Table,
+    limits: Limits,
+    bus: Bus,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Policies> {
+    let source = source::pinned(file, limits.plugin_size.as_u64())?;
+    let policy = PolicyConfig { settings, source, ..PolicyConfig::builtin("plugin") };
+    let start = |eligibility, prefetch| {
+        let set = SetConfig { combine: Combine::All, eligibility, prefetch };
+        let config = Config { file: None, set, limits: limits.clone() };
+        Policies::start(config, bus.clone(), tasks, shutdown.clone())
+    };
+    match start(vec![policy.clone()], Vec::new()).await {
+        Err(error) if error.downcast_ref().is_some_and(Unusable::is_other_world) => {
+            start(Vec::new(), vec![policy]).await
+        }
+        started => started,
     }
 }
 

@@ -43,7 +43,7 @@ impl<W: World> Plugin<W> {
         let guest = match known.iter().find(|plugin| plugin.digest == fetched.digest) {
             Some(plugin) => plugin.guest.renamed(&config.name),
             None => Guest::load(host, &config.name, &fetched.bytes)
-                .with_context(|| format!("{} ({}) cannot be used", config.source, fetched.digest))?,
+                .with_context(|| format!("{} cannot be used", config.source))?,
         };
         let about = guest.describe().context("asking it about itself")?;
         let settings = settings::typed(&about, &config.settings)
@@ -81,6 +81,7 @@ impl<W: World> Plugin<W> {
             summary: brief(&self.about.summary),
             monitored: self.monitored(),
             open_circuit: self.breaker().is_open(),
+            settings: self.about.settings.iter().map(settings::shown).collect(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use toml::Value as Written;
 
-use crate::host::{About, Kind, Problem, Setting, Value};
+use crate::host::{About, Kind, KnownSetting, Problem, Setting, Value};
+use crate::verdict::brief;
 
 /// Settings of one policy; the largest real ones are allow-lists.
 const SETTINGS_MAX: usize = 64;
@@ -29,6 +30,16 @@ pub(crate) fn typed(about: &About, written: &toml::Table) -> Result<Vec<Setting>
     let missing = about.settings.iter().filter(|known| known.required && !written.contains_key(&known.name));
     problems.extend(missing.map(|known| problem(&known.name, "it is required")));
     if problems.is_empty() { Ok(settings) } else { Err(problems) }
+}
+
+/// A setting that a policy has, for people.
+pub(crate) fn shown(known: &KnownSetting) -> proto::PolicySetting {
+    proto::PolicySetting {
+        name: brief(&known.name),
+        kind: expected(known.kind).to_owned(),
+        required: known.required,
+        help: brief(&known.help),
+    }
 }
 
 /// All on one line, for an error.

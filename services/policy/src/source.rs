@@ -67,6 +67,13 @@ impl Source {
     }
 }
 
+/// The source that means this file as it is now.
+pub(crate) fn pinned(file: &Path, max: u64) -> anyhow::Result<String> {
+    let file = std::path::absolute(file)?;
+    let bytes = read(&file, max).with_context(|| format!("reading {}", file.display()))?;
+    Ok(format!("file:{}@{}", file.display(), digest(&bytes)))
+}
+
 /// `sha256:<hex>`
 pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))

@@ -215,3 +215,43 @@ fn a_policy_that_fails_refuses_by_its_rule_and_inspect_says_why() -> anyhow::Res
     }
     Ok(())
 }
+
+/// docs/policies.md: the example is checked, tried on facts and on an image, and decides.
+#[test]
+fn the_example_of_the_guide_is_checked_tried_and_used() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let images = Images::make(&scratch)?;
+    let latest = images.registry.reference("far:latest");
+    let plugin = binaries::plugin("tests/no-latest.wasm")?.display().to_string();
+    let checked = scratch.json(["policy", "check", &plugin])?;
+    assert_eq!(
+        (&checked["world"], &checked["version"]),
+        (&json!("eligibility"), &json!("1.0.0")),
+        "{checked}"
+    );
+    let source = checked["source"].as_str().unwrap_or_default().to_owned();
+
+    let facts = scratch.json(["policy", "facts", "--plain-http", &latest])?;
+    assert_eq!(
+        (&facts["image"]["tag"], &facts["image"]["schema_version"]),
+        (&json!("latest"), &json!(2)),
+        "{facts}"
+    );
+    let file = scratch.path("facts.json");
+    fs::write(&file, facts.to_string())?;
+    for about in [vec!["--facts", file.to_str().unwrap_or_default()], vec!["--plain-http", &latest]] {
+        let output = scratch.run([&["policy", "run", plugin.as_str()][..], &about].concat())?;
+        assert_eq!(output.status.code(), Some(NOT_ELIGIBLE), "{}", String::from_utf8_lossy(&output.stderr));
+        let verdict: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(verdict["reason"], "tag-latest", "{verdict}");
+    }
+
+    let set = format!("policy.set.eligibility=[{{name=\"mine\", source=\"{source}\"}}]");
+    let output = scratch.run(["--set", &set, "import", "--plain-http", &latest])?;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(NOT_ELIGIBLE), "{message}");
+    assert!(message.contains("name a version") && message.contains("(policy mine: tag-latest)"), "{message}");
+    let listed = scratch.json(["--set", &set, "policy", "ls"])?;
+    assert_eq!(listed["policies"][0]["name"], "mine", "{listed}");
+    Ok(())
+}

@@ -47,6 +47,7 @@ impl Service {
             image: record.as_ref().map(summary),
             ineligible: judged.reasons(),
             verdicts: judged.verdicts,
+            facts: Some(judged.facts),
         })
     }
 }

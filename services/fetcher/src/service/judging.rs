@@ -29,6 +29,8 @@ const UNREADABLE: &str = "unreadable-layers";
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     pub(super) verdicts: Vec<Verdict>,
+    /// What the policies were told.
+    pub(super) facts: Facts,
     /// Why the image cannot stream, each with its code; empty: it can.
     pub(super) refusals: Vec<Refusal>,
 }
@@ -58,7 +60,8 @@ impl Service {
         found: &Found,
         asker: Asker<'_>,
     ) -> Result<Judged, Status> {
-        let request = JudgeRequest { facts: Some(facts(&self.judging, name, found, &asker)) };
+        let facts = facts(&self.judging, name, found, &asker);
+        let request = JudgeRequest { facts: Some(facts.clone()) };
         let verdicts = match self.ask_policies(request).await {
             Ok(reply) => verdicts(reply),
             Err(status) if self.judging.unanswered == Unanswered::Accept => {
@@ -72,7 +75,7 @@ impl Service {
                 return Err(Status::unavailable(reason));
             }
         };
-        Ok(judged(verdicts, found))
+        Ok(Judged { facts, ..judged(verdicts, found) })
     }
 
     /// Where policies must agree, one that restarts is waited for; else nobody waits for a service that may not exist.
@@ -131,7 +134,7 @@ fn judged((verdicts, refused): (Vec<Verdict>, bool), found: &Found) -> Judged {
     };
     let refusals =
         verdicts.iter().filter(speaks).map(of_policy).chain(found.ineligible.iter().map(own)).collect();
-    Judged { verdicts, refusals }
+    Judged { verdicts, refusals, facts: Facts::default() }
 }
 
 fn facts(judging: &Judging, name: &ImageName, found: &Found, asker: &Asker<'_>) -> Facts {

@@ -26,15 +26,10 @@ pub(crate) mod prefetch {
 pub(crate) use eligibility::exports::sluice::policy::judge;
 pub(crate) use eligibility::sluice::policy::facts::{self, Facts};
 pub(crate) use eligibility::sluice::policy::log;
-pub(crate) use eligibility::sluice::policy::settings::{About, Kind, Problem, Setting, Value};
+pub(crate) use eligibility::sluice::policy::settings::{About, Kind, KnownSetting, Problem, Setting, Value};
 pub(crate) use prefetch::exports::sluice::policy::plan;
 
 #[cfg(test)]
-pub(crate) fn known_setting(
-    name: &str,
-    kind: Kind,
-    required: bool,
-) -> eligibility::sluice::policy::settings::KnownSetting {
-    let (name, help) = (name.to_owned(), String::new());
-    eligibility::sluice::policy::settings::KnownSetting { name, kind, required, help }
+pub(crate) fn known_setting(name: &str, kind: Kind, required: bool) -> KnownSetting {
+    KnownSetting { name: name.to_owned(), kind, required, help: String::new() }
 }

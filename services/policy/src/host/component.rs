@@ -19,7 +19,9 @@ pub(crate) enum Unusable {
     Compiled,
     #[error("it is a core module, not a component: make one of it with `wasm-tools component new`")]
     Module,
-    #[error("it is not a WebAssembly component: {0}")]
+    #[error("it is not WebAssembly")]
+    Foreign,
+    #[error("it is not a valid WebAssembly component: {0}")]
     Invalid(String),
     #[error("it imports {0}; a policy may import nothing but sluice:policy/log")]
     Import(String),
@@ -31,10 +33,20 @@ pub(crate) enum Unusable {
     Shape { world: &'static str, reason: String },
 }
 
+impl Unusable {
+    /// It exports something of ours, but not what this world needs.
+    pub(crate) fn is_other_world(&self) -> bool {
+        matches!(self, Unusable::World { found, .. } if found.contains(PACKAGE))
+    }
+}
+
 /// Compiles `bytes`, after what can be seen from outside was checked. Takes as long as the plugin is large.
 pub(super) fn load<W: World>(engine: &Engine, bytes: &[u8]) -> Result<InstancePre<State>, Unusable> {
     if Engine::detect_precompiled(bytes).is_some() {
         return Err(Unusable::Compiled);
+    }
+    if !bytes.starts_with(b"\0asm") {
+        return Err(Unusable::Foreign);
     }
     if bytes.starts_with(b"\0asm\x01\0\0\0") {
         return Err(Unusable::Module);

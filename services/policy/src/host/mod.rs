@@ -20,8 +20,9 @@ mod world;
 
 #[cfg(test)]
 pub(crate) use bindings::known_setting;
-pub(crate) use bindings::{About, Facts, Kind, Problem, Setting, Value, facts, judge, plan};
+pub(crate) use bindings::{About, Facts, Kind, KnownSetting, Problem, Setting, Value, facts, judge, plan};
 pub(crate) use call::Spent;
+pub(crate) use component::Unusable;
 pub(crate) use engine::Host;
 pub(crate) use fault::Fault;
 pub(crate) use world::{Guest, Judge, Planner, World};

@@ -24,7 +24,10 @@ async fn component_is_refused(text: &str, expected: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_policy_is_refused_by_what_it_is() {
-    bytes_are_refused(b"#!/bin/sh", "it is not a WebAssembly component").await;
+    bytes_are_refused(b"#!/bin/sh", "it is not WebAssembly").await;
+    let mut broken = std::fs::read(built("schema-version.wasm")).unwrap();
+    broken.truncate(20_000);
+    bytes_are_refused(broken, "it is not a valid WebAssembly component").await;
     bytes_are_refused(wat::parse_str("(module)").unwrap(), "it is a core module, not a component").await;
     component_is_refused("(component)", "it exports nothing, and not sluice:policy/judge").await;
     component_is_refused(
