@@ -41,6 +41,7 @@ fuzz SECONDS="20": plugins
 check: plugins
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo fetch --locked # also what only other systems build: cargo-deny reads it all
     cargo deny --offline check bans licenses sources
 
 # the optimised command, at target/release/sluice

@@ -1,5 +1,7 @@
 //! The policy service from outside: over a bus, with real plugins.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
 mod builtin;
 mod evolution;
 mod harness;
