@@ -8,10 +8,10 @@ use oci_spec::distribution::Reference;
 use proto::cri::AuthConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::Credential;
 use crate::docker::{self, Places};
 use crate::kubelet::Plugins;
 use crate::pulls::{Pull, Pulls};
-use crate::Credential;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -112,7 +112,11 @@ impl Sources {
     async fn ask_docker(&self, image: &Reference) -> Option<Credential> {
         let found = docker::look_up(&self.docker, image.registry()).await;
         found.unwrap_or_else(|error| {
-            tracing::warn!(image = image.whole(), error = format!("{error:#}"), "docker's configuration failed");
+            tracing::warn!(
+                image = image.whole(),
+                error = format!("{error:#}"),
+                "docker's configuration failed"
+            );
             None
         })
     }

@@ -284,7 +284,8 @@ fn serve(
     };
     command.args(["--set", &format!("frontend.snapshotter={}", socket.display())]);
     if options.image_service {
-        let (images, runtime) = (scratch.path("images.sock"), Containerd::socket_in(&scratch.path("containerd")));
+        let (images, runtime) =
+            (scratch.path("images.sock"), Containerd::socket_in(&scratch.path("containerd")));
         command.args(["--set", &format!("frontend.image_service={}", images.display())]);
         command.args(["--set", &format!("frontend.runtime={}", runtime.display())]);
     }

@@ -17,7 +17,7 @@ impl Prefetch for Learned {
             known(
                 "bandwidth",
                 Kind::Number,
-                "Bytes a second of what no process waits for; without it the node's own limit.",
+                "Bytes a second of the background; without it the node's own limit.",
             ),
             known(
                 "first",

@@ -61,7 +61,8 @@ fn the_credential_of_the_pull_decides_and_is_not_needed_afterwards() -> anyhow::
     let numbered = Numbered { files: FILES, len: 300_000, seed: 70 };
     let image = node.push_private("app", &numbered.image()?)?;
     let refused = |node: &Node, auth: Option<AuthConfig>| -> anyhow::Result<()> {
-        let error = format!("{:#}", node.cri.pull_as(&image, auth).err().ok_or_else(|| anyhow::anyhow!("pulled"))?);
+        let error =
+            format!("{:#}", node.cri.pull_as(&image, auth).err().ok_or_else(|| anyhow::anyhow!("pulled"))?);
         anyhow::ensure!(error.contains("401") || error.contains("authorization failed"), "{error}");
         anyhow::ensure!(!error.contains(PASSWORD) && !streaming(node, &image)?, "{error}");
         Ok(())
@@ -93,7 +94,9 @@ fn the_credential_of_the_pull_decides_and_is_not_needed_afterwards() -> anyhow::
     let other = node.cri.start(&pod, "other", &image, &["/bin/sleep", "1000"])?;
     numbered.read_inside(&node, &other, 0..FILES)?;
 
-    for secret in [PASSWORD.to_owned(), base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"))] {
+    for secret in
+        [PASSWORD.to_owned(), base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{PASSWORD}"))]
+    {
         let found = files_with(node.scratch().path("").as_path(), secret.as_bytes())?;
         assert!(found.is_empty(), "a password stands in {found:?}");
     }

@@ -9,8 +9,7 @@ use std::time::Duration;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
-    FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest,
-    Resolved,
+    FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest, Resolved,
 };
 use store::ProjectStore;
 use tonic::Status;

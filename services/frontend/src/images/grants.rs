@@ -64,7 +64,8 @@ impl Images {
 
     /// Whether bytes are still to come for the image, by this way.
     fn is_open(&self, manifest: &str, content: &Content) -> bool {
-        let open = self.get(manifest).ok().and_then(|image| image.content).is_some_and(|open| open.is(content));
+        let open =
+            self.get(manifest).ok().and_then(|image| image.content).is_some_and(|open| open.is(content));
         open && !self.progress_of(manifest).is_ok_and(|progress| progress.complete)
     }
 

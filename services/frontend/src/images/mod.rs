@@ -19,6 +19,7 @@ mod find;
 mod grants;
 mod mount;
 mod names;
+mod planning;
 mod report;
 mod resolve;
 mod status;
@@ -110,7 +111,19 @@ pub(crate) struct Present {
 impl Images {
     /// Finds the images that an earlier process left, and the roots that still stand.
     pub(crate) async fn start(parts: Parts) -> anyhow::Result<Images> {
-        let Parts { config, bus, credentials, trusted, mesh, objects, downloads, known, mounts, tasks, shutdown } = parts;
+        let Parts {
+            config,
+            bus,
+            credentials,
+            trusted,
+            mesh,
+            objects,
+            downloads,
+            known,
+            mounts,
+            tasks,
+            shutdown,
+        } = parts;
         let node = Node {
             names: Names::open(&config.state)?,
             resolver: Resolver::new(bus.clone(), trusted),
