@@ -90,10 +90,10 @@ pub enum OnFailure {
 pub struct Limits {
     /// Linear memories and tables of one instance, together.
     pub memory: ByteSize,
-    /// Of one policy's call.
+    /// Of a processor, of one policy's call.
     #[serde(with = "humantime_serde")]
     pub time: Duration,
-    /// Of all policies of one question.
+    /// By the clock, of all policies of one question.
     #[serde(with = "humantime_serde")]
     pub total_time: Duration,
     /// What one call may hand to the host: its answer, or a line of its log.

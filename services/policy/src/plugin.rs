@@ -104,6 +104,7 @@ impl<W: World> Plugin<W> {
         meters::spent(self.name(), &spent, high_water);
         match &outcome {
             Ok(_) => self.breaker().succeeded(),
+            Err(Fault::Late) => {}
             Err(fault) => self.failed(fault),
         }
         meters::circuit(self.name(), self.breaker().is_open());

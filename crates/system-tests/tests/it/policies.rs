@@ -255,3 +255,25 @@ fn the_example_of_the_guide_is_checked_tried_and_used() -> anyhow::Result<()> {
     assert_eq!(listed["policies"][0]["name"], "mine", "{listed}");
     Ok(())
 }
+
+/// Without a background only a plan can bring what nobody reads.
+#[test]
+fn a_prefetch_policy_brings_the_whole_image_to_a_node_without_a_background() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let tar = Tarball::new().file("one", &noise(1, 900_000)).file("two", &noise(2, 700_000)).finish();
+    layout.image("app", &ImageSpec::new([tar]))?;
+    let reference = layout.reference("app");
+    let root = scratch.mount_point("root")?;
+    let set = "policy.set.prefetch=[{name=\"all\", source=\"builtin:whole-image\"}]";
+    let root = root.to_str().unwrap_or_default();
+    scratch.succeed(["--set", "frontend.background=false", "--set", set, "mount", &reference, root])?;
+    for _ in 0..300 {
+        let status = scratch.json(["status"])?;
+        if status["images"][0]["complete"] == true {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    anyhow::bail!("the image was not brought: {}\n{}", scratch.json(["status"])?, scratch.node_log())
+}

@@ -26,7 +26,8 @@ pub(crate) struct Spent {
 impl Host {
     /// Runs `work` in a store of its own until `deadline` at the latest. Blocks the thread.
     ///
-    /// The clock is looked at on every tick, from the instantiation on, as guests run code there too. A guest that hands
+    /// Both clocks are looked at on every tick, from the instantiation on, as guests run code there too. What a guest may
+    /// take is counted in processor time: a machine that is busy with something else is no failure of the guest. One that hands
     /// over too much is stopped by the fuel of host calls, before the host has allocated it.
     pub(super) fn run<T>(
         &self,
@@ -39,11 +40,16 @@ impl Host {
         store.set_hostcall_fuel(usize::try_from(self.limits.output.as_u64()).unwrap_or(usize::MAX));
         store.set_max_component_handles(HANDLES_MAX);
         let (began, cpu) = (Instant::now(), cpu_time());
-        let deadline = deadline.min(began + self.limits.time);
+        let limit = self.limits.time;
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| match Instant::now() < deadline {
-            true => Ok(UpdateDeadline::Continue(1)),
-            false => Ok(UpdateDeadline::Interrupt),
+        store.epoch_deadline_callback(move |mut store| {
+            store.data_mut().late = Instant::now() >= deadline;
+            let over = cpu_time().saturating_sub(cpu) >= limit;
+            Ok(if over || store.data().late {
+                UpdateDeadline::Interrupt
+            } else {
+                UpdateDeadline::Continue(1)
+            })
         });
         let outcome = work(&mut store).map_err(|error| Fault::of(&error, store.data()));
         let spent = Spent {

@@ -12,8 +12,11 @@ use super::state::State;
 pub(crate) enum Fault {
     #[error("it trapped: {0}")]
     Trap(String),
-    #[error("it ran longer than {0:?}")]
+    #[error("it used more than {0:?} of a processor")]
     Time(Duration),
+    /// No failure of its own: whatever waits, waits outside of it.
+    #[error("it was not done when the time for all policies was over")]
+    Late,
     #[error("it needs more than {} of memory", .0.display().iec())]
     Memory(ByteSize),
     #[error("its calls are nested too deeply: the stack is full")]
@@ -34,6 +37,7 @@ impl Fault {
         match self {
             Fault::Trap(_) => "trap",
             Fault::Time(_) => "time",
+            Fault::Late => "late",
             Fault::Memory(_) => "memory",
             Fault::Stack => "stack",
             Fault::Output(_) => "output",
@@ -51,6 +55,7 @@ impl Fault {
             return Fault::Memory(limits.memory);
         }
         match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) if state.late => Fault::Late,
             Some(Trap::Interrupt) => Fault::Time(limits.time),
             Some(Trap::StackOverflow) => Fault::Stack,
             Some(Trap::UnreachableCodeReached) => {

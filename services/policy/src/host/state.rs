@@ -19,6 +19,8 @@ pub(crate) struct State {
     policy: Arc<str>,
     pub(super) limits: Arc<Limits>,
     pub(super) memory: Memory,
+    /// The deadline of the question is over.
+    pub(super) late: bool,
     lines: usize,
     last_words: Option<String>,
 }
@@ -34,7 +36,8 @@ pub(super) struct Memory {
 impl State {
     pub(super) fn new(policy: Arc<str>, limits: Arc<Limits>) -> State {
         let max = usize::try_from(limits.memory.as_u64()).unwrap_or(usize::MAX);
-        State { policy, limits, memory: Memory { max, ..Memory::default() }, lines: 0, last_words: None }
+        let memory = Memory { max, ..Memory::default() };
+        State { policy, limits, memory, late: false, lines: 0, last_words: None }
     }
 
     /// The last line of level `error`: what a guest said before it gave up.

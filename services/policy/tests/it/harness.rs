@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bus::Bus;
-use policy::{Config, Policies, PolicyConfig, SetConfig};
+use policy::{Config, Limits, Policies, PolicyConfig, SetConfig};
 use proto::{
     Decision, Facts, ImageFacts, JudgeReply, JudgeRequest, LayerFacts, Pair, PlanReply, PlanRequest,
     PoliciesReply, PoliciesRequest, Verdict,
@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Harness {
     pub(crate) bus: Bus,
@@ -59,7 +59,9 @@ impl Harness {
 
 /// A configuration of these eligibility policies.
 pub(crate) fn config(eligibility: &str) -> Config {
-    Config { set: set(eligibility), ..Config::default() }
+    // A busy machine is no part of what is tested.
+    let limits = Limits { total_time: DEADLINE, ..Limits::default() };
+    Config { set: set(eligibility), limits, ..Config::default() }
 }
 
 pub(crate) fn set(eligibility: &str) -> SetConfig {

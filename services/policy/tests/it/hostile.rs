@@ -15,7 +15,7 @@ async fn harness(rule: &str) -> Harness {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_misbehaviour_is_a_failure_of_its_kind() {
     for (how, kind, message) in [
-        ("loop", "time", "it ran longer than 100ms"),
+        ("loop", "time", "it used more than 100ms of a processor"),
         ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
         ("recurse", "stack", "the stack is full"),
         ("panic", "trap", "nobody expects this"),
@@ -79,4 +79,16 @@ async fn what_fails_again_and_again_rests_and_its_rule_still_applies() {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert!(!harness.policies().await.policies[0].open_circuit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_done_when_the_question_is_over_is_late_and_does_not_rest() {
+    let mut config =
+        crate::harness::config(&format!("[[eligibility]]\nname = 'bad'\nsource = '{}'", hostile()));
+    config.limits.total_time = std::time::Duration::from_millis(20);
+    let harness = Harness::start(config).await.unwrap();
+    for _ in 0..5 {
+        let verdict = harness.misbehave("bad", "loop").await;
+        assert_eq!((verdict.failure.as_str(), verdict.decision()), ("late", Decision::Refuse), "{verdict:?}");
+    }
 }

@@ -92,7 +92,11 @@ async fn settings_are_checked_by_the_host_and_by_the_policy() {
         ),
         ("builtin:registry-region", "areas = { europe = [] }", "areas: europe contains no region"),
         (hostile.as_str(), "even = 3", "even: it is odd"),
-        (hostile.as_str(), "checks = 'loop'", "letting it check its settings: it ran longer than 100ms"),
+        (
+            hostile.as_str(),
+            "checks = 'loop'",
+            "letting it check its settings: it used more than 100ms of a processor",
+        ),
         (hostile.as_str(), "checks = 'panic'", "nobody expects this"),
         (
             hostile.as_str(),
