@@ -78,7 +78,7 @@ impl Embedded {
     pub async fn start_policies(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let config = settings.policy.clone();
         let policies = Policies::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
-        self.policies = Some(policies.await.context("start the embedded policies")?);
+        self.policies = Some(Box::pin(policies).await.context("start the embedded policies")?);
         Ok(())
     }
 
@@ -102,7 +102,7 @@ impl Embedded {
         let (config, trusted) = (settings.frontend.clone(), settings.trusted()?);
         let frontend =
             Frontend::start(config, store, self.bus.clone(), trusted, &self.tasks, self.shutdown.clone());
-        self.frontend = Some(frontend.await.context("start the embedded frontend")?);
+        self.frontend = Some(Box::pin(frontend).await.context("start the embedded frontend")?);
         Ok(())
     }
 

@@ -91,7 +91,8 @@ impl Images {
         asked: Instant,
     ) -> Result<(), Status> {
         let begin = async {
-            let (map, plan) = tokio::join!(self.map(record.map, content), self.plan(record, &profile));
+            let (map, plan) =
+                tokio::join!(self.map(record.map, content), Box::pin(self.plan(record, &profile)));
             let map = map?;
             let prefetch = match plan {
                 Some(plan) => planning::prefetch(plan, &profile, &map),
