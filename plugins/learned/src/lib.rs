@@ -19,11 +19,6 @@ impl Prefetch for Learned {
                 Kind::Number,
                 "Bytes a second of the background; without it the node's own limit.",
             ),
-            known(
-                "first",
-                Kind::Texts,
-                "Files, or folders with a / at the end, to fetch before everything else.",
-            ),
         ];
         about("learned", "1.0.0", "Fetches first what earlier starts read.", settings)
     }
@@ -36,14 +31,11 @@ impl Prefetch for Learned {
     }
 
     fn plan(settings: &Settings, _: &Facts, profile: &Profile) -> Result<PrefetchPlan, String> {
-        let mut items: Vec<Item> = settings.texts("first").iter().cloned().map(Item::Path).collect();
-        if profile.chunks > 0 {
-            items.push(Item::Chunks((0, profile.chunks)));
-        }
+        let learned = (profile.chunks > 0).then_some(Item::Chunks((0, profile.chunks)));
         let only = settings.has("rest") && !settings.truth("rest");
         Ok(PrefetchPlan {
             mode: if only { Mode::ListedOnly } else { Mode::ListedThenRest },
-            items,
+            items: learned.into_iter().collect(),
             bandwidth: settings.number("bandwidth").and_then(|bytes| u64::try_from(bytes).ok()),
             reason: if profile.starts > 0 { "profile" } else { "no-profile" }.to_owned(),
         })
