@@ -16,30 +16,35 @@ default:
 setup:
     scripts/setup
 
+# the policies as WebAssembly, into target-plugins
+plugins: setup
+    scripts/plugins
+
 # compare a normal pull with streaming, side by side: `./just demo [IMAGE [OPTIONS OF sluice compare] [-- CMD…]]`
 demo *ARGS: setup release
     scripts/demo {{ sluice }} "$@"
 
 # all tests, against a real registry, a real NATS, containerd and the kernel
-test *ARGS: setup
+test *ARGS: plugins
     cargo build --workspace --bins # end-to-end tests run them
     cargo test --workspace "$@"
 
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
-bench OUTPUT="target-bench": setup
+bench OUTPUT="target-bench": plugins
     cargo build --release --package cli --package frontend --package fetcher --package cache --package system-tests --bins
     scripts/bench {{ sluice }} {{ OUTPUT }}
 
 # run every fuzz target for some seconds
-fuzz SECONDS="20": setup
+fuzz SECONDS="20": plugins
     fuzz/run.sh {{ SECONDS }}
 
 # formatting, lints, licences
-check: setup
+check: plugins
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo fetch --locked # also what only other systems build: cargo-deny reads it all
     cargo deny --offline check bans licenses sources
 
 # the optimised command, at target/release/sluice
-release:
+release: plugins
     cargo build --release --package cli

@@ -11,6 +11,17 @@ fn main() -> anyhow::Result<()> {
         "cri/runtime.proto",
     ];
     let descriptors = protox::compile(files, ["."])?;
-    tonic_prost_build::configure().bytes(".sluice.v1.ChunkFrame.data").compile_fds(descriptors)?;
+    let mut configuration = tonic_prost_build::configure().bytes(".sluice.v1.ChunkFrame.data");
+    // Authors of policies write facts down, and read them.
+    for message in ["Facts", "Pair", "ImageFacts", "LayerFacts", "AskerFacts", "Platform"] {
+        let derive = "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default, deny_unknown_fields)]";
+        configuration = configuration.message_attribute(format!(".sluice.v1.{message}"), derive);
+    }
+    // And these the command prints.
+    for message in ["PoliciesReply", "LoadedPolicy", "PolicySetting"] {
+        configuration =
+            configuration.message_attribute(format!(".sluice.v1.{message}"), "#[derive(serde::Serialize)]");
+    }
+    configuration.compile_fds(descriptors)?;
     Ok(())
 }

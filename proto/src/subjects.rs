@@ -30,6 +30,9 @@ conversation! {
     "sluice.v1.fetcher.collect": CollectRequest -> CollectReply;
     "sluice.v1.fetcher.report": ReportRequest -> ReportReply;
     "sluice.v1.fetcher.repair": RepairRequest -> RepairReply;
+    "sluice.v1.policy.judge": JudgeRequest -> JudgeReply;
+    "sluice.v1.policy.plan": PlanRequest -> PlanReply;
+    "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply;
     "sluice.v1.cache.present": PresentRequest -> LocateReply;
 }

@@ -107,6 +107,8 @@ pub enum Command {
     Uninstall(commands::uninstall::UninstallArgs),
     Reserve(commands::reserve::ReserveArgs),
     #[command(subcommand)]
+    Policy(commands::policy::PolicyCommand),
+    #[command(subcommand)]
     Config(commands::config::ConfigCommand),
     Completions(commands::completions::CompletionsArgs),
     #[command(hide = true)]
@@ -142,6 +144,11 @@ mod tests {
             &["--set", "frontend.background=false", "ls", "--json"],
             &["inspect", "x", "--platform", "linux/arm64/v8", "--plain-http"],
             &["config", "show"],
+            &["policy", "ls"],
+            &["policy", "check", "mine.wasm", "--settings", "mine.toml"],
+            &["policy", "run", "mine.wasm", "debian:12"],
+            &["policy", "run", "mine.wasm", "--facts", "facts.json"],
+            &["policy", "facts", "debian:12"],
             &["completions", "bash"],
             &["install", "--restart", "--socket", "/run/s.sock"],
             &["install", "--root", "/mnt/image", "--frontend", "/bin/frontend", "--memory", "64GiB"],
@@ -165,6 +172,8 @@ mod tests {
             &["ls", "--username", "me"],
             &["ls", "--platform", "arm64"],
             &["compare", "x", "--bandwidth", "200"],
+            &["policy", "run", "mine.wasm"],
+            &["policy", "run", "mine.wasm", "debian:12", "--facts", "facts.json"],
             &["compare", "x", "--ready-http", "80", "--ready-line", "up"],
             &["install", "--root", "/mnt/image", "--restart"],
             &["install", "--images", "--restart"],

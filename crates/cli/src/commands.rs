@@ -11,6 +11,7 @@ pub mod install;
 pub mod link;
 pub mod ls;
 pub mod mount;
+pub mod policy;
 pub mod reserve;
 pub mod rm;
 pub mod run;
@@ -46,8 +47,14 @@ impl Context {
         Progress::new(self.global.quiet)
     }
 
+    /// A session for questions about what the store holds.
     pub async fn session(&self) -> anyhow::Result<Session> {
-        Session::open(&self.settings).await
+        Session::open(&self.settings, false).await
+    }
+
+    /// A session for questions about images, which policies judge.
+    pub async fn judging_session(&self) -> anyhow::Result<Session> {
+        Session::open(&self.settings, true).await
     }
 
     pub async fn node(&self, progress: &Progress) -> anyhow::Result<Node> {
@@ -90,6 +97,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Gc(args) => gc::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
+        Command::Policy(command) => policy::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
         Command::Completions(_)
         | Command::Config(_)

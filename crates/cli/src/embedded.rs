@@ -1,6 +1,6 @@
 //! The services in this process: sluice alone, with no server.
 //!
-//! Which of them run depends on the command: those that only import need the fetcher, a node all three.
+//! Which of them run depends on the command: those that only import need the fetcher and its policies, a node all four.
 //! They share one shutdown; [`Embedded::stop`] waits for them, a drop only tells them to end.
 
 use std::time::Duration;
@@ -10,6 +10,7 @@ use bus::Bus;
 use cache::Cache;
 use fetcher::Fetcher;
 use frontend::Frontend;
+use policy::Policies;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,22 +28,26 @@ pub struct Embedded {
     fetcher: Option<Fetcher>,
     cache: Option<Cache>,
     frontend: Option<Frontend>,
+    policies: Option<Policies>,
 }
 
 impl Embedded {
     /// No service yet; those that are started speak over `bus`.
     pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Embedded {
-        Embedded { bus, tasks, shutdown, fetcher: None, cache: None, frontend: None }
+        Embedded { bus, tasks, shutdown, fetcher: None, cache: None, frontend: None, policies: None }
     }
 
-    /// Only the fetcher: for commands that mount nothing.
-    pub async fn fetcher_only(settings: &Settings) -> anyhow::Result<Embedded> {
+    /// The fetcher, and policies for it to ask where `judging`: for commands that mount nothing.
+    pub async fn fetcher_only(settings: &Settings, judging: bool) -> anyhow::Result<Embedded> {
         let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
+        if judging {
+            embedded.start_policies(settings).await?;
+        }
         embedded.start_fetcher(settings).await?;
         Ok(embedded)
     }
 
-    /// Fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
+    /// Policies, fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
     /// fetcher and cache too.
     pub async fn node(
         settings: &Settings,
@@ -54,6 +59,7 @@ impl Embedded {
             None => Bus::in_process(),
         };
         let mut embedded = Embedded::new(bus, tasks, shutdown);
+        embedded.start_policies(settings).await?;
         embedded.start_fetcher(settings).await?;
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
@@ -67,6 +73,13 @@ impl Embedded {
     /// The cache that was started; bulk content is served on its address.
     pub fn cache(&self) -> Option<&Cache> {
         self.cache.as_ref()
+    }
+
+    pub async fn start_policies(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let config = settings.policy.clone();
+        let policies = Policies::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
+        self.policies = Some(Box::pin(policies).await.context("start the embedded policies")?);
+        Ok(())
     }
 
     pub async fn start_fetcher(&mut self, settings: &Settings) -> anyhow::Result<()> {
@@ -89,7 +102,7 @@ impl Embedded {
         let (config, trusted) = (settings.frontend.clone(), settings.trusted()?);
         let frontend =
             Frontend::start(config, store, self.bus.clone(), trusted, &self.tasks, self.shutdown.clone());
-        self.frontend = Some(frontend.await.context("start the embedded frontend")?);
+        self.frontend = Some(Box::pin(frontend).await.context("start the embedded frontend")?);
         Ok(())
     }
 

@@ -31,12 +31,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub async fn open(settings: &Settings) -> anyhow::Result<Session> {
+    /// `judging`: images will be asked for, so policies are needed; loading them takes a moment.
+    pub async fn open(settings: &Settings, judging: bool) -> anyhow::Result<Session> {
         if let Some(nats) = &settings.nats {
             let bus = Bus::connect(nats).await.context("connect to NATS")?;
             return Ok(Session { bus, embedded: None });
         }
-        let embedded = Embedded::fetcher_only(settings).await?;
+        let embedded = Embedded::fetcher_only(settings, judging).await?;
         Ok(Session { bus: embedded.bus().clone(), embedded: Some(embedded) })
     }
 

@@ -37,6 +37,7 @@ pub struct Settings {
     pub fetcher: fetcher::Config,
     pub cache: cache::Config,
     pub frontend: frontend::Config,
+    pub policy: policy::Config,
 }
 
 impl Default for Settings {
@@ -52,6 +53,7 @@ impl Default for Settings {
             fetcher: fetcher::Config::default(),
             cache: cache::Config::default(),
             frontend: frontend::Config::default(),
+            policy: policy::Config::default(),
         }
     }
 }

@@ -19,3 +19,13 @@ pub fn path(name: &str) -> anyhow::Result<PathBuf> {
 pub fn command(name: &str) -> anyhow::Result<Command> {
     Ok(Command::new(path(name)?))
 }
+
+/// A plugin that `./just plugins` built, by its path below the folder of all of them.
+pub fn plugin(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = match std::env::var_os("SLUICE_PLUGINS") {
+        Some(folder) => PathBuf::from(folder),
+        None => PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target-plugins")),
+    };
+    let path = folder.join(name);
+    path.canonicalize().with_context(|| format!("{} is missing: `./just plugins` makes it", path.display()))
+}

@@ -92,8 +92,13 @@ impl LayoutWriter {
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config, "layers": layers,
         });
-        let bytes = serde_json::to_vec(&manifest)?;
-        let mut descriptor = self.blob(&bytes, "application/vnd.oci.image.manifest.v1+json")?;
+        self.document(tag, &manifest, "application/vnd.oci.image.manifest.v1+json")
+    }
+
+    /// Writes any document in a manifest's place; returns its digest.
+    pub fn document(&mut self, tag: &str, document: &Value, media_type: &str) -> anyhow::Result<String> {
+        let bytes = serde_json::to_vec(document)?;
+        let mut descriptor = self.blob(&bytes, media_type)?;
         descriptor["annotations"] = json!({ "org.opencontainers.image.ref.name": tag });
         self.manifests.push(descriptor);
         let index = json!({ "schemaVersion": 2, "manifests": self.manifests });

@@ -1,5 +1,6 @@
 //! What a fetcher can be told.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,32 @@ pub struct Config {
     pub zstd_level: i32,
     pub limits: Limits,
     pub source: SourceConfig,
+    pub judging: Judging,
+}
+
+/// How policies are asked, and what they are told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Judging {
+    pub unanswered: Unanswered,
+    /// How long policies may take to answer.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+    /// Where the nodes are, for those that do not say so themselves.
+    pub region: Option<String>,
+    /// Regions or areas, and the registries that are there, by host. Registries of clouds whose host names their region are known.
+    pub registry_regions: BTreeMap<String, Vec<String>>,
+}
+
+/// What holds when nobody answers for the policies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unanswered {
+    /// Every image whose layers can be read streams: a mesh needs no policy service.
+    #[default]
+    Accept,
+    /// Nothing streams: images are pulled the ordinary way until a policy service answers.
+    Refuse,
 }
 
 /// What one fetcher spends, and what it accepts.
@@ -57,6 +84,7 @@ impl Default for Config {
             zstd_level: 1,
             limits: Limits::default(),
             source: SourceConfig::default(),
+            judging: Judging::default(),
         }
     }
 }
@@ -69,6 +97,60 @@ impl Default for Limits {
             imports_at_once: 2,
             layers_at_once: 3,
             chunk_memory: ByteSize::mib(48),
+        }
+    }
+}
+
+impl Default for Judging {
+    fn default() -> Judging {
+        Judging {
+            unanswered: Unanswered::Accept,
+            wait: Duration::from_secs(2),
+            region: None,
+            registry_regions: BTreeMap::new(),
+        }
+    }
+}
+
+impl Judging {
+    /// The region or area that a registry is in, as far as anybody knows.
+    pub(crate) fn region_of(&self, registry: &str) -> Option<String> {
+        let told = self.registry_regions.iter().find(|(_, hosts)| hosts.iter().any(|host| host == registry));
+        told.map(|(region, _)| region.clone()).or_else(|| region_in(registry).map(str::to_owned))
+    }
+}
+
+/// The region in a registry's own name: `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, `REGION-docker.pkg.dev`.
+fn region_in(registry: &str) -> Option<&str> {
+    if let Some(region) = registry.strip_suffix("-docker.pkg.dev") {
+        return Some(region).filter(|region| !region.is_empty());
+    }
+    let host = registry.strip_suffix(".cn").unwrap_or(registry).strip_suffix(".amazonaws.com")?;
+    let (account, region) = host.split_once(".dkr.ecr.")?;
+    let plain = !account.is_empty() && !region.is_empty() && !region.contains('.');
+    plain.then_some(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_told_or_stand_in_the_name() {
+        let mut judging = Judging::default();
+        judging.registry_regions.insert("europe".into(), vec!["registry.example:5000".into()]);
+        for (registry, region) in [
+            ("registry.example:5000", Some("europe")),
+            ("registry.example", None),
+            ("europe-west1-docker.pkg.dev", Some("europe-west1")),
+            ("us-docker.pkg.dev", Some("us")),
+            ("docker.pkg.dev", None),
+            ("123.dkr.ecr.eu-west-1.amazonaws.com", Some("eu-west-1")),
+            ("123.dkr.ecr.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
+            ("evil.dkr.ecr.eu-west-1.amazonaws.com.example", None),
+            ("", None),
+        ] {
+            assert_eq!(judging.region_of(registry).as_deref(), region, "{registry}");
         }
     }
 }

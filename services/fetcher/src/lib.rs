@@ -18,6 +18,6 @@ mod records;
 mod service;
 pub mod source;
 
-pub use config::{Config, Limits};
+pub use config::{Config, Judging, Limits, Unanswered};
 pub use key::verifying_key;
 pub use service::Fetcher;

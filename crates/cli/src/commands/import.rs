@@ -82,7 +82,7 @@ impl From<ImportSummary> for Summary {
 
 pub async fn run(context: &Context, args: ImportArgs) -> anyhow::Result<ExitCode> {
     let requests = context.requests()?;
-    let session = context.session().await?;
+    let session = context.judging_session().await?;
     let mut progress = context.progress();
     let mut results = Results { images: Vec::new() };
     for image in &args.images {

@@ -1,10 +1,11 @@
 //! `sluice inspect`: what an image is, whether it can stream, whether it is imported.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use proto::{InspectLayer, InspectReply};
+use proto::{Decision, InspectLayer, InspectReply, Verdict};
 use serde::Serialize;
 
 use super::Context;
@@ -36,8 +37,28 @@ pub struct Inspection {
     pub compressed_bytes: u64,
     /// Why the image cannot stream; empty: it can.
     pub ineligible: Vec<String>,
+    /// What each policy says.
+    pub policies: Vec<Policy>,
     /// Absent: not imported yet.
     pub image: Option<super::ls::Image>,
+}
+
+/// One policy's verdict.
+#[derive(Debug, Serialize)]
+pub struct Policy {
+    pub policy: String,
+    pub version: String,
+    /// Of the plugin.
+    pub digest: String,
+    /// `accept`, `refuse` or `abstain`; after a failure what the policy's failure rule says.
+    pub decision: &'static str,
+    pub reason: String,
+    pub message: String,
+    pub details: BTreeMap<String, String>,
+    /// It has no say.
+    pub monitored: bool,
+    /// The kind of failure; absent: the policy itself decided.
+    pub failure: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,7 +76,7 @@ pub struct Layer {
 
 pub async fn run(context: &Context, args: InspectArgs) -> anyhow::Result<ExitCode> {
     let request = context.requests()?.inspect(&args.image)?;
-    let session = context.session().await?;
+    let session = context.judging_session().await?;
     let reply = session.call(request, session::ASK).await;
     let inspection = Inspection::from(reply.with_context(|| format!("inspect {}", args.image))?);
     match context.global.json {
@@ -79,7 +100,28 @@ impl From<InspectReply> for Inspection {
             compressed_bytes: layers.iter().filter(|layer| !layer.duplicate).map(|layer| layer.size).sum(),
             layers,
             ineligible: reply.ineligible,
+            policies: reply.verdicts.into_iter().map(Policy::from).collect(),
             image: reply.image.filter(|_| reply.imported).map(super::ls::Image::from),
+        }
+    }
+}
+
+impl From<Verdict> for Policy {
+    fn from(verdict: Verdict) -> Policy {
+        Policy {
+            decision: match verdict.decision() {
+                Decision::Accept => "accept",
+                Decision::Refuse => "refuse",
+                Decision::Abstain => "abstain",
+            },
+            policy: verdict.policy,
+            version: verdict.version,
+            digest: verdict.digest,
+            reason: verdict.reason,
+            message: verdict.message,
+            details: verdict.details.into_iter().map(|pair| (pair.name, pair.value)).collect(),
+            monitored: verdict.monitored,
+            failure: Some(verdict.failure).filter(|failure| !failure.is_empty()),
         }
     }
 }
@@ -133,11 +175,25 @@ fn describe(inspection: &Inspection) -> String {
     ];
     let mut text: String = facts.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();
     text.push('\n');
+    if !inspection.policies.is_empty() {
+        let rows = inspection.policies.iter().map(policy_row).collect();
+        text += &render::table(&["policy", "says", "reason", ""], &[], rows);
+        text.push('\n');
+    }
     text + &render::table(
         &["layer", "size", "type", "notes"],
         &[1],
         inspection.layers.iter().map(row).collect(),
     )
+}
+
+fn policy_row(policy: &Policy) -> Vec<String> {
+    let says = match (policy.monitored, &policy.failure) {
+        (true, _) => format!("{} (monitored)", policy.decision),
+        (false, Some(_)) => format!("{} (failed)", policy.decision),
+        (false, None) => policy.decision.to_owned(),
+    };
+    vec![policy.policy.clone(), says, policy.reason.clone(), policy.message.clone()]
 }
 
 fn row(layer: &Layer) -> Vec<String> {
@@ -169,6 +225,32 @@ mod tests {
             duplicate,
             known: duplicate,
             ..InspectLayer::default()
+        }
+    }
+
+    #[test]
+    fn shows_what_each_policy_says() {
+        let verdict = |policy: &str, decision: Decision, monitored: bool, failure: &str| Verdict {
+            policy: policy.to_owned(),
+            decision: decision.into(),
+            reason: "code".to_owned(),
+            message: "why".to_owned(),
+            monitored,
+            failure: failure.to_owned(),
+            ..Verdict::default()
+        };
+        let verdicts = vec![
+            verdict("one", Decision::Refuse, false, ""),
+            verdict("two", Decision::Abstain, true, ""),
+            verdict("three", Decision::Refuse, false, "trap"),
+        ];
+        let text = describe(&Inspection::from(InspectReply { verdicts, ..InspectReply::default() }));
+        for line in [
+            "one     refuse               code    why",
+            "two     abstain (monitored)",
+            "three   refuse (failed)",
+        ] {
+            assert!(text.contains(line), "{text}");
         }
     }
 

@@ -78,6 +78,7 @@ impl<'a> Server<'a> {
         settings.fill();
         crate::node::make_state(&settings.state)?;
         let mut services = Embedded::new(Bus::in_process(), scratch.tasks(), CancellationToken::new());
+        services.start_policies(&settings).await?;
         services.start_fetcher(&settings).await?;
         services.start_cache(&settings).await?;
         let cache = services.cache().context("the cache did not start")?;

@@ -13,6 +13,7 @@ mod journey;
 mod kills;
 mod many;
 mod mixed;
+mod policies;
 mod reboot;
 mod restarts;
 mod snapshotter;

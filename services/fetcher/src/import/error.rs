@@ -12,8 +12,6 @@ use crate::source::SourceError;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
-    #[error("{image}: it cannot be streamed: {reasons}")]
-    Ineligible { image: String, reasons: String },
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error("{image}: layer {layer}: {fault}")]
@@ -71,9 +69,7 @@ impl From<ImportError> for Status {
 impl ImportError {
     fn code(&self) -> Code {
         match self {
-            ImportError::Ineligible { .. } | ImportError::Merge { .. } | ImportError::Tree { .. } => {
-                Code::InvalidArgument
-            }
+            ImportError::Merge { .. } | ImportError::Tree { .. } => Code::InvalidArgument,
             ImportError::Source(error) => source_code(error),
             ImportError::Layer { fault, .. } => fault.code(),
             ImportError::Store { cause, .. } => store_code(cause),

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use image::ImageRecord;
 use proto::{InspectLayer, InspectReply, InspectRequest};
+use store::{ProjectStore, StoreError};
 use tonic::Status;
 
 use super::Service;
 use super::images::summary;
+use super::judging::Asker;
 use crate::source::{Access, Credential, Found, LayerDescriptor};
 
 /// Layer records looked up at the same time.
@@ -30,7 +32,9 @@ impl Service {
         };
         let (_, found) = self.find(&name, access, &request.platform.unwrap_or_default()).await?;
         let record = self.records.image(&project, &found.manifest_digest).await?.map(|image| image.record);
-        let lookups: Vec<_> = found.layers.iter().map(|layer| project.has_layer(&layer.diff_id)).collect();
+        let asker = Asker { project: project.name(), ..Asker::default() };
+        let judged = self.judge(&name, &found, asker).await?;
+        let lookups: Vec<_> = found.layers.iter().map(|layer| is_known(&project, layer)).collect();
         let known: Vec<bool> = stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
         Ok(InspectReply {
             reference: name.to_string(),
@@ -41,12 +45,14 @@ impl Service {
             platform: Some(found.platform),
             imported: record.is_some(),
             image: record.as_ref().map(summary),
-            ineligible: found.ineligible,
+            ineligible: judged.reasons(),
+            verdicts: judged.verdicts,
+            facts: Some(judged.facts),
         })
     }
 }
 
-fn layers(found: &Found, known: &[bool], record: Option<&ImageRecord>) -> Vec<InspectLayer> {
+pub(super) fn layers(found: &Found, known: &[bool], record: Option<&ImageRecord>) -> Vec<InspectLayer> {
     let mut seen = HashSet::new();
     let inspect = |(layer, known): (&LayerDescriptor, &bool)| InspectLayer {
         digest: layer.digest.clone(),
@@ -59,6 +65,11 @@ fn layers(found: &Found, known: &[bool], record: Option<&ImageRecord>) -> Vec<In
         known: *known,
     };
     found.layers.iter().zip(known).map(inspect).collect()
+}
+
+/// Layers of the old format have no diff id, by which records are named.
+async fn is_known(project: &ProjectStore, layer: &LayerDescriptor) -> Result<bool, StoreError> {
+    Ok(!layer.diff_id.is_empty() && project.has_layer(&layer.diff_id).await?)
 }
 
 fn is_empty(layer: &LayerDescriptor, record: Option<&ImageRecord>) -> bool {

@@ -8,6 +8,7 @@ mod grants;
 mod images;
 mod inspect;
 mod jobs;
+mod judging;
 mod part;
 mod resolve;
 mod starts;
@@ -21,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
-use crate::Config;
 use crate::import::Importer;
 use crate::key::Keys;
 use crate::records::Records;
 use crate::source::{ImageName, Sources};
+use crate::{Config, Judging};
 
 use grants::Grants;
 use jobs::Jobs;
@@ -50,6 +51,7 @@ struct Service {
     instance: Arc<str>,
     grants: Grants,
     local_sources: bool,
+    judging: Judging,
     records: Records,
     store: Store,
     sources: Sources,
@@ -76,6 +78,7 @@ impl Fetcher {
             instance: instance.clone(),
             grants: Grants::new(keys.clone(), config.grant_ttl, config.grant_renewal),
             local_sources: config.local_sources,
+            judging: config.judging.clone(),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,

@@ -3,6 +3,8 @@
 //! A node may have an image and be asked for another that consists of the first's lowest layers, without being told its
 //! name. So the part is named by its chain id, and who may read the whole may read the part.
 
+use std::collections::BTreeMap;
+
 use proto::ResolveRequest;
 use store::ProjectStore;
 use tonic::Status;
@@ -46,6 +48,8 @@ impl Service {
         Ok(Some(Found {
             manifest_digest: record.manifest_digest,
             media_type: String::new(),
+            schema_version: 2,
+            annotations: BTreeMap::new(),
             config_digest: String::new(),
             config: record.config.into(),
             platform: request.platform.clone().unwrap_or_default(),
@@ -72,6 +76,8 @@ mod tests {
         Found {
             manifest_digest: "sha256:whole".to_owned(),
             media_type: String::new(),
+            schema_version: 2,
+            annotations: Default::default(),
             config_digest: String::new(),
             config: Default::default(),
             platform: Default::default(),

@@ -15,6 +15,7 @@ use store::ProjectStore;
 use tonic::Status;
 
 use super::jobs::{Job, JobKey, Outcome};
+use super::judging::Asker;
 use super::{Service, part};
 use crate::import::error::{ImportError, source_status};
 use crate::import::{Order, add_reference};
@@ -43,10 +44,15 @@ impl Service {
         };
         let (source, found) = match self.granted(&project, &request).await? {
             Some(found) => (self.sources.open(&name, access).await.map_err(source_status)?, found),
-            None => self.find(&name, access, &platform).await?,
+            None => {
+                let (source, found) = self.find(&name, access, &platform).await?;
+                let asker =
+                    Asker { project: project.name(), node: &request.node, said: request.asker.as_ref() };
+                self.judge(&name, &found, asker).await?.permit(&name)?;
+                (source, found)
+            }
         };
         let found = part::lowest(found, request.layers)?;
-        refuse_ineligible(&name, &found)?;
         let repair = request.verify || self.jobs.is_broken(&key(&project, &found));
         let image = self.records.image(&project, &found.manifest_digest).await?;
         if let Some(image) = image.filter(|_| !repair) {
@@ -224,11 +230,4 @@ impl Service {
 
 fn key(project: &ProjectStore, found: &Found) -> JobKey {
     (project.name().to_owned(), found.manifest_digest.clone())
-}
-
-fn refuse_ineligible(name: &ImageName, found: &Found) -> Result<(), Status> {
-    if found.ineligible.is_empty() {
-        return Ok(());
-    }
-    Err(ImportError::Ineligible { image: name.to_string(), reasons: found.ineligible.join("; ") }.into())
 }

@@ -60,6 +60,7 @@ pub(super) struct PlatformField {
 pub(super) enum Document {
     Index(Index),
     Manifest(Box<Manifest>),
+    Old(OldManifest),
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +73,21 @@ pub(super) struct Manifest {
     pub(super) media_type: String,
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// Docker's first format. Read so far that it can be told from a broken document and judged, never to be imported: it
+/// names no contents that can be verified.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OldManifest {
+    /// From the lowest up.
+    pub(super) layers: Vec<BlobDigest>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OldLayer {
+    blob_sum: BlobDigest,
 }
 
 /// What of an image's config matters for its import.
@@ -111,6 +127,9 @@ struct Shape {
     manifests: Option<serde_json::Value>,
     config: Option<serde_json::Value>,
     layers: Option<serde_json::Value>,
+    fs_layers: Option<serde_json::Value>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Descriptor {
@@ -159,9 +178,7 @@ impl Document {
             header.contains("vnd.").then(|| header.to_owned())
         });
         if shape.schema_version == 1 || media_type.as_deref().is_some_and(|t| t.starts_with(SCHEMA_1)) {
-            let reason = "a schema 1 manifest, which names no layer contents that can be verified; \
-                          push the image again with a current tool";
-            return Err(Unreadable::Unsupported(reason.into()));
+            return Ok(Document::Old(shape.old()?));
         }
         // One document that is both would be read differently by different tools.
         if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
@@ -197,7 +214,14 @@ impl Shape {
             )));
         }
         let layers = parse(self.layers.ok_or_else(|| missing("layers"))?, "layers")?;
-        Ok(Manifest { media_type: media_type.to_owned(), config, layers })
+        let annotations = self.annotations.unwrap_or_default();
+        Ok(Manifest { media_type: media_type.to_owned(), config, layers, annotations })
+    }
+
+    fn old(self) -> Result<OldManifest, Unreadable> {
+        let layers: Vec<OldLayer> = parse(self.fs_layers.ok_or_else(|| missing("fsLayers"))?, "fsLayers")?;
+        // The format has the uppermost first.
+        Ok(OldManifest { layers: layers.into_iter().rev().map(|layer| layer.blob_sum).collect() })
     }
 }
 

@@ -49,7 +49,7 @@ impl Layout {
         let bytes = read_whole(&image, dir.join("index.json"), MANIFEST_MAX).await?;
         let index = match Document::read(&bytes, Some(OCI_INDEX)) {
             Ok(Document::Index(index)) => index,
-            Ok(Document::Manifest(_)) => {
+            Ok(Document::Manifest(_) | Document::Old(_)) => {
                 return Err(SourceError::corrupt(&image, "index.json", "it is a manifest"));
             }
             Err(error) => return Err(SourceError::corrupt(&image, "index.json", error.to_string())),

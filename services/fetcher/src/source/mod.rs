@@ -27,6 +27,7 @@ mod layout;
 mod registry;
 mod resolve;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -81,6 +82,10 @@ pub struct Found {
     /// Of the platform's manifest, not of the index that named it: `sha256:<hex>`.
     pub manifest_digest: String,
     pub media_type: String,
+    /// 1: Docker's first format, which is recognised and cannot be streamed.
+    pub schema_version: u32,
+    /// The manifest's.
+    pub annotations: BTreeMap<String, String>,
     pub config_digest: String,
     /// Verbatim and verified.
     pub config: Bytes,
@@ -100,7 +105,7 @@ pub struct LayerDescriptor {
     /// Of the blob, in bytes.
     pub size: u64,
     pub media_type: String,
-    /// Of the uncompressed tar: `sha256:<hex>`.
+    /// Of the uncompressed tar: `sha256:<hex>`; empty in the first format, which names none.
     pub diff_id: String,
     pub compression: Compression,
 }

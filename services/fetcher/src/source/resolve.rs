@@ -3,13 +3,15 @@
 //! An index is walked depth first, best platform first; entries that state no platform are tried
 //! last, by what their config says. What is walked is bounded: an index may name indexes.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::Platform;
 
 use super::digest::BlobDigest;
-use super::document::{Config, Descriptor, Document, Index, Manifest, Unreadable, compression};
+use super::document::{Config, Descriptor, Document, Index, Manifest, OldManifest, Unreadable, compression};
 use super::{Compression, Found, LayerDescriptor, Source, SourceError, platform};
 
 /// Indexes inside indexes; real ones have one level, tools that nest have two.
@@ -18,6 +20,11 @@ const DEPTH_MAX: usize = 4;
 const DOCUMENTS_MAX: usize = 32;
 /// Layers of one image; the kernel's overlayfs, for comparison, takes 500.
 const LAYERS_MAX: usize = 1024;
+
+const OLD_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v1+json";
+const OLD_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+const OLD_REASON: &str = "a schema 1 manifest, which names no layer contents that can be verified; push the image again \
+                          with a current tool";
 
 pub(super) async fn resolve(source: &Source, asked: &Platform) -> Result<Found, SourceError> {
     let wanted = platform::wanted(asked);
@@ -53,6 +60,7 @@ impl Walk<'_> {
             match document {
                 Document::Index(index) => self.index(index, depth).await,
                 Document::Manifest(manifest) => self.manifest(&descriptor, *manifest).await,
+                Document::Old(manifest) => self.old_manifest(&descriptor, manifest).map(Some),
             }
         }
         .boxed()
@@ -118,6 +126,8 @@ impl Walk<'_> {
         Ok(Some(Found {
             manifest_digest: descriptor.digest.to_string(),
             media_type: manifest.media_type,
+            schema_version: 2,
+            annotations: manifest.annotations,
             config_digest: manifest.config.digest.to_string(),
             config: bytes,
             platform,
@@ -126,16 +136,44 @@ impl Walk<'_> {
         }))
     }
 
+    /// What can be said of an image in the old format: enough to judge it, and that it cannot be streamed.
+    fn old_manifest(&self, descriptor: &Descriptor, manifest: OldManifest) -> Result<Found, SourceError> {
+        self.check_count(manifest.layers.len())?;
+        let layer = |digest: BlobDigest| LayerDescriptor {
+            digest: digest.to_string(),
+            size: 0,
+            media_type: OLD_LAYER.to_owned(),
+            diff_id: String::new(),
+            compression: Compression::Unknown,
+        };
+        Ok(Found {
+            manifest_digest: descriptor.digest.to_string(),
+            media_type: OLD_MANIFEST.to_owned(),
+            schema_version: 1,
+            annotations: BTreeMap::new(),
+            config_digest: String::new(),
+            config: Bytes::new(),
+            platform: self.wanted.clone(),
+            layers: manifest.layers.into_iter().map(layer).collect(),
+            ineligible: vec![OLD_REASON.to_owned()],
+        })
+    }
+
+    fn check_count(&self, layers: usize) -> Result<(), SourceError> {
+        if layers > LAYERS_MAX {
+            let reason = format!("it has {layers} layers, more than {LAYERS_MAX}");
+            return Err(SourceError::unsupported(&self.source.image, reason));
+        }
+        Ok(())
+    }
+
     fn layers(
         &self,
         manifest: &Manifest,
         diff_ids: &[BlobDigest],
     ) -> Result<(Vec<LayerDescriptor>, Vec<String>), SourceError> {
         let image = &self.source.image;
-        if manifest.layers.len() > LAYERS_MAX {
-            let reason = format!("it has {} layers, more than {LAYERS_MAX}", manifest.layers.len());
-            return Err(SourceError::unsupported(image, reason));
-        }
+        self.check_count(manifest.layers.len())?;
         if diff_ids.len() != manifest.layers.len() {
             let reason = format!("it names {} layers, its config {}", manifest.layers.len(), diff_ids.len());
             return Err(SourceError::corrupt(image, "the manifest", reason));

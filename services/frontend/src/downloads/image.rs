@@ -31,11 +31,30 @@ pub struct ImageId(Arc<str>);
 pub struct NewImage {
     pub id: ImageId,
     pub map: Arc<Map>,
-    /// What earlier starts read; prefetched at once, in this order.
+    /// What earlier starts read; part of what this one is reported to read.
     pub profile: Profile,
+    pub prefetch: Prefetch,
     pub content: Content,
     /// When the mount was asked for: where the trace begins.
     pub asked: Instant,
+}
+
+/// What is fetched of an image without being read first.
+#[derive(Clone, Debug)]
+pub struct Prefetch {
+    /// At once, in this order.
+    pub chunks: Vec<Digest>,
+    /// Everything else follows, when the node has backgrounds at all.
+    pub background: bool,
+    /// Stored bytes a second of this image's background, below the node's own cap.
+    pub bandwidth: Option<u64>,
+}
+
+impl Prefetch {
+    /// What earlier starts read, and then the rest: where no policy has another plan.
+    pub fn learned(profile: &Profile) -> Prefetch {
+        Prefetch { chunks: profile.chunks.clone(), background: true, bandwidth: None }
+    }
 }
 
 #[derive(Debug)]
@@ -46,6 +65,8 @@ pub(super) struct Image {
     pub(super) progress: watch::Sender<DownloadProgress>,
     /// Ends every request that is made for this image.
     pub(super) removed: CancellationToken,
+    pub(super) background: bool,
+    pub(super) bandwidth: Option<u64>,
     profile: Profile,
     asked: Instant,
     touches: Mutex<Touches>,
@@ -112,6 +133,8 @@ impl Image {
             content: new.content,
             progress: watch::Sender::new(progress),
             removed: CancellationToken::new(),
+            background: new.prefetch.background,
+            bandwidth: new.prefetch.bandwidth,
             profile: new.profile,
             asked: new.asked,
             touches: Mutex::new(touches),

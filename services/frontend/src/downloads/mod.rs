@@ -50,7 +50,7 @@ use plan::Plan;
 use scheduler::{Control, Demand, Event, Inbox, Scheduler};
 
 pub use buffers::Buffers;
-pub use image::{ImageId, NewImage};
+pub use image::{ImageId, NewImage, Prefetch};
 pub use read::ReadError;
 
 /// Reads waiting to be taken by the scheduler, which never blocks: more than the kernel asks at once.
@@ -132,12 +132,13 @@ impl Downloads {
     /// Makes an image's objects readable, starts its prefetch, and its background when that is due. An image
     /// that is here already is replaced.
     pub async fn add_image(&self, new: NewImage) -> anyhow::Result<()> {
-        let profile = new.profile.chunks.clone();
+        let mut new = new;
+        let prefetch = std::mem::take(&mut new.prefetch.chunks);
         let image = Arc::new(Image::new(new));
         let (objects, map) = (self.objects().clone(), image.map.clone());
         let plan = tokio::task::spawn_blocking(move || {
-            let mut plan = Plan::new(map, &profile);
-            scan::of_prefetch(&objects, &plan, &profile).map(|local| {
+            let mut plan = Plan::new(map, &prefetch);
+            scan::of_prefetch(&objects, &plan, &prefetch).map(|local| {
                 local.tell(&mut plan);
                 plan
             })

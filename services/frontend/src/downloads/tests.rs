@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::content::testing::{Faults, Sample, Site, impatient};
-use crate::content::{self, FetchError};
+use crate::content::{self, Content, FetchError};
 
 /// A node: its state folder outlives it.
 struct TestNode {
@@ -42,8 +42,7 @@ impl TestNode {
     ) -> ImageId {
         let id = ImageId::new(name);
         let content = site.content(true, options);
-        let new =
-            NewImage { id: id.clone(), map: sample.map.clone(), profile, content, asked: Instant::now() };
+        let new = new_image(id.clone(), sample, profile, content);
         self.downloads.add_image(new).await.unwrap();
         id
     }
@@ -71,6 +70,11 @@ impl TestNode {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+fn new_image(id: ImageId, sample: &Sample, profile: Profile, content: Content) -> NewImage {
+    let prefetch = Prefetch::learned(&profile);
+    NewImage { id, map: sample.map.clone(), profile, prefetch, content, asked: Instant::now() }
 }
 
 /// The background begins at once.
@@ -275,8 +279,7 @@ async fn a_link_that_drops_and_comes_back_only_makes_reads_wait() {
     let content = site.content(false, content::Options::default());
     let node = TestNode::start(&site, demand_only());
     let id = ImageId::new("image");
-    let (map, profile) = (sample.map.clone(), Profile::default());
-    node.downloads.add_image(NewImage { id, map, profile, content, asked: Instant::now() }).await.unwrap();
+    node.downloads.add_image(new_image(id, &sample, Profile::default(), content)).await.unwrap();
     site.replicas[0].set(Faults { refuse: true, ..Faults::default() });
     let object = sample.object_at(1);
     let read = node.downloads.read(object, 0, 10);
@@ -457,4 +460,50 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
     }
+}
+
+#[tokio::test]
+async fn what_is_planned_without_a_background_brings_its_list_alone() {
+    let site = Site::new(1).await;
+    let (planned, other) = (site.sample(1, 8, 0).await, site.sample(2, 8, 0).await);
+    let node = TestNode::start(&site, eager());
+    let mut new = new_image(
+        "planned".into(),
+        &planned,
+        Profile::default(),
+        site.content(true, content::Options::default()),
+    );
+    new.prefetch = Prefetch { chunks: planned.profile([5, 2]).chunks, background: false, bandwidth: None };
+    node.downloads.add_image(new).await.unwrap();
+    // The background of an image that came later is over: the first one's would have been asked for by then.
+    let id = node.add(&site, "other", &other, Profile::default()).await;
+    assert!(node.downloads.completed(&id).await);
+    let sent = site.replicas[0].sent();
+    let of_planned: Vec<_> = sent
+        .iter()
+        .filter(|(chunk, _)| planned.map.chunks.iter().any(|known| known.digest == *chunk))
+        .collect();
+    let expected = [5, 2].map(|at| (planned.map.chunks[at].digest, Priority::Prefetch));
+    assert_eq!(of_planned, expected.iter().collect::<Vec<_>>());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_images_own_bandwidth_holds_back_its_background_and_no_other() {
+    let site = Site::new(1).await;
+    let (slow, other) = (site.sample(1, 8, 4).await, site.sample(2, 8, 4).await);
+    let node = TestNode::start(&site, eager());
+    let mut new =
+        new_image("slow".into(), &slow, Profile::default(), site.content(true, content::Options::default()));
+    // One byte a second: the first chunk overdraws it for hours.
+    new.prefetch.bandwidth = Some(1);
+    node.downloads.add_image(new).await.unwrap();
+    let id = node.add(&site, "other", &other, Profile::default()).await;
+    assert!(node.downloads.completed(&id).await);
+    assert!(!node.downloads.progress(&"slow".into()).unwrap().complete);
+    let sent = site.replicas[0].sent();
+    let of_slow =
+        sent.iter().filter(|(chunk, _)| slow.map.chunks.iter().any(|known| known.digest == *chunk)).count();
+    assert!(of_slow <= 1, "{of_slow} chunks were asked for");
+    node.stop().await;
 }

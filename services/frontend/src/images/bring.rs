@@ -15,9 +15,9 @@ use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
 use super::turns::Turn;
-use super::{Images, Present, disk_status};
+use super::{Images, Present, disk_status, planning};
 use crate::content::{Access, Content, FetchError};
-use crate::downloads::{ImageId, NewImage};
+use crate::downloads::{ImageId, NewImage, Prefetch};
 
 impl Images {
     /// Makes the image present. Returns with the image's turn, for what is to be done with it next.
@@ -99,7 +99,13 @@ impl Images {
         asked: Instant,
     ) -> Result<(), Status> {
         let begin = async {
-            let map = self.map(record.map, content).await?;
+            let (map, plan) =
+                tokio::join!(self.map(record.map, content), Box::pin(self.plan(record, &profile)));
+            let map = map?;
+            let prefetch = match plan {
+                Some(plan) => planning::prefetch(plan, &profile, &map),
+                None => Prefetch::learned(&profile),
+            };
             let manifest = &record.manifest_digest;
             self.node.known.add(manifest, map.clone()).map_err(|taken| {
                 Status::invalid_argument(format!(
@@ -107,7 +113,8 @@ impl Images {
                 ))
             })?;
             let (id, content) = (ImageId::new(manifest), content.clone());
-            let added = self.node.downloads.add_image(NewImage { id, map, profile, content, asked }).await;
+            let added =
+                self.node.downloads.add_image(NewImage { id, map, profile, prefetch, content, asked }).await;
             added.map_err(|error| Status::unavailable(format!("{manifest} cannot be downloaded: {error:#}")))
         };
         tokio::try_join!(self.tree(record.tree, content), begin).map(|_| ())

@@ -19,6 +19,7 @@ mod find;
 mod grants;
 mod mount;
 mod names;
+mod planning;
 mod report;
 mod resolve;
 mod rest;

@@ -135,7 +135,7 @@ async fn refusals_say_why() {
         (manifest(config(json!(["sha256:short"])), json!([layer])), "not a digest"),
         (manifest(chart, json!([])), "vnd.cncf.helm.config"),
         (manifest(huge, json!([])), "at most"),
-        (json!({ "schemaVersion": 1, "mediaType": "", "fsLayers": [] }), "schema 1"),
+        (json!({ "schemaVersion": 1, "mediaType": "" }), "no fsLayers"),
         (json!({ "schemaVersion": 2, "mediaType": "application/vnd.else" }), "application/vnd.else"),
     ] {
         fake.manifest("app", "latest", &document);
@@ -186,4 +186,20 @@ async fn absence_is_told_from_trouble() {
     let source = open(&config(), &name, plain_http()).await.unwrap();
     let error = source.manifest(&amd64()).await.unwrap_err();
     assert!(matches!(&error, SourceError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_image_in_the_old_format_is_recognised_and_cannot_be_streamed() {
+    let fake = Fake::start().await;
+    let digests = [BlobDigest::of(b"upper"), BlobDigest::of(b"lower")].map(|digest| digest.to_string());
+    let layers: Vec<Value> = digests.iter().map(|digest| json!({ "blobSum": digest })).collect();
+    let old = json!({ "schemaVersion": 1, "name": "app", "tag": "latest", "architecture": "amd64", "fsLayers": layers });
+    fake.manifest("app", "latest", &old);
+    let found = found(&fake, "app", &amd64()).await.unwrap();
+    assert_eq!(found.schema_version, 1);
+    assert_eq!(
+        found.layers.iter().map(|layer| layer.digest.clone()).collect::<Vec<_>>(),
+        [&*digests[1], &*digests[0]]
+    );
+    assert!(found.ineligible[0].contains("schema 1"), "{:?}", found.ineligible);
 }

@@ -97,6 +97,8 @@ struct Present {
     image: Arc<Image>,
     plan: Plan,
     since: Instant,
+    /// Of its own background, below the one of all images together.
+    bandwidth: Bandwidth,
     /// Its local objects are known: the background may begin.
     scanned: bool,
     failures: u32,
@@ -183,6 +185,7 @@ impl Scheduler {
         image.note_local(&plan);
         let since = Instant::now();
         self.images.push(Present {
+            bandwidth: Bandwidth::new(image.bandwidth, since),
             image,
             plan,
             since,

@@ -111,10 +111,15 @@ impl Scheduler {
                 self.wake = self.wake.min(later);
                 continue;
             }
+            if let Some(later) = present.bandwidth.wait_until(now) {
+                self.wake = self.wake.min(later);
+                continue;
+            }
             let (flights, writing, held) = (&mut self.flights, &self.writing, &self.held);
             let mut chunks = Vec::new();
             while flights.outstanding_bytes(Class::Background) < self.options.buffers.background
                 && self.bandwidth.wait_until(now).is_none()
+                && present.bandwidth.wait_until(now).is_none()
                 && let Some(position) = present.plan.next_background(|chunk| {
                     flights.contains(chunk) || writing.contains(chunk) || held.contains(chunk)
                 })
@@ -122,6 +127,7 @@ impl Scheduler {
                 let chunk = present.plan.chunk(position);
                 flights.ask(Class::Background, chunk, now);
                 self.bandwidth.spend(chunk.stored_len.into());
+                present.bandwidth.spend(chunk.stored_len.into());
                 chunks.push(chunk);
             }
             if !chunks.is_empty() {
@@ -147,7 +153,11 @@ impl Present {
     /// `None` when the background may ask for this image now; otherwise when to look again.
     fn background_due(&self, now: Instant, last_demand: Option<Instant>, quiet: Duration) -> Option<Instant> {
         let never = now + IDLE;
-        if !self.scanned || self.plan.is_complete() || self.spoiled > SPOILED_MAX || self.plan.has_prefetch()
+        if !self.image.background
+            || !self.scanned
+            || self.plan.is_complete()
+            || self.spoiled > SPOILED_MAX
+            || self.plan.has_prefetch()
         {
             return Some(never);
         }

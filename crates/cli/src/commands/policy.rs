@@ -1,0 +1,238 @@
+//! `sluice policy`: what is loaded, and tools for who writes policies.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail, ensure};
+use bus::Bus;
+use clap::{Args, Subcommand};
+use policy::Policies;
+use proto::plan_item::Item;
+use proto::plan_reply::Mode;
+use proto::{
+    Decision, Facts, JudgeReply, JudgeRequest, LoadedPolicy, PlanItem, PlanReply, PlanRequest, PoliciesReply,
+    PoliciesRequest,
+};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Context;
+use super::inspect::Policy;
+use crate::{exit, render, session};
+
+/// A file of facts, in bytes; a message of facts is no larger.
+const FACTS_MAX: u64 = 1024 * 1024;
+const ELIGIBILITY: &str = "eligibility";
+
+/// Show and try the plugins that decide which images stream
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  sluice policy ls
+  sluice policy facts debian:12 > facts.json       what policies are told of an image
+  sluice policy check mine.wasm --settings mine.toml
+  sluice policy run mine.wasm --facts facts.json
+  sluice policy run mine.wasm debian:12
+
+How to write one: docs/policies.md")]
+pub enum PolicyCommand {
+    /// List the policies that are in use
+    Ls,
+    /// Print what policies are told of an image, as JSON
+    Facts { image: String },
+    /// Load a plugin as the service would: digest, world, imports, settings, a trial; and say what it is
+    Check(Plugin),
+    /// Ask a plugin about an image; exit code 3 when it refuses
+    Run(RunArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct Plugin {
+    /// A WebAssembly component
+    #[arg(value_name = "PLUGIN")]
+    file: PathBuf,
+    /// Its settings, as a TOML file: largest-image = 1000000
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    plugin: Plugin,
+    /// The image to ask about
+    #[arg(required_unless_present = "facts", conflicts_with = "facts")]
+    image: Option<String>,
+    /// Facts as `sluice policy facts` prints them, instead of an image
+    #[arg(long, value_name = "FILE")]
+    facts: Option<PathBuf>,
+    /// For a prefetch plugin: chunks of the image's profile
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    profile: u32,
+}
+
+pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        PolicyCommand::Ls => list(context).await,
+        PolicyCommand::Facts { image } => {
+            render::json(&facts_of(context, &image).await?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        PolicyCommand::Check(plugin) => check(context, &plugin).await,
+        PolicyCommand::Run(args) => ask(context, args).await,
+    }
+}
+
+/// A prefetch plan, as JSON.
+#[derive(Debug, PartialEq, Serialize)]
+struct Plan {
+    mode: &'static str,
+    items: Vec<PlannedItem>,
+    /// Bytes a second; absent: the node's own limit.
+    bandwidth: Option<u64>,
+    reason: String,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum PlannedItem {
+    /// Chunks of the profile: the first one's number, and how many.
+    Chunks(u32, u32),
+    Path(String),
+}
+
+impl From<PlanReply> for Plan {
+    fn from(plan: PlanReply) -> Plan {
+        let mode = match plan.mode() {
+            Mode::ListedThenRest => "listed-then-rest",
+            Mode::ListedOnly => "listed-only",
+            Mode::Everything => "everything",
+            Mode::Nothing => "nothing",
+        };
+        let item = |item: PlanItem| match item.item? {
+            Item::Chunks(run) => Some(PlannedItem::Chunks(run.first, run.count)),
+            Item::Path(path) => Some(PlannedItem::Path(path)),
+        };
+        let items = plan.items.into_iter().filter_map(item).collect();
+        Plan { mode, items, bandwidth: plan.bandwidth, reason: plan.reason }
+    }
+}
+
+async fn list(context: &Context) -> anyhow::Result<ExitCode> {
+    let session = context.judging_session().await?;
+    let reply = session.call(PoliciesRequest {}, session::ASK).await.context("list the policies")?;
+    match context.global.json {
+        true => render::json(&reply)?,
+        false => render::line(table(&reply).trim_end())?,
+    }
+    session.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(reply: &PoliciesReply) -> String {
+    let row = |policy: &LoadedPolicy| {
+        let state = match (policy.open_circuit, policy.monitored) {
+            (true, _) => "rests: it failed too often",
+            (false, true) => "monitored",
+            (false, false) => "in use",
+        };
+        let digest = render::short(&policy.digest).to_owned();
+        vec![policy.name.clone(), policy.world.clone(), policy.version.clone(), digest, state.to_owned()]
+    };
+    let rows = reply.policies.iter().map(row).collect();
+    let mut text = render::table(&["policy", "world", "version", "digest", "state"], &[], rows);
+    if !reply.last_error.is_empty() {
+        text += &format!("\nA newer set cannot be used: {}\n", reply.last_error);
+    }
+    text
+}
+
+async fn facts_of(context: &Context, image: &str) -> anyhow::Result<Facts> {
+    let request = context.requests()?.inspect(image)?;
+    let session = context.judging_session().await?;
+    let reply = session.call(request, session::ASK).await.with_context(|| format!("inspect {image}"))?;
+    session.close().await;
+    reply.facts.context("the fetcher told no facts: it is older than this command")
+}
+
+/// A plugin that answers on a bus of its own.
+struct Tried {
+    bus: Bus,
+    loaded: LoadedPolicy,
+    _policies: Policies,
+}
+
+async fn start(context: &Context, plugin: &Plugin) -> anyhow::Result<Tried> {
+    let settings = match &plugin.settings {
+        Some(file) => {
+            let reading = || format!("read the settings {}", file.display());
+            std::fs::read_to_string(file).with_context(reading)?.parse().with_context(reading)?
+        }
+        None => toml::Table::new(),
+    };
+    let (bus, limits) = (Bus::in_process(), context.settings.policy.limits.clone());
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let policies = policy::try_plugin(&plugin.file, settings, limits, bus.clone(), &tasks, shutdown).await?;
+    let reply = bus.call_once(PoliciesRequest {}, session::ASK).await?;
+    let loaded = reply.policies.into_iter().next().context("the plugin was not loaded")?;
+    Ok(Tried { bus, loaded, _policies: policies })
+}
+
+async fn check(context: &Context, plugin: &Plugin) -> anyhow::Result<ExitCode> {
+    let loaded = start(context, plugin).await?.loaded;
+    match context.global.json {
+        true => render::json(&loaded)?,
+        false => render::line(described(&loaded).trim_end())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn described(loaded: &LoadedPolicy) -> String {
+    let lines = [
+        ("world", loaded.world.as_str()),
+        ("version", loaded.version.as_str()),
+        ("summary", loaded.summary.as_str()),
+        ("source", loaded.source.as_str()),
+    ];
+    let mut text: String = lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect();
+    if !loaded.settings.is_empty() {
+        let rows = loaded.settings.iter().map(|setting| {
+            let needed = if setting.required { "required" } else { "" };
+            vec![setting.name.clone(), setting.kind.clone(), needed.to_owned(), setting.help.clone()]
+        });
+        text += &format!("\n{}", render::table(&["setting", "takes", "", ""], &[], rows.collect()));
+    }
+    text
+}
+
+async fn ask(context: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
+    let facts = match (&args.facts, &args.image) {
+        (Some(file), _) => read_facts(file)?,
+        (None, Some(image)) => facts_of(context, image).await?,
+        (None, None) => bail!("name an image, or a file with --facts"),
+    };
+    let tried = start(context, &args.plugin).await?;
+    if tried.loaded.world != ELIGIBILITY {
+        let request =
+            PlanRequest { facts: Some(facts), starts: u32::from(args.profile > 0), chunks: args.profile };
+        let plan: PlanReply = tried.bus.call_once(request, session::ASK).await?;
+        render::json(&Plan::from(plan))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let reply: JudgeReply = tried.bus.call_once(JudgeRequest { facts: Some(facts) }, session::ASK).await?;
+    let refused = reply.decision() == Decision::Refuse;
+    for verdict in reply.verdicts {
+        let failure = verdict.failure.clone();
+        ensure!(failure.is_empty(), "{} ({failure})", verdict.message);
+        render::json(&Policy::from(verdict))?;
+    }
+    Ok(if refused { ExitCode::from(exit::NOT_ELIGIBLE) } else { ExitCode::SUCCESS })
+}
+
+fn read_facts(file: &Path) -> anyhow::Result<Facts> {
+    let reading = || format!("read the facts {}", file.display());
+    let size = std::fs::metadata(file).with_context(reading)?.len();
+    ensure!(size <= FACTS_MAX, "{}: it has {size} bytes, more than {FACTS_MAX}", reading());
+    serde_json::from_slice(&std::fs::read(file).with_context(reading)?).with_context(reading)
+}

@@ -1,0 +1,88 @@
+//! A policy that does what no policy should: for tests of the host. The label `misbehave` of the image says what, the setting
+//! `checks` what it does already while its settings are checked.
+
+use std::hint::black_box;
+
+use sluice_policy::{
+    About, Eligibility, Facts, Kind, Level, Problem, Settings, Verdict, about, accept, known, log, problem,
+    refuse,
+};
+
+struct Hostile;
+
+impl Eligibility for Hostile {
+    fn about() -> About {
+        let settings = [
+            known("checks", Kind::Text, "What to do while settings are checked."),
+            known("even", Kind::Number, "A number that the policy itself wants to be even."),
+            known("answer", Kind::Text, "Refuse with this reason code; without it accept."),
+        ];
+        about("hostile", "1.0.0", "Misbehaves.", settings)
+    }
+
+    fn check(settings: &Settings) -> Vec<Problem> {
+        if let Some(how) = settings.text("checks") {
+            misbehave(how);
+        }
+        match settings.number("even") {
+            Some(number) if number % 2 != 0 => vec![problem("even", "it is odd")],
+            _ => Vec::new(),
+        }
+    }
+
+    fn judge(settings: &Settings, facts: &Facts) -> Result<Verdict, String> {
+        let how = facts.image.labels.iter().find(|(name, _)| name == "misbehave");
+        if let Some((_, how)) = how {
+            match how.as_str() {
+                "error" => return Err("no table for this registry".to_owned()),
+                "megabytes" => return Ok(refuse("large", "x".repeat(8 << 20))),
+                "no-reason" => return Ok(refuse("", "")),
+                "control" => return Ok(refuse("control", "\u{1b}[31mred")),
+                // SAFETY: deliberately none: the host must not trust that what a guest calls text is text.
+                "not-text" => {
+                    return Ok(refuse("text", unsafe { String::from_utf8_unchecked(vec![0xff; 9]) }));
+                }
+                "log" => (0..10_000).for_each(|line| log(Level::Info, &format!("line {line}"))),
+                "log-megabytes" => log(Level::Info, &"x".repeat(8 << 20)),
+                how => misbehave(how),
+            }
+        }
+        Ok(match settings.text("answer") {
+            Some(reason) => refuse(reason, "as its settings say"),
+            None => accept(),
+        })
+    }
+}
+
+fn misbehave(how: &str) {
+    match how {
+        "loop" => loop {
+            black_box(());
+        },
+        "allocate" => {
+            let mut kept = Vec::new();
+            loop {
+                kept.push(black_box(vec![1u8; 1 << 20]));
+            }
+        }
+        "recurse" => {
+            black_box(recurse(black_box(1)));
+        }
+        "panic" => panic!("nobody expects this"),
+        "trap" => core::arch::wasm32::unreachable(),
+        "outside" => {
+            // SAFETY: deliberately none: the host must stop it.
+            unsafe { std::ptr::read_volatile(0xffff_fff0 as *const u8) };
+        }
+        _ => {}
+    }
+}
+
+/// Of small frames, so that the stack that is full is the host's, and not the one that compilers keep in linear memory.
+#[expect(unconditional_recursion, reason = "the host must stop it")]
+#[inline(never)]
+fn recurse(depth: u64) -> u64 {
+    black_box(recurse(depth + 1)) + depth
+}
+
+sluice_policy::eligibility!(Hostile);

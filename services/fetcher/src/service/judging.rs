@@ -1,0 +1,292 @@
+//! May this image stream? What the policies say, and what holds without them.
+//!
+//! Whether the layers can be read at all is a rule of ours; everything else is the policies'. They are asked each time before
+//! an image is granted, also when it was imported long ago: what they say may have changed since.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use proto::{
+    AskerFacts, Decision, Facts, ImageFacts, InspectLayer, JudgeReply, JudgeRequest, LayerFacts, Pair,
+    Verdict,
+};
+use serde::Deserialize;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::Service;
+use super::inspect::layers;
+use crate::config::{Judging, Unanswered};
+use crate::source::{Found, ImageName};
+
+/// Labels and annotations that policies are told, of each kind: in bytes, names and values together.
+const PAIRS_BYTES_MAX: usize = 64 * 1024;
+/// In error details, who says why an image cannot stream.
+const ERROR_DOMAIN: &str = "policy.sluice";
+/// Reason codes of our own, beside those of policies.
+const UNREADABLE: &str = "unreadable-layers";
+
+/// What was found about an image's eligibility.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    pub(super) verdicts: Vec<Verdict>,
+    /// What the policies were told.
+    pub(super) facts: Facts,
+    /// Why the image cannot stream, each with its code; empty: it can.
+    pub(super) refusals: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Refusal {
+    /// Empty: a rule of the fetcher itself.
+    policy: String,
+    code: String,
+    message: String,
+}
+
+/// Who asks for an image.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asker<'a> {
+    pub(super) project: &'a str,
+    pub(super) node: &'a str,
+    /// What the node says of itself.
+    pub(super) said: Option<&'a AskerFacts>,
+}
+
+impl Service {
+    /// Asks the policies. An error: they are required, and nobody answers for them.
+    pub(super) async fn judge(
+        &self,
+        name: &ImageName,
+        found: &Found,
+        asker: Asker<'_>,
+    ) -> Result<Judged, Status> {
+        let facts = facts(&self.judging, name, found, &asker);
+        let request = JudgeRequest { facts: Some(facts.clone()) };
+        let verdicts = match self.ask_policies(request).await {
+            Ok(reply) => verdicts(reply),
+            Err(status) if self.judging.unanswered == Unanswered::Accept => {
+                metrics::counter!("sluice_fetcher_unjudged_total").increment(1);
+                tracing::debug!(image = %name, error = status.message(), "no policy was asked");
+                (Vec::new(), false)
+            }
+            Err(status) => {
+                let reason =
+                    format!("{name}: policies must agree, and nobody answers for them: {}", status.message());
+                return Err(Status::unavailable(reason));
+            }
+        };
+        Ok(Judged { facts, ..judged(verdicts, found) })
+    }
+
+    /// Where policies must agree, one that restarts is waited for; else nobody waits for a service that may not exist.
+    async fn ask_policies(&self, request: JudgeRequest) -> Result<JudgeReply, Status> {
+        match self.judging.unanswered {
+            Unanswered::Accept => self.bus.call_once(request, self.judging.wait).await,
+            Unanswered::Refuse => self.bus.call(request, self.judging.wait).await,
+        }
+    }
+}
+
+impl Judged {
+    /// The error for who asked: every reason in its message, the first one's code in its details.
+    pub(super) fn permit(&self, name: &ImageName) -> Result<(), Status> {
+        let Some(first) = self.refusals.first() else { return Ok(()) };
+        let mut metadata = std::collections::HashMap::from([("image".to_owned(), name.to_string())]);
+        if !first.policy.is_empty() {
+            metadata.insert("policy".to_owned(), first.policy.clone());
+        }
+        let details = ErrorDetails::with_error_info(first.code.clone(), ERROR_DOMAIN, metadata);
+        let message = format!("{name}: it cannot be streamed: {}", self.reasons().join("; "));
+        Err(Status::with_error_details(Code::InvalidArgument, message, details))
+    }
+
+    pub(super) fn reasons(&self) -> Vec<String> {
+        self.refusals.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.policy.is_empty() {
+            true => formatter.write_str(&self.message),
+            false => write!(formatter, "{} (policy {}: {})", self.message, self.policy, self.code),
+        }
+    }
+}
+
+/// All verdicts, and whether they refuse.
+fn verdicts(reply: JudgeReply) -> (Vec<Verdict>, bool) {
+    let refused = reply.decision() == Decision::Refuse;
+    (reply.verdicts, refused)
+}
+
+fn judged((verdicts, refused): (Vec<Verdict>, bool), found: &Found) -> Judged {
+    let speaks = |verdict: &&Verdict| refused && !verdict.monitored && verdict.decision() == Decision::Refuse;
+    let of_policy = |verdict: &Verdict| Refusal {
+        policy: verdict.policy.clone(),
+        code: verdict.reason.clone(),
+        message: verdict.message.clone(),
+    };
+    let own = |message: &String| Refusal {
+        policy: String::new(),
+        code: UNREADABLE.to_owned(),
+        message: message.clone(),
+    };
+    let refusals =
+        verdicts.iter().filter(speaks).map(of_policy).chain(found.ineligible.iter().map(own)).collect();
+    Judged { verdicts, refusals, facts: Facts::default() }
+}
+
+fn facts(judging: &Judging, name: &ImageName, found: &Found, asker: &Asker<'_>) -> Facts {
+    let registry = if let ImageName::Registry(reference) = name { reference.registry() } else { "" };
+    let said = asker.said.cloned().unwrap_or_default();
+    Facts {
+        image: Some(image_facts(name, found)),
+        asker: Some(AskerFacts {
+            project: asker.project.to_owned(),
+            node: asker.node.to_owned(),
+            region: said.region.or_else(|| judging.region.clone()),
+            pool: said.pool,
+            labels: bounded(said.labels.into_iter().map(|pair| (pair.name, pair.value))),
+        }),
+        registry_region: judging.region_of(registry),
+        now_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
+        more: Vec::new(),
+    }
+}
+
+fn image_facts(name: &ImageName, found: &Found) -> ImageFacts {
+    let (registry, repository, tag) = match name {
+        ImageName::Registry(reference) => {
+            (reference.registry(), reference.repository(), reference.tag().map(str::to_owned))
+        }
+        _ => ("", "", None),
+    };
+    let config: Config = serde_json::from_slice(&found.config).unwrap_or_default();
+    let layers: Vec<InspectLayer> = layers(found, &vec![false; found.layers.len()], None);
+    let compressed_bytes = layers.iter().filter(|layer| !layer.duplicate).map(|layer| layer.size).sum();
+    ImageFacts {
+        reference: name.to_string(),
+        registry: registry.to_owned(),
+        repository: repository.to_owned(),
+        tag,
+        manifest_digest: found.manifest_digest.clone(),
+        manifest_media_type: found.media_type.clone(),
+        schema_version: found.schema_version,
+        config_digest: found.config_digest.clone(),
+        platform: Some(found.platform.clone()),
+        layers: layers.into_iter().map(layer_facts).collect(),
+        labels: bounded(config.config.labels.unwrap_or_default()),
+        annotations: bounded(found.annotations.clone()),
+        created_ms: config.created.as_deref().and_then(milliseconds),
+        compressed_bytes,
+    }
+}
+
+fn layer_facts(layer: InspectLayer) -> LayerFacts {
+    LayerFacts {
+        digest: layer.digest,
+        diff_id: layer.diff_id,
+        media_type: layer.media_type,
+        size: layer.size,
+        empty: layer.empty,
+        duplicate: layer.duplicate,
+        encrypted: layer.encrypted,
+    }
+}
+
+/// As many pairs as fit: an image may have megabytes of labels, and a message has room for one.
+fn bounded(pairs: impl IntoIterator<Item = (String, String)>) -> Vec<Pair> {
+    let mut bytes = 0;
+    let pairs = pairs.into_iter().map(|(name, value)| Pair { name, value });
+    let fits = |pair: &Pair| {
+        bytes += pair.name.len() + pair.value.len();
+        bytes <= PAIRS_BYTES_MAX
+    };
+    pairs.take_while(fits).collect()
+}
+
+/// What of an image's config policies are told. Anything that is not as it should be is left out.
+#[derive(Default, Deserialize)]
+struct Config {
+    #[serde(default)]
+    created: Option<String>,
+    #[serde(default)]
+    config: Inner,
+}
+
+#[derive(Default, Deserialize)]
+struct Inner {
+    #[serde(default, rename = "Labels")]
+    labels: Option<std::collections::BTreeMap<String, String>>,
+}
+
+fn milliseconds(time: &str) -> Option<u64> {
+    let time = humantime::parse_rfc3339_weak(time).ok()?;
+    u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(ineligible: &[&str]) -> Found {
+        Found {
+            manifest_digest: "sha256:m".into(),
+            media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+            schema_version: 2,
+            annotations: [("a".to_owned(), "b".to_owned())].into(),
+            config_digest: "sha256:c".into(),
+            config: r#"{"created":"2026-01-01T00:00:00.5Z","config":{"Labels":{"x":"y"}}}"#.into(),
+            platform: proto::Platform::default(),
+            layers: Vec::new(),
+            ineligible: ineligible.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn verdict(policy: &str, decision: Decision, monitored: bool) -> Verdict {
+        let (decision, reason, message) = (decision.into(), "code".to_owned(), "it is so".to_owned());
+        Verdict { policy: policy.to_owned(), decision, reason, message, monitored, ..Verdict::default() }
+    }
+
+    #[test]
+    fn every_reason_is_told_and_the_first_code_is_in_the_details() {
+        let said = vec![verdict("one", Decision::Accept, false), verdict("two", Decision::Refuse, false)];
+        let status =
+            judged((said, true), &found(&["layer x: it is encrypted"])).permit(&"app:1".parse().unwrap());
+        let status = status.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "docker.io/library/app:1: it cannot be streamed: it is so (policy two: code); layer x: it is encrypted"
+        );
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("code", ERROR_DOMAIN));
+        assert_eq!(info.metadata["policy"], "two");
+    }
+
+    #[test]
+    fn what_is_monitored_or_outvoted_is_no_reason() {
+        let said = vec![verdict("shadow", Decision::Refuse, true), verdict("late", Decision::Refuse, false)];
+        assert!(judged((said.clone(), false), &found(&[])).refusals.is_empty());
+        assert_eq!(judged((said, true), &found(&[])).reasons(), ["it is so (policy late: code)"]);
+    }
+
+    #[test]
+    fn facts_are_what_manifest_and_config_say() {
+        let judging = Judging { region: Some("eu-1".into()), ..Judging::default() };
+        let facts = facts(&judging, &"ghcr.io/team/app:1".parse().unwrap(), &found(&[]), &Asker::default());
+        let image = facts.image.unwrap();
+        assert_eq!((image.registry.as_str(), image.repository.as_str()), ("ghcr.io", "team/app"));
+        assert_eq!((image.tag.as_deref(), image.created_ms), (Some("1"), Some(1_767_225_600_500)));
+        assert_eq!((image.labels[0].name.as_str(), image.annotations[0].value.as_str()), ("x", "b"));
+        assert_eq!(facts.asker.unwrap().region.as_deref(), Some("eu-1"));
+    }
+
+    #[test]
+    fn labels_beyond_a_bound_are_left_out() {
+        let labels = (0..1_000).map(|number| (number.to_string(), "x".repeat(1_000)));
+        let kept = bounded(labels);
+        assert!(kept.len() > 10 && kept.len() < 70, "{}", kept.len());
+    }
+}

@@ -1,0 +1,144 @@
+//! What the policy service can be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration of the service as a process of its own.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub lifecycle: lifecycle::Config,
+    pub nats: bus::NatsConfig,
+    pub policy: Config,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// A TOML file with the policy set, instead of `set`. Looked at every two seconds: what changes in it is in use a
+    /// moment later, without a restart.
+    pub file: Option<PathBuf>,
+    pub set: SetConfig,
+    pub limits: Limits,
+}
+
+/// Which policies decide, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetConfig {
+    pub combine: Combine,
+    /// May an image stream?
+    pub eligibility: Vec<PolicyConfig>,
+    /// What is fetched first? The first policy that gives a plan decides.
+    pub prefetch: Vec<PolicyConfig>,
+}
+
+/// How several verdicts become one. Without any, an image may stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Combine {
+    /// One refusal refuses, and all reasons are told.
+    #[default]
+    All,
+    /// The first policy that accepts or refuses decides; later ones are not asked.
+    First,
+}
+
+/// One policy of the set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// By which logs, metrics and reasons name it. Unique within the set.
+    pub name: String,
+    /// `builtin:NAME`, or `file:PATH@sha256:HEX`.
+    pub source: String,
+    #[serde(default)]
+    pub mode: Mode,
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// What the policy itself is told; `sluice policy check` lists what it takes.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub settings: toml::Table,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    #[default]
+    Enforce,
+    /// Asked, counted and shown, without a say: to try a policy on what really happens.
+    Monitor,
+}
+
+/// What stands for the verdict of a policy that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// The image is pulled the ordinary way: what nobody judged does not stream.
+    #[default]
+    Refuse,
+    Accept,
+    Abstain,
+}
+
+/// What one call of a policy may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Linear memories and tables of one instance, together.
+    pub memory: ByteSize,
+    /// Of a processor, of one policy's call.
+    #[serde(with = "humantime_serde")]
+    pub time: Duration,
+    /// By the clock, of all policies of one question.
+    #[serde(with = "humantime_serde")]
+    pub total_time: Duration,
+    /// What one call may hand to the host: its answer, or a line of its log.
+    pub output: ByteSize,
+    /// Calls at the same time; others wait. 0: two for each processor.
+    pub calls_at_once: usize,
+    /// A plugin's file.
+    pub plugin_size: ByteSize,
+}
+
+impl Default for SetConfig {
+    fn default() -> SetConfig {
+        SetConfig {
+            combine: Combine::All,
+            eligibility: vec![
+                PolicyConfig::builtin("schema-version"),
+                PolicyConfig::builtin("encrypted-layers"),
+            ],
+            prefetch: vec![PolicyConfig::builtin("learned")],
+        }
+    }
+}
+
+impl PolicyConfig {
+    /// A policy that comes with sluice, under its own name and without settings.
+    pub fn builtin(name: &str) -> PolicyConfig {
+        PolicyConfig {
+            name: name.to_owned(),
+            source: format!("builtin:{name}"),
+            mode: Mode::Enforce,
+            on_failure: OnFailure::Refuse,
+            settings: toml::Table::new(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory: ByteSize::mib(64),
+            time: Duration::from_millis(100),
+            total_time: Duration::from_secs(1),
+            output: ByteSize::mib(1),
+            calls_at_once: 0,
+            plugin_size: ByteSize::mib(32),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! One call: a fresh instance, within its limits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use wasmtime::{Store, UpdateDeadline};
+
+use super::engine::Host;
+use super::fault::Fault;
+use super::state::State;
+
+/// Resources that a guest may hold; the contract has none.
+const HANDLES_MAX: usize = 16;
+
+/// What a call used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) time: Duration,
+    /// Of a processor.
+    pub(crate) cpu: Duration,
+    /// In bytes, at the most.
+    pub(crate) memory: usize,
+}
+
+impl Host {
+    /// Runs `work` in a store of its own until `deadline` at the latest. Blocks the thread.
+    ///
+    /// Both clocks are looked at on every tick, from the instantiation on, as guests run code there too. What a guest may
+    /// take is counted in processor time: a machine that is busy with something else is no failure of the guest. One that hands
+    /// over too much is stopped by the fuel of host calls, before the host has allocated it.
+    pub(super) fn run<T>(
+        &self,
+        policy: &Arc<str>,
+        deadline: Instant,
+        work: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+    ) -> (Result<T, Fault>, Spent) {
+        let mut store = Store::new(&self.engine, State::new(policy.clone(), self.limits.clone()));
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(usize::try_from(self.limits.output.as_u64()).unwrap_or(usize::MAX));
+        store.set_max_component_handles(HANDLES_MAX);
+        let (began, cpu) = (Instant::now(), cpu_time());
+        let limit = self.limits.time;
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |mut store| {
+            store.data_mut().late = Instant::now() >= deadline;
+            let over = cpu_time().saturating_sub(cpu) >= limit;
+            Ok(if over || store.data().late {
+                UpdateDeadline::Interrupt
+            } else {
+                UpdateDeadline::Continue(1)
+            })
+        });
+        let outcome = work(&mut store).map_err(|error| Fault::of(&error, store.data()));
+        let spent = Spent {
+            time: began.elapsed(),
+            cpu: cpu_time().saturating_sub(cpu),
+            memory: store.data().memory.used(),
+        };
+        (outcome, spent)
+    }
+}
+
+/// Of this thread: a guest runs on one.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}

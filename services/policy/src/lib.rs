@@ -1,0 +1,108 @@
+//! The policy service: runs the plugins that decide what streams and what is fetched first.
+//!
+//! ```text
+//! bus --> service --> set       one generation of policies, replaced as a whole
+//!            |          `-- plugin --> host    a fresh WebAssembly instance per call, within limits
+//!          watch                 verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
+//! ```
+//!
+//! It keeps nothing: any number of policy services answer side by side. The contract that plugins are written against is
+//! `plugins/wit`; this is the only crate that links an engine for WebAssembly.
+
+mod breaker;
+mod config;
+mod facts;
+mod host;
+mod meters;
+mod plan;
+mod plugin;
+mod service;
+mod set;
+mod settings;
+mod source;
+mod verdict;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use bus::{Answering, Bus};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use host::{Host, Unusable};
+use service::Service;
+use set::Set;
+use watch::SetFile;
+
+pub use config::{Combine, Config, Limits, Mode, OnFailure, PolicyConfig, SetConfig, Settings};
+
+/// Policies that answer. Dropped, they take no more questions.
+#[derive(Debug)]
+pub struct Policies {
+    _answering: Vec<Answering>,
+}
+
+impl Policies {
+    /// Loads the policy set and answers from when this returns. A set that cannot be used is an error: what was never
+    /// loaded has no generation before it.
+    pub async fn start(
+        config: Config,
+        bus: Bus,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Policies> {
+        let Config { file, set, limits } = config;
+        let total_time = limits.total_time;
+        let file = file.map(|path| SetFile { path });
+        let load = move || -> anyhow::Result<_> {
+            let text = file.as_ref().map(SetFile::read).transpose()?;
+            let (set, folder) = match (&file, &text) {
+                (Some(file), Some(text)) => (file.parse(text)?, file.folder()),
+                _ => (set, PathBuf::new()),
+            };
+            let host = Host::new(limits)?;
+            let set = Set::load(&host, &set, &folder, None)?;
+            Ok((host, set, file.zip(text)))
+        };
+        let (host, set, file) = tokio::task::spawn_blocking(load).await.context("loading the policies")??;
+        tracing::info!(policies = set.shown().len(), pooled = host.is_pooled(), "loaded the policies");
+        let service = Arc::new(Service::new(host, total_time, set));
+        let answering = service.answer_all(&bus).await?;
+        if let Some((file, loaded)) = file {
+            tasks.spawn(watch::watch(service, file, loaded, shutdown));
+        }
+        Ok(Policies { _answering: answering })
+    }
+}
+
+/// Runs one plugin from a file, as the only policy of its world, whichever that is: for its author, who need not pin it.
+pub async fn try_plugin(
+    file: &Path,
+    settings: toml::Table,
+    limits: Limits,
+    bus: Bus,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Policies> {
+    let source = source::pinned(file, limits.plugin_size.as_u64())?;
+    let policy = PolicyConfig { settings, source, ..PolicyConfig::builtin("plugin") };
+    let start = |eligibility, prefetch| {
+        let set = SetConfig { combine: Combine::All, eligibility, prefetch };
+        let config = Config { file: None, set, limits: limits.clone() };
+        Policies::start(config, bus.clone(), tasks, shutdown.clone())
+    };
+    match start(vec![policy.clone()], Vec::new()).await {
+        Err(error) if error.downcast_ref().is_some_and(Unusable::is_other_world) => {
+            start(Vec::new(), vec![policy]).await
+        }
+        started => started,
+    }
+}
+
+/// No deadline but what a call has by itself.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
+}

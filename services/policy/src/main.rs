@@ -1,0 +1,17 @@
+//! The policy service as a process of its own.
+
+use policy::{Policies, Settings};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let about = "Decides which images stream and what is fetched first, by plugins";
+    let Some(settings) = lifecycle::command_line::load::<Settings>("policy", about)? else {
+        return Ok(());
+    };
+    let service = lifecycle::start("policy", &settings.lifecycle).await?;
+    let bus = bus::Bus::connect(&settings.nats).await?;
+    let policies = Policies::start(settings.policy, bus, &service.tasks, service.shutdown.clone()).await?;
+    service.run().await?;
+    drop(policies);
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! One policy of the set: a plugin with its settings, its circuit breaker and its figures.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use proto::{LoadedPolicy, Verdict};
+
+use crate::breaker::Breaker;
+use crate::config::{Mode, PolicyConfig};
+use crate::facts;
+use crate::host::{About, Facts, Fault, Guest, Host, Judge, Planner, Setting, Spent, World, plan};
+use crate::plan::sensible_plan;
+use crate::source::Source;
+use crate::verdict::{after_failure, brief, sensible};
+use crate::{meters, settings};
+
+#[derive(Debug)]
+pub(crate) struct Plugin<W> {
+    config: PolicyConfig,
+    /// Of the plugin's bytes: `sha256:<hex>`.
+    digest: String,
+    about: About,
+    settings: Vec<Setting>,
+    guest: Guest<W>,
+    breaker: Mutex<Breaker>,
+    /// The most memory that a call has used, in bytes.
+    high_water: AtomicUsize,
+}
+
+impl<W: World> Plugin<W> {
+    /// Verify, compile, ask it about itself, check its settings by what it says and by its own check. `known` are
+    /// plugins that are loaded: what has the same bytes is not compiled again.
+    pub(crate) fn load(
+        host: &Host,
+        config: &PolicyConfig,
+        folder: &Path,
+        known: &[Plugin<W>],
+    ) -> anyhow::Result<Plugin<W>> {
+        let fetched = config.source.parse::<Source>()?.fetch(folder, host.plugin_size_max())?;
+        let guest = match known.iter().find(|plugin| plugin.digest == fetched.digest) {
+            Some(plugin) => plugin.guest.renamed(&config.name),
+            None => Guest::load(host, &config.name, &fetched.bytes)
+                .with_context(|| format!("{} cannot be used", config.source))?,
+        };
+        let about = guest.describe().context("asking it about itself")?;
+        let settings = settings::typed(&about, &config.settings)
+            .map_err(|problems| anyhow!("its settings are wrong: {}", settings::listed(&problems)))?;
+        let problems = guest.check_settings(&settings).context("letting it check its settings")?;
+        if !problems.is_empty() {
+            bail!("its settings are wrong: {}", brief(&settings::listed(&problems)));
+        }
+        Ok(Plugin {
+            config: config.clone(),
+            digest: fetched.digest,
+            about,
+            settings,
+            guest,
+            breaker: Mutex::default(),
+            high_water: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn monitored(&self) -> bool {
+        self.config.mode == Mode::Monitor
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub(crate) fn shown(&self) -> LoadedPolicy {
+        LoadedPolicy {
+            name: self.config.name.clone(),
+            world: W::NAME.to_owned(),
+            source: self.config.source.clone(),
+            digest: self.digest.clone(),
+            version: brief(&self.about.version),
+            summary: brief(&self.about.summary),
+            monitored: self.monitored(),
+            open_circuit: self.breaker().is_open(),
+            settings: self.about.settings.iter().map(settings::shown).collect(),
+        }
+    }
+
+    /// Runs the plugin unless it failed too often, or no time is left; notes how that went.
+    fn run<T>(
+        &self,
+        deadline: Instant,
+        call: impl FnOnce() -> (Result<T, Fault>, Spent),
+    ) -> (Result<T, (&'static str, String)>, Spent) {
+        let now = Instant::now();
+        if now >= deadline {
+            // Others took the time: no fault of this one.
+            return (Err(("late", "other policies left it no time".to_owned())), Spent::default());
+        }
+        if !self.breaker().admits(now) {
+            return (Err(("bypassed", "it failed too often and rests".to_owned())), Spent::default());
+        }
+        let (outcome, spent) = call();
+        let high_water = self.high_water.fetch_max(spent.memory, Ordering::Relaxed).max(spent.memory);
+        meters::spent(self.name(), &spent, high_water);
+        match &outcome {
+            Ok(_) => self.breaker().succeeded(),
+            Err(Fault::Late) => {}
+            Err(fault) => self.failed(fault),
+        }
+        meters::circuit(self.name(), self.breaker().is_open());
+        (outcome.map_err(|fault| (fault.kind(), fault.to_string())), spent)
+    }
+
+    fn failed(&self, fault: &Fault) {
+        let (policy, error) = (self.name(), brief(&fault.to_string()));
+        tracing::warn!(policy, digest = self.digest, kind = fault.kind(), error, "a policy failed");
+        if self.breaker().failed(Instant::now()) {
+            tracing::error!(policy, digest = self.digest, error, "a policy fails again and again: it rests");
+        }
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Plugin<Judge> {
+    /// Whether it works at all.
+    pub(crate) fn try_out(&self) -> anyhow::Result<()> {
+        let (outcome, _) = self.guest.judge(&self.settings, &facts::canned(), crate::far());
+        outcome.and_then(sensible).map(drop).context("trying it on an ordinary image")
+    }
+
+    pub(crate) fn judge(&self, facts: &Facts, deadline: Instant) -> Verdict {
+        let (outcome, spent) = self.run(deadline, || {
+            let (outcome, spent) = self.guest.judge(&self.settings, facts, deadline);
+            (outcome.and_then(sensible), spent)
+        });
+        let mut verdict = match outcome {
+            Ok(verdict) => verdict,
+            Err((kind, error)) => after_failure(self.config.on_failure, kind, &error),
+        };
+        verdict.policy = self.config.name.clone();
+        verdict.version = brief(&self.about.version);
+        verdict.digest = self.digest.clone();
+        verdict.monitored = self.monitored();
+        verdict.microseconds = u64::try_from(spent.time.as_micros()).unwrap_or(u64::MAX);
+        meters::judged(&verdict);
+        verdict
+    }
+}
+
+impl Plugin<Planner> {
+    pub(crate) fn try_out(&self) -> anyhow::Result<()> {
+        let profile = plan::Profile { starts: 1, chunks: 3 };
+        let (outcome, _) = self.guest.plan(&self.settings, &facts::canned(), profile, crate::far());
+        outcome.and_then(sensible_plan).map(drop).context("trying it on an ordinary image")
+    }
+
+    /// None after a failure: then the next policy plans.
+    pub(crate) fn plan(
+        &self,
+        facts: &Facts,
+        profile: plan::Profile,
+        deadline: Instant,
+    ) -> Option<proto::PlanReply> {
+        let (outcome, _) = self.run(deadline, || {
+            let (outcome, spent) = self.guest.plan(&self.settings, facts, profile, deadline);
+            (outcome.and_then(sensible_plan), spent)
+        });
+        meters::planned(self.name(), outcome.as_ref().err().map(|(kind, _)| *kind));
+        let mut plan = outcome.ok()?;
+        plan.policy = self.config.name.clone();
+        Some(plan)
+    }
+}

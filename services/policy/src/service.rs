@@ -1,0 +1,147 @@
+//! The service's side of the conversation: judge, plan, policies.
+//!
+//! A question is answered by the set that was in use when it began, whatever is loaded meanwhile. Guests run on threads
+//! of their own, as many at a time as the host has room for; a question that finds no room within a bound is told so.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bus::{Answer, Answering, Bus};
+use proto::{Call, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use crate::config::SetConfig;
+use crate::host::{Host, plan};
+use crate::set::Set;
+use crate::{facts, meters};
+
+/// Questions that are being answered or wait for room.
+const REQUESTS_IN_FLIGHT: usize = 1024;
+/// How long a question waits for room.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    host: Host,
+    total_time: Duration,
+    room: Arc<Semaphore>,
+    current: RwLock<Arc<Set>>,
+    /// Why the newest configuration is not in use.
+    last_error: Mutex<Option<String>>,
+}
+
+impl Service {
+    pub(crate) fn new(host: Host, total_time: Duration, set: Set) -> Service {
+        meters::loaded(set.generation());
+        Service {
+            room: Arc::new(Semaphore::new(host.calls_at_once())),
+            host,
+            total_time,
+            current: RwLock::new(Arc::new(set)),
+            last_error: Mutex::default(),
+        }
+    }
+
+    pub(crate) async fn answer_all(self: &Arc<Self>, bus: &Bus) -> anyhow::Result<Vec<Answering>> {
+        Ok(vec![
+            self.answer(bus, Service::judge).await?,
+            self.answer(bus, Service::plan).await?,
+            self.answer(bus, Service::policies).await?,
+        ])
+    }
+
+    async fn answer<C, F>(
+        self: &Arc<Self>,
+        bus: &Bus,
+        handler: fn(Arc<Service>, C) -> F,
+    ) -> anyhow::Result<Answering>
+    where
+        C: Call,
+        F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
+    {
+        let service = self.clone();
+        let answer = Answer { in_flight: REQUESTS_IN_FLIGHT, instance: None };
+        bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
+    }
+
+    async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
+        let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("judge"))?);
+        let (set, total_time) = (self.current(), self.total_time);
+        self.with_room(move || set.judge(&facts, Instant::now() + total_time)).await
+    }
+
+    async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
+        let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("plan"))?);
+        let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
+        let (set, total_time) = (self.current(), self.total_time);
+        let plan = self.with_room(move || set.plan(&facts, profile, Instant::now() + total_time)).await?;
+        plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
+    }
+
+    async fn policies(self: Arc<Self>, _request: PoliciesRequest) -> Result<PoliciesReply, Status> {
+        let set = self.current();
+        Ok(PoliciesReply {
+            generation: set.generation(),
+            policies: set.shown(),
+            last_error: self.last_error().clone().unwrap_or_default(),
+            pooled: self.host.is_pooled(),
+        })
+    }
+
+    /// Replaces the set by the one that `config` describes, or keeps it and says why. Blocks.
+    pub(crate) fn reload(&self, config: anyhow::Result<SetConfig>, folder: &Path) -> bool {
+        let before = self.current();
+        match config.and_then(|config| Set::load(&self.host, &config, folder, Some(&before))) {
+            Ok(set) => {
+                let generation = set.generation();
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+                self.last_error().take();
+                meters::loaded(generation);
+                tracing::info!(generation, "a new policy set is in use");
+                true
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                let generation = before.generation();
+                meters::not_loaded();
+                if self.last_error().replace(error.clone()).as_ref() != Some(&error) {
+                    tracing::error!(
+                        generation,
+                        error,
+                        "the new policy set cannot be used: the one before stays"
+                    );
+                }
+                false
+            }
+        }
+    }
+
+    async fn with_room<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let full = || Status::resource_exhausted("all policy instances are in use");
+        let room = tokio::time::timeout(ROOM_WAIT_MAX, self.room.clone().acquire_owned());
+        let room = room.await.map_err(|_| full())?.map_err(|_| full())?;
+        let work = move || {
+            let _room = room;
+            work()
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Status::internal(format!("running policies: {error}")))
+    }
+
+    fn current(&self) -> Arc<Set> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn last_error(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_facts(call: &str) -> Status {
+    Status::invalid_argument(format!("{call}: the request has no facts"))
+}

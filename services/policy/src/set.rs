@@ -1,0 +1,120 @@
+//! One generation of policies, and what they say together.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use proto::{JudgeReply, LoadedPolicy, PlanReply};
+
+use crate::config::{Combine, Mode, PolicyConfig, SetConfig};
+use crate::host::{Facts, Host, Judge, Planner, World, plan};
+use crate::plugin::Plugin;
+use crate::verdict::{combined, decides};
+
+/// Policies of one set: each may take its full time.
+const POLICIES_MAX: usize = 32;
+/// A policy's name, in bytes.
+const NAME_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Set {
+    generation: u64,
+    combine: Combine,
+    eligibility: Vec<Plugin<Judge>>,
+    prefetch: Vec<Plugin<Planner>>,
+}
+
+impl Set {
+    /// The next generation: every policy verified, compiled and tried, or an error that names the one that cannot be used.
+    pub(crate) fn load(
+        host: &Host,
+        config: &SetConfig,
+        folder: &Path,
+        before: Option<&Set>,
+    ) -> anyhow::Result<Set> {
+        check_names(config)?;
+        let (judges, planners): (&[_], &[_]) = match before {
+            Some(set) => (&set.eligibility, &set.prefetch),
+            None => (&[], &[]),
+        };
+        let eligibility = load_all(host, &config.eligibility, folder, judges, Plugin::<Judge>::try_out)?;
+        let prefetch = load_all(host, &config.prefetch, folder, planners, Plugin::<Planner>::try_out)?;
+        let generation = before.map_or(1, |set| set.generation + 1);
+        Ok(Set { generation, combine: config.combine, eligibility, prefetch })
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What all policies say of an image. Those that are only monitored are asked in any case.
+    pub(crate) fn judge(&self, facts: &Facts, deadline: Instant) -> JudgeReply {
+        let (mut verdicts, mut decided) = (Vec::new(), false);
+        for policy in &self.eligibility {
+            if decided && !policy.monitored() {
+                continue;
+            }
+            let verdict = policy.judge(facts, deadline);
+            decided |= decides(self.combine, &verdict);
+            verdicts.push(verdict);
+        }
+        let decision = combined(self.combine, &verdicts).into();
+        JudgeReply { decision, verdicts, generation: self.generation }
+    }
+
+    /// The plan of the first policy that has one. Those that are only monitored plan for the figures' sake.
+    pub(crate) fn plan(&self, facts: &Facts, profile: plan::Profile, deadline: Instant) -> Option<PlanReply> {
+        let mut chosen = None;
+        for policy in &self.prefetch {
+            if policy.monitored() {
+                policy.plan(facts, profile, deadline);
+            } else if chosen.is_none() {
+                chosen = policy.plan(facts, profile, deadline);
+            }
+        }
+        chosen
+    }
+
+    pub(crate) fn shown(&self) -> Vec<LoadedPolicy> {
+        self.eligibility.iter().map(Plugin::shown).chain(self.prefetch.iter().map(Plugin::shown)).collect()
+    }
+}
+
+fn load_all<W: World>(
+    host: &Host,
+    configs: &[PolicyConfig],
+    folder: &Path,
+    known: &[Plugin<W>],
+    try_out: fn(&Plugin<W>) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<Plugin<W>>> {
+    let mut loaded = Vec::new();
+    for config in configs {
+        let plugin =
+            Plugin::load(host, config, folder, known).and_then(|plugin| try_out(&plugin).map(|()| plugin));
+        loaded.push(plugin.with_context(|| format!("loading the {} policy {:?}", W::NAME, config.name))?);
+    }
+    Ok(loaded)
+}
+
+fn check_names(config: &SetConfig) -> anyhow::Result<()> {
+    let mut names = HashSet::new();
+    let configs = || config.eligibility.iter().chain(&config.prefetch);
+    if configs().count() > POLICIES_MAX {
+        bail!("there are {} policies; at most {POLICIES_MAX}", configs().count());
+    }
+    for PolicyConfig { name, .. } in configs() {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > NAME_MAX || !name.bytes().all(good) {
+            bail!("{name:?} is not a policy's name: letters, digits, `-`, `_` and `.`, at most {NAME_MAX}");
+        }
+        if !names.insert(name) {
+            bail!("two policies have the name {name:?}");
+        }
+    }
+    let enforced = |config: &PolicyConfig| config.mode == Mode::Enforce;
+    if !config.prefetch.is_empty() && !config.prefetch.iter().any(enforced) {
+        tracing::info!("all prefetch policies are monitored: nodes plan by themselves");
+    }
+    Ok(())
+}

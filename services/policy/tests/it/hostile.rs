@@ -1,0 +1,94 @@
+//! Policies that misbehave: each ends in a precise error, and in what its failure rule says.
+
+use proto::Decision;
+
+use crate::harness::{Harness, decisions, facts, hostile, misbehaving};
+
+async fn harness(rule: &str) -> Harness {
+    Harness::with(&format!(
+        "[[eligibility]]\nname = 'bad'\nsource = '{}'\non_failure = '{rule}'\n[[eligibility]]\nname = 'good'\nsource = 'builtin:schema-version'",
+        hostile()
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_misbehaviour_is_a_failure_of_its_kind() {
+    for (how, kind, message) in [
+        ("loop", "time", "it used more than 100ms of a processor"),
+        ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
+        ("recurse", "stack", "the stack is full"),
+        ("panic", "trap", "nobody expects this"),
+        ("trap", "trap", "it gave up"),
+        ("outside", "trap", "out of bounds"),
+        ("megabytes", "output", "it hands over more than 1.0 MiB at once"),
+        ("log-megabytes", "output", "it hands over more than 1.0 MiB at once"),
+        ("not-text", "nonsense", "utf-8"),
+        ("no-reason", "nonsense", "it refuses without a reason code and a message"),
+        ("control", "nonsense", "its message is not one line"),
+        ("error", "error", "it reports an error: no table for this registry"),
+    ] {
+        let harness = harness("abstain").await;
+        let verdict = harness.misbehave("bad", how).await;
+        assert_eq!(
+            (verdict.failure.as_str(), verdict.decision()),
+            (kind, Decision::Abstain),
+            "{how}: {verdict:?}"
+        );
+        assert!(verdict.message.contains(message), "{how}: {}", verdict.message);
+        assert_eq!(verdict.reason, "policy-failed");
+        let after = harness.judge(facts()).await;
+        assert_eq!(decisions(&after), [Decision::Accept, Decision::Accept], "after {how}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_failure_rule_decides_for_the_image() {
+    for (rule, decision) in
+        [("refuse", Decision::Refuse), ("accept", Decision::Accept), ("abstain", Decision::Accept)]
+    {
+        let reply = harness(rule).await.judge(misbehaving("trap")).await;
+        assert_eq!(reply.decision(), decision, "{rule}");
+        assert_eq!(reply.verdicts[1].decision(), Decision::Accept, "the good policy is asked all the same");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_log_lines_is_cut_and_no_failure() {
+    let verdict = harness("refuse").await.misbehave("bad", "log").await;
+    assert_eq!((verdict.failure.as_str(), verdict.decision()), ("", Decision::Accept));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_again_and_again_rests_and_its_rule_still_applies() {
+    let harness = harness("refuse").await;
+    for _ in 0..3 {
+        assert_eq!(harness.misbehave("bad", "trap").await.failure, "trap");
+    }
+    let rests = harness.misbehave("bad", "").await;
+    assert_eq!((rests.failure.as_str(), rests.decision()), ("bypassed", Decision::Refuse));
+    assert!(harness.policies().await.policies[0].open_circuit);
+    // Until it works again after a pause.
+    loop {
+        let verdict = harness.misbehave("bad", "").await;
+        if verdict.failure.is_empty() {
+            assert_eq!(verdict.decision(), Decision::Accept);
+            break;
+        }
+        assert_eq!(verdict.failure, "bypassed");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(!harness.policies().await.policies[0].open_circuit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_done_when_the_question_is_over_is_late_and_does_not_rest() {
+    let mut config =
+        crate::harness::config(&format!("[[eligibility]]\nname = 'bad'\nsource = '{}'", hostile()));
+    config.limits.total_time = std::time::Duration::from_millis(20);
+    let harness = Harness::start(config).await.unwrap();
+    for _ in 0..5 {
+        let verdict = harness.misbehave("bad", "loop").await;
+        assert_eq!((verdict.failure.as_str(), verdict.decision()), ("late", Decision::Refuse), "{verdict:?}");
+    }
+}

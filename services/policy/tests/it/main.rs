@@ -1,0 +1,11 @@
+//! The policy service from outside: over a bus, with real plugins.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may panic")]
+
+mod builtin;
+mod evolution;
+mod harness;
+mod hostile;
+mod load;
+mod refused;
+mod sets;
