@@ -6,8 +6,7 @@ use std::sync::Arc;
 use image::ImageRecord;
 use tonic::{Code, Status};
 
-use super::ledger::Streamed;
-use super::wanted::Layer;
+use super::wanted::{Layer, Place};
 
 /// Why a layer is an ordinary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,14 +64,14 @@ impl Ordinary {
     }
 }
 
-/// What the mesh said about the image, put to the layer that is wanted.
+/// What the mesh said about the image, put to the layer that is wanted: it, and those above it.
 pub(super) fn decide(
     layer: &Layer,
     parent: Option<&str>,
     answer: Result<Arc<ImageRecord>, Status>,
-) -> Result<Streamed, Ordinary> {
+) -> Result<Vec<Place>, Ordinary> {
     let record = answer.map_err(|status| Ordinary::new(Reason::of(&status), status.message()))?;
-    layer.place_in(&record, parent).ok_or_else(|| {
+    layer.places_in(&record, parent).ok_or_else(|| {
         let (image, target) = (&record.manifest_digest, &layer.target);
         Ordinary::new(
             Reason::Mismatch,

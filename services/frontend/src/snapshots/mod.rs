@@ -36,9 +36,10 @@ use folders::Folders;
 use ledger::{Kind, Ledger, LedgerError, Snapshot, Usage};
 use mounts::{Below, Writable};
 use pulls::Pulls;
-use wanted::Layer;
+use wanted::{Layer, Place};
 
 use crate::images::Images;
+use crate::metrics;
 
 /// Whether overlayfs has an index to be switched off.
 const INDEX: &str = "/sys/module/overlay/parameters/index";
@@ -109,35 +110,26 @@ impl Snapshots {
         Ok(vec![self.shared.mount(id, kind, &below)])
     }
 
-    /// Ends with "exists already" when the layer streams.
+    /// Ends with "exists already" when the layer streams. The first layer of an image that is asked for is written down with
+    /// those above it, which will be asked for next; should containerd not come back for them, its collection removes them.
     async fn make_streamed(&self, layer: &Layer, new: &New) -> Result<(), Status> {
+        let exists = || {
+            metrics::layer_streamed();
+            Err(Status::already_exists(format!("layer {} streams", layer.target)))
+        };
+        if self.known(&layer.target, new.parent.as_deref()).await?.is_some() {
+            return exists();
+        }
         // Held until the ledger claims the image by itself.
         let manifest = layer.image.as_ref().map(|image| image.manifest.clone());
         let _pull = manifest.map(|manifest| self.shared.pulls.begin(&manifest));
         self.claim().await?;
-        let Some(streamed) = self.decide(layer, new.parent.as_deref()).await? else { return Ok(()) };
-        let snapshot = Snapshot {
-            id: 0,
-            kind: Kind::Committed,
-            parent: new.parent.clone(),
-            labels: new.labels.clone(),
-            created: SystemTime::now(),
-            updated: SystemTime::now(),
-            streamed: Some(streamed),
-            usage: Usage::default(),
-        };
-        let target = layer.target.clone();
-        self.with_ledger(move |shared| {
-            let added = shared.ledger().add(&target, snapshot);
-            match added {
-                // Of another namespace, or of a pull at the same time.
-                Ok(()) | Err(LedgerError::Exists(_)) => Ok(()),
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
+        let Some(places) = self.decide(layer, new.parent.as_deref()).await? else { return Ok(()) };
+        let labels = new.labels.clone();
+        let snapshots = places.into_iter().map(|place| streamed_snapshot(place, &labels)).collect();
+        self.with_ledger(move |shared| shared.ledger().add_layers(snapshots)).await?;
         self.claim().await?;
-        Err(Status::already_exists(format!("layer {} streams", layer.target)))
+        exists()
     }
 
     /// Makes folder and entry of a snapshot.
@@ -311,6 +303,23 @@ impl Snapshots {
         let ended = tokio::task::spawn_blocking(move || work(&shared)).await;
         Ok(ended.map_err(|error| Status::internal(format!("work on the snapshots ended: {error}")))??)
     }
+}
+
+/// A layer by its name: by its labels containerd finds it again.
+fn streamed_snapshot(place: Place, labels: &Labels) -> (String, Snapshot) {
+    let mut labels = labels.clone();
+    labels.insert(wanted::TARGET.to_owned(), place.name.clone());
+    let snapshot = Snapshot {
+        id: 0,
+        kind: Kind::Committed,
+        parent: place.parent,
+        labels,
+        created: SystemTime::now(),
+        updated: SystemTime::now(),
+        streamed: Some(place.streamed),
+        usage: Usage::default(),
+    };
+    (place.name, snapshot)
 }
 
 impl Shared {

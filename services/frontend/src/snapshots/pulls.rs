@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::decide::{Ordinary, Reason, decide};
 use super::ledger::{Kind, Streamed};
-use super::wanted::{Image, Layer};
+use super::wanted::{Image, Layer, Place};
 use super::{LedgerError, Snapshots};
 use crate::metrics;
 
@@ -80,17 +80,14 @@ impl Drop for Pull {
 }
 
 impl Snapshots {
-    /// Which layer of which image this is, if it streams. Why not is written down here.
+    /// This layer and those above it, if their image streams. Why not is written down here.
     pub(super) async fn decide(
         &self,
         layer: &Layer,
         parent: Option<&str>,
-    ) -> Result<Option<Streamed>, Status> {
+    ) -> Result<Option<Vec<Place>>, Status> {
         match self.try_to_stream(layer, parent).await? {
-            Ok(streamed) => {
-                metrics::layer_streamed();
-                Ok(Some(streamed))
-            }
+            Ok(places) => Ok(Some(places)),
             Err(ordinary) => {
                 tell(layer, &ordinary);
                 Ok(None)
@@ -102,10 +99,7 @@ impl Snapshots {
         &self,
         layer: &Layer,
         parent: Option<&str>,
-    ) -> Result<Result<Streamed, Ordinary>, Status> {
-        if let Some(known) = self.known(&layer.target, parent).await? {
-            return Ok(Ok(known));
-        }
+    ) -> Result<Result<Vec<Place>, Ordinary>, Status> {
         if let Some(parent) = parent
             && self.stat(parent.to_owned()).await?.streamed.is_none()
         {
@@ -122,8 +116,8 @@ impl Snapshots {
         Ok(decide(layer, parent, self.record_of(image).await))
     }
 
-    /// The layer as an earlier pull recorded it.
-    async fn known(&self, target: &str, parent: Option<&str>) -> Result<Option<Streamed>, Status> {
+    /// The layer as an earlier pull recorded it, or the first request of this one.
+    pub(super) async fn known(&self, target: &str, parent: Option<&str>) -> Result<Option<Streamed>, Status> {
         let (target, parent) = (target.to_owned(), parent.map(str::to_owned));
         self.with_ledger(move |shared| match shared.ledger().get(&target) {
             Ok(found) if found.kind == Kind::Committed && found.parent == parent => {

@@ -27,6 +27,14 @@ pub(super) struct Layer {
     pub(super) image: Option<Image>,
 }
 
+/// One layer of an image that streams: the name that it is known by, and what it stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) name: String,
+    pub(super) parent: Option<String>,
+    pub(super) streamed: Streamed,
+}
+
 /// The image that it is a layer of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Image {
@@ -46,18 +54,22 @@ impl Layer {
         Some(Layer { target, image })
     }
 
-    /// Which layer of the image this is; none when the image does not have it over that parent.
-    pub(super) fn place_in(&self, record: &ImageRecord, parent: Option<&str>) -> Option<Streamed> {
+    /// This layer and those above it, as the image stacks them; none when the image does not have it over that parent.
+    pub(super) fn places_in(&self, record: &ImageRecord, parent: Option<&str>) -> Option<Vec<Place>> {
         let diff_ids = record.layers.iter().map(|layer| layer.diff_id.as_str());
         let chains: Vec<String> = image::chain_ids(diff_ids).collect();
-        let layer = chains.iter().position(|chain| *chain == self.target)?;
-        let below = layer.checked_sub(1).map(|below| chains[below].as_str());
-        let place = Streamed {
-            manifest: record.manifest_digest.clone(),
-            layer: layer as u32,
-            layers: chains.len() as u32,
+        let lowest = chains.iter().position(|chain| *chain == self.target)?;
+        let below = |layer: usize| layer.checked_sub(1).map(|below| chains[below].clone());
+        let place = |layer: usize| Place {
+            name: chains[layer].clone(),
+            parent: below(layer),
+            streamed: Streamed {
+                manifest: record.manifest_digest.clone(),
+                layer: layer as u32,
+                layers: chains.len() as u32,
+            },
         };
-        (below == parent).then_some(place)
+        (below(lowest).as_deref() == parent).then(|| (lowest..chains.len()).map(place).collect())
     }
 }
 
@@ -140,11 +152,15 @@ mod tests {
         let record = record(&["a", "b", "b"]);
         let ids = ["a", "b", "b"].map(diff_id);
         let chains: Vec<String> = image::chain_ids(ids.iter().map(String::as_str)).collect();
-        let place = wanted(&diff_id("a")).place_in(&record, None).unwrap();
-        assert_eq!((place.layer, place.layers, place.is_top()), (0, 3, false));
-        let place = wanted(&chains[2]).place_in(&record, Some(&chains[1])).unwrap();
-        assert_eq!((place.layer, place.is_top()), (2, true));
-        assert_eq!(wanted(&chains[2]).place_in(&record, None), None);
-        assert_eq!(wanted(&diff_id("b")).place_in(&record, None), None);
+        let places = wanted(&diff_id("a")).places_in(&record, None).unwrap();
+        let names: Vec<&String> = places.iter().map(|place| &place.name).collect();
+        assert_eq!(names, chains.iter().collect::<Vec<_>>());
+        assert_eq!((places[0].parent.as_ref(), places[2].parent.as_ref()), (None, Some(&chains[1])));
+        let streamed = &places[0].streamed;
+        assert_eq!((streamed.layer, streamed.layers, streamed.is_top()), (0, 3, false));
+        let places = wanted(&chains[2]).places_in(&record, Some(&chains[1])).unwrap();
+        assert_eq!((places.len(), places[0].streamed.layer, places[0].streamed.is_top()), (1, 2, true));
+        assert_eq!(wanted(&chains[2]).places_in(&record, None), None);
+        assert_eq!(wanted(&diff_id("b")).places_in(&record, None), None);
     }
 }

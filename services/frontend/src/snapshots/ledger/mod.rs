@@ -144,8 +144,24 @@ impl Ledger {
 
     pub(crate) fn add(&mut self, name: &str, snapshot: Snapshot) -> Result<(), LedgerError> {
         self.check_new(name, snapshot.parent.as_deref())?;
-        self.table.change(None, Some((name, &snapshot)))?;
+        self.table.change(None, &[(name, &snapshot)])?;
         self.snapshots.insert(name.to_owned(), snapshot);
+        Ok(())
+    }
+
+    /// Adds layers of an image, from the lowest, in one write. One that is there already stays as it is: of another
+    /// namespace, or of a pull at the same time.
+    pub(crate) fn add_layers(&mut self, layers: Vec<(String, Snapshot)>) -> Result<(), LedgerError> {
+        let new: Vec<_> = layers.into_iter().filter(|(name, _)| !self.snapshots.contains_key(name)).collect();
+        if self.snapshots.len() + new.len() > SNAPSHOTS_MAX {
+            return Err(LedgerError::Full);
+        }
+        if let Some((_, lowest)) = new.first() {
+            self.check_parent(lowest.parent.as_deref())?;
+        }
+        let put: Vec<(&str, &Snapshot)> = new.iter().map(|(name, layer)| (name.as_str(), layer)).collect();
+        self.table.change(None, &put)?;
+        self.snapshots.extend(new);
         Ok(())
     }
 
@@ -167,7 +183,7 @@ impl Ledger {
         snapshot.kind = Kind::Committed;
         snapshot.updated = SystemTime::now();
         (snapshot.labels, snapshot.usage) = (labels, usage);
-        self.table.change(Some(key), Some((name, &snapshot)))?;
+        self.table.change(Some(key), &[(name, &snapshot)])?;
         self.snapshots.remove(key);
         self.snapshots.insert(name.to_owned(), snapshot);
         Ok(())
@@ -187,7 +203,7 @@ impl Ledger {
         labels: BTreeMap<String, String>,
     ) -> Result<&Snapshot, LedgerError> {
         let changed = Snapshot { labels, updated: SystemTime::now(), ..self.get(name)?.clone() };
-        self.table.change(None, Some((name, &changed)))?;
+        self.table.change(None, &[(name, &changed)])?;
         self.snapshots.insert(name.to_owned(), changed);
         self.get(name)
     }
@@ -199,7 +215,7 @@ impl Ledger {
         if let Some((child, _)) = child {
             return Err(LedgerError::HasChild { name: name.to_owned(), child: child.clone() });
         }
-        self.table.change(Some(name), None)?;
+        self.table.change(Some(name), &[])?;
         self.snapshots.remove(name);
         Ok(snapshot)
     }

@@ -28,7 +28,7 @@ impl Table {
             .with_context(|| format!("cannot open the snapshots' state {}", file.display()))?;
         let table = Table { database };
         // Makes the table, so that reading finds it.
-        table.change(None, None).with_context(|| format!("cannot write {}", file.display()))?;
+        table.change(None, &[]).with_context(|| format!("cannot write {}", file.display()))?;
         Ok(table)
     }
 
@@ -56,22 +56,18 @@ impl Table {
         Ok(snapshots)
     }
 
-    /// Takes `remove` away and puts `put` there, both or neither, before it returns.
-    pub(super) fn change(
-        &self,
-        remove: Option<&str>,
-        put: Option<(&str, &Snapshot)>,
-    ) -> Result<(), redb::Error> {
+    /// Takes `remove` away and puts `put` there, all or nothing, before it returns.
+    pub(super) fn change(&self, remove: Option<&str>, put: &[(&str, &Snapshot)]) -> Result<(), redb::Error> {
         let writing = self.database.begin_write()?;
         {
             let mut table = writing.open_table(SNAPSHOTS)?;
             if let Some(name) = remove {
                 table.remove(name)?;
             }
-            if let Some((name, snapshot)) = put {
+            for (name, snapshot) in put {
                 let value = serde_json::to_vec(snapshot)
                     .map_err(|error| redb::Error::Io(std::io::Error::other(error)))?;
-                table.insert(name, value.as_slice())?;
+                table.insert(*name, value.as_slice())?;
             }
         }
         writing.commit()?;

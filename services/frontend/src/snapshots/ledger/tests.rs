@@ -105,3 +105,22 @@ fn a_loop_in_a_damaged_table_ends() {
     }
     assert!(matches!(ledger_after(one, folder.path()).chain("a"), Err(LedgerError::NotFound(_))));
 }
+
+#[test]
+fn layers_are_added_at_once_and_those_that_are_there_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut one = ledger(folder.path());
+    let layers = |upto: u32| -> Vec<(String, Snapshot)> {
+        let name = |layer: u32| format!("layer-{layer}");
+        let parent = |layer: u32| layer.checked_sub(1).map(name);
+        (0..upto).map(|layer| (name(layer), streamed(parent(layer).as_deref(), layer, upto))).collect()
+    };
+    one.add_layers(layers(2)).unwrap();
+    one.add_layers(layers(3)).unwrap();
+    let of = |ledger: &Ledger, name: &str| ledger.get(name).unwrap().streamed.clone().unwrap().layers;
+    assert_eq!((of(&one, "layer-1"), of(&one, "layer-2")), (2, 3));
+    let lost = vec![("lost".to_owned(), streamed(Some("nowhere"), 1, 2))];
+    assert!(matches!(one.add_layers(lost), Err(LedgerError::NotFound(_))));
+    let before = one.all().clone();
+    assert_eq!(ledger_after(one, folder.path()).all(), &before);
+}
