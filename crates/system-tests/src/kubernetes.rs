@@ -10,6 +10,7 @@ use testkit::containerd::Setup;
 use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, port};
 
 use crate::cri::Cri;
+use crate::manager::Manager;
 use crate::memory::MemoryLimit;
 use crate::services::Backend;
 use crate::{Scratch, binaries};
@@ -29,8 +30,15 @@ pub struct Node {
     /// The frontend; alone when there is a backend, else with everything in it.
     pub sluice: Server,
     pub backend: Option<Backend>,
-    pub memory: Option<MemoryLimit>,
+    pub around: Around,
     scratch: Scratch,
+}
+
+/// What sluice runs in, where the options say so.
+#[derive(Debug, Default)]
+pub struct Around {
+    pub memory: Option<MemoryLimit>,
+    pub manager: Option<Manager>,
 }
 
 /// What differs from test to test.
@@ -54,6 +62,8 @@ pub struct Options {
     pub fetcher: Vec<String>,
     /// Bytes of memory that sluice gets; no bound without.
     pub memory: Option<u64>,
+    /// Whether sluice runs as a service of systemd's does.
+    pub managed: bool,
 }
 
 impl Default for Options {
@@ -68,6 +78,7 @@ impl Default for Options {
             image_service: false,
             fetcher: Vec::new(),
             memory: None,
+            managed: false,
         }
     }
 }
@@ -79,8 +90,9 @@ impl Node {
         let sandbox_image = push_pause(&scratch, &registry)?;
         let plain = plain_http(&registry, private.as_ref());
         let backend = options.services.then(|| backend(&scratch, &plain, options)).transpose()?;
-        let memory = options.memory.map(MemoryLimit::new).transpose()?;
-        let sluice = serve(&scratch, &plain, backend.as_ref(), memory.as_ref(), options)?;
+        let manager = options.managed.then(|| Manager::new(&scratch.path("manager.sock"))).transpose()?;
+        let mut around = Around { memory: options.memory.map(MemoryLimit::new).transpose()?, manager };
+        let sluice = serve(&scratch, &plain, backend.as_ref(), &mut around, options)?;
         let setup = Setup {
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
@@ -89,7 +101,7 @@ impl Node {
         };
         let containerd = Containerd::start(&scratch.path("containerd"), &setup)?;
         let cri = connect(&scratch, &containerd, options)?;
-        Ok(Node { cri, containerd, registry, private, sluice, backend, memory, scratch })
+        Ok(Node { cri, containerd, registry, private, sluice, backend, around, scratch })
     }
 
     pub fn scratch(&self) -> &Scratch {
@@ -158,12 +170,12 @@ impl Node {
         Ok(())
     }
 
-    fn serve(&self, options: &Options) -> anyhow::Result<Server> {
+    fn serve(&mut self, options: &Options) -> anyhow::Result<Server> {
         serve(
             &self.scratch,
             &plain_http(&self.registry, self.private.as_ref()),
             self.backend.as_ref(),
-            self.memory.as_ref(),
+            &mut self.around,
             options,
         )
     }
@@ -283,7 +295,7 @@ fn serve(
     scratch: &Scratch,
     plain_http: &str,
     backend: Option<&Backend>,
-    memory: Option<&MemoryLimit>,
+    around: &mut Around,
     options: &Options,
 ) -> anyhow::Result<Server> {
     let socket = scratch.path("snapshotter.sock");
@@ -304,10 +316,16 @@ fn serve(
     if backend.is_none() {
         command.arg("serve");
     }
-    if let Some(limit) = memory {
+    if let Some(limit) = &around.memory {
         command = limit.wrap(&command);
     }
+    if let Some(manager) = &around.manager {
+        command = manager.wrap(&command)?;
+    }
     let mut server = Server::spawn(command, &scratch.path("sluice.log"), "a binary of this workspace")?;
+    if let Some(manager) = &mut around.manager {
+        manager.wait_until_ready().with_context(|| server.log())?;
+    }
     server.wait_until("the frontend", || std::os::unix::net::UnixStream::connect(&socket).is_ok())?;
     Ok(server)
 }

@@ -6,6 +6,7 @@ pub mod builders;
 pub mod cri;
 pub mod facts;
 pub mod kubernetes;
+pub mod manager;
 pub mod memory;
 pub mod mesh;
 pub mod noise;

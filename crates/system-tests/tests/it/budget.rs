@@ -30,7 +30,7 @@ fn a_node_of_sixteen_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
         ..Options::default()
     };
     let node = Node::start(&options)?;
-    let memory = node.memory.as_ref().ok_or_else(|| anyhow::anyhow!("no limit"))?;
+    let memory = node.around.memory.as_ref().ok_or_else(|| anyhow::anyhow!("no limit"))?;
     let pod = node.cri.pod("one")?;
     complete(&node, 1)?;
     println!("of {reserved} bytes, with the image of pods: {}", memory.anonymous()?);

@@ -33,8 +33,14 @@ struct Reading {
 
 impl Reading {
     fn start(batches: u64) -> anyhow::Result<Reading> {
+        Reading::start_with(batches, &[])
+    }
+
+    /// With settings of the fetcher.
+    fn start_with(batches: u64, fetcher: &[&str]) -> anyhow::Result<Reading> {
         let settings = vec!["frontend.background=false".to_owned()];
-        let options = Options { services: true, settings, ..Options::default() };
+        let fetcher = fetcher.iter().map(|setting| (*setting).to_owned()).collect();
+        let options = Options { services: true, settings, fetcher, ..Options::default() };
         let node = Node::start(&options)?;
         let numbered = Numbered { files: batches * BATCH, len: 600_000, seed: 10 };
         let image = numbered.pull(&node, "app")?;
@@ -113,7 +119,8 @@ fn each_service_is_killed_and_comes_back() -> anyhow::Result<()> {
 
 #[test]
 fn a_frontend_starts_long_before_the_mesh_is_back() -> anyhow::Result<()> {
-    let mut reading = Reading::start(1)?;
+    // What is kept of a grant has expired when the next frontend starts.
+    let mut reading = Reading::start_with(1, &["fetcher.grant_ttl=1s"])?;
     reading.options.settings.push("frontend.resolve_timeout=1s".to_owned());
     reading.during(|node, options| {
         node.backend()?.kill()?;
@@ -143,6 +150,24 @@ fn a_frontend_is_upgraded_under_a_reader() -> anyhow::Result<()> {
     let Reading { node, numbered, pod, image, .. } = reading;
     let container = node.cri.start(&pod, "after", &image, &["/bin/sleep", "1000"])?;
     numbered.read_inside(&node, &container, 0..BATCH)
+}
+
+#[test]
+fn systemd_keeps_the_connection_when_the_holder_is_killed_too() -> anyhow::Result<()> {
+    let settings = vec!["frontend.background=false".to_owned()];
+    let options = Options { services: true, settings, managed: true, ..Options::default() };
+    let mut node = Node::start(&options)?;
+    assert!(node.around.manager.as_ref().is_some_and(system_tests::manager::Manager::has_stored));
+    let numbered = Numbered { files: BATCH, len: 600_000, seed: 12 };
+    let image = numbered.pull(&node, "app")?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    for half in [0..BATCH / 2, BATCH / 2..BATCH] {
+        node.kill_all()?;
+        node.restart_sluice(&options)?;
+        numbered.read_inside(&node, &container, half)?;
+    }
+    Ok(())
 }
 
 #[test]
