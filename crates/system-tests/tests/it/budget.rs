@@ -22,13 +22,7 @@ fn complete(node: &Node, images: usize) -> anyhow::Result<()> {
 fn a_node_of_sixteen_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
     let reserved = frontend::reservation(16 * GIB);
     let settings = vec![format!("frontend.memory_budget={reserved}")];
-    let options = Options {
-        services: true,
-        memory: Some(reserved),
-        settings,
-        program: Some("/work/target-rel/release/frontend".into()),
-        ..Options::default()
-    };
+    let options = Options { services: true, memory: Some(reserved), settings, ..Options::default() };
     let node = Node::start(&options)?;
     let memory = node.around.memory.as_ref().ok_or_else(|| anyhow::anyhow!("no limit"))?;
     let pod = node.cri.pod("one")?;
