@@ -43,10 +43,10 @@ impl Images {
         asked: Instant,
     ) -> Result<(), Status> {
         let Answered { record, signed, grant, profile, .. } = answered;
-        self.keep(request, &record, signed, &grant).await?;
         let manifest = record.manifest_digest.clone();
         let earlier = self.present().get(&manifest).cloned();
         if earlier.as_ref().is_some_and(|image| image.done.is_some()) {
+            self.keep(request, &record, signed, &grant).await?;
             if let Some(image) = self.present().get_mut(&manifest) {
                 image.reference.clone_from(&request.reference);
                 image.last_used = SystemTime::now();
@@ -62,7 +62,7 @@ impl Images {
             }
             None => {
                 let project = record.project.clone();
-                let access = Access { project, grant, manifest_digest: manifest.clone() };
+                let access = Access { project, grant: grant.clone(), manifest_digest: manifest.clone() };
                 let content = self.node.mesh.content(access);
                 let content = content
                     .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
@@ -76,6 +76,8 @@ impl Images {
                 (content, learned)
             }
         };
+        // Only now: of an image that cannot be opened nothing is to stay.
+        self.keep(request, &record, signed, &grant).await?;
         let mut image = earlier.unwrap_or_else(|| Present::of(record));
         image.reference.clone_from(&request.reference);
         image.content = Some(content);
