@@ -21,7 +21,7 @@ use crate::settings::{self, Settings};
 const FRONTEND_FILE: &str = "/etc/sluice/frontend.toml";
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const SOCKET: &str = "/run/sluice/snapshotter.sock";
-/// Whatever the share of a small node comes to: opening an image of 30,000 files took up to 74 MiB for a moment, and a
+/// Whatever the share of a small node comes to: opening an image of 30,000 files took up to 72 MiB for a moment, and a
 /// frontend that the kernel ends there would be started to the same end again.
 const MEMORY_LEAST: u64 = 96 * 1024 * 1024;
 
