@@ -69,7 +69,7 @@ impl Policies {
         };
         let (host, set, file) = tokio::task::spawn_blocking(load).await.context("loading the policies")??;
         tracing::info!(policies = set.shown().len(), pooled = host.is_pooled(), "loaded the policies");
-        let service = Arc::new(Service::new(host, total_time, set));
+        let service = Arc::new(Service::new(host, total_time, set, bus.events().clone()));
         let answering = service.answer_all(&bus).await?;
         if let Some((file, loaded)) = file {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use proto::{LoadedPolicy, Verdict};
+use proto::{LoadedPolicy, PlanReply, Verdict};
 
 use crate::breaker::Breaker;
 use crate::config::{Mode, PolicyConfig};
@@ -28,6 +28,15 @@ pub(crate) struct Plugin<W> {
     breaker: Mutex<Breaker>,
     /// The most memory that a call has used, in bytes.
     high_water: AtomicUsize,
+}
+
+/// How a policy failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) policy: String,
+    /// As in `docs/policies.md`.
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
 }
 
 impl<W: World> Plugin<W> {
@@ -157,20 +166,23 @@ impl Plugin<Planner> {
         outcome.and_then(sensible_plan).map(drop).context("trying it on an ordinary image")
     }
 
-    /// None after a failure: then the next policy plans.
+    /// After a failure the next policy plans.
     pub(crate) fn plan(
         &self,
         facts: &Facts,
         profile: plan::Profile,
         deadline: Instant,
-    ) -> Option<proto::PlanReply> {
+    ) -> Result<PlanReply, Failure> {
         let (outcome, _) = self.run(deadline, || {
             let (outcome, spent) = self.guest.plan(&self.settings, facts, profile, deadline);
             (outcome.and_then(sensible_plan), spent)
         });
         meters::planned(self.name(), outcome.as_ref().err().map(|(kind, _)| *kind));
-        let mut plan = outcome.ok()?;
-        plan.policy = self.config.name.clone();
-        Some(plan)
+        match outcome {
+            Ok(plan) => Ok(PlanReply { policy: self.config.name.clone(), ..plan }),
+            Err((kind, error)) => {
+                Err(Failure { policy: self.config.name.clone(), kind, message: brief(&error) })
+            }
+        }
     }
 }

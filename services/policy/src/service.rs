@@ -7,18 +7,23 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bus::{Answer, Answering, Bus};
-use proto::{Call, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest};
+use bus::{Answer, Answering, Bus, Events};
+use proto::subjects::SET_LOADED;
+use proto::{
+    Call, Event, EventKind, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest,
+};
 use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::config::SetConfig;
-use crate::host::{Host, plan};
+use crate::host::{Facts, Host, plan};
 use crate::set::Set;
 use crate::{facts, meters};
 
 /// Questions that are being answered or wait for room.
 const REQUESTS_IN_FLIGHT: usize = 1024;
+/// As events name it.
+const SERVICE: &str = "policy";
 /// How long a question waits for room.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -28,18 +33,20 @@ pub(crate) struct Service {
     total_time: Duration,
     room: Arc<Semaphore>,
     current: RwLock<Arc<Set>>,
+    events: Events,
     /// Why the newest configuration is not in use.
     last_error: Mutex<Option<String>>,
 }
 
 impl Service {
-    pub(crate) fn new(host: Host, total_time: Duration, set: Set) -> Service {
+    pub(crate) fn new(host: Host, total_time: Duration, set: Set, events: Events) -> Service {
         meters::loaded(set.generation());
         Service {
             room: Arc::new(Semaphore::new(host.calls_at_once())),
             host,
             total_time,
             current: RwLock::new(Arc::new(set)),
+            events,
             last_error: Mutex::default(),
         }
     }
@@ -69,15 +76,24 @@ impl Service {
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
         let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("judge"))?);
         let (set, total_time) = (self.current(), self.total_time);
-        self.with_room(move || set.judge(&facts, Instant::now() + total_time)).await
+        let image = asked_about(&facts);
+        let reply = self.with_room(move || set.judge(&facts, Instant::now() + total_time)).await?;
+        for verdict in reply.verdicts.iter().filter(|verdict| !verdict.failure.is_empty()) {
+            self.events.tell(failed(&image, &verdict.policy, &verdict.failure, &verdict.message));
+        }
+        Ok(reply)
     }
 
     async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
         let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("plan"))?);
         let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
         let (set, total_time) = (self.current(), self.total_time);
-        let plan = self.with_room(move || set.plan(&facts, profile, Instant::now() + total_time)).await?;
-        plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
+        let image = asked_about(&facts);
+        let planned = self.with_room(move || set.plan(&facts, profile, Instant::now() + total_time)).await?;
+        for failure in &planned.failures {
+            self.events.tell(failed(&image, &failure.policy, failure.kind, &failure.message));
+        }
+        planned.plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
     }
 
     async fn policies(self: Arc<Self>, _request: PoliciesRequest) -> Result<PoliciesReply, Status> {
@@ -100,6 +116,8 @@ impl Service {
                 self.last_error().take();
                 meters::loaded(generation);
                 tracing::info!(generation, "a new policy set is in use");
+                let message = format!("policy set {generation} is in use");
+                self.tell_set(SET_LOADED, message, generation);
                 true
             }
             Err(error) => {
@@ -112,10 +130,17 @@ impl Service {
                         error,
                         "the new policy set cannot be used: the one before stays"
                     );
+                    let message = format!("the new policy set cannot be used, {generation} stays: {error}");
+                    self.tell_set("unusable", message, generation);
                 }
                 false
             }
         }
+    }
+
+    fn tell_set(&self, reason: &str, message: String, generation: u64) {
+        let event = Event::new(EventKind::PolicySet, reason, message).with("generation", generation);
+        self.events.tell(Event { service: SERVICE.to_owned(), ..event });
     }
 
     async fn with_room<T: Send + 'static>(
@@ -140,6 +165,25 @@ impl Service {
     fn last_error(&self) -> MutexGuard<'_, Option<String>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reference and manifest digest of the image, and the node that asks.
+fn asked_about(facts: &Facts) -> Event {
+    Event {
+        image: facts.image.reference.clone(),
+        manifest_digest: facts.image.manifest_digest.clone(),
+        node: facts.asker.node.clone(),
+        service: SERVICE.to_owned(),
+        ..Event::default()
+    }
+}
+
+/// `kind`: of failure, as in docs/policies.md. What it leads to is the policy's failure rule.
+fn failed(about: &Event, policy: &str, kind: &str, message: &str) -> Event {
+    let message = format!("policy {policy} failed: {message}");
+    let Event { kind, reason, message, count, details, .. } =
+        Event::new(EventKind::PolicyFailed, kind, message).with("policy", policy);
+    Event { kind, reason, message, count, details, ..about.clone() }
 }
 
 fn no_facts(call: &str) -> Status {

@@ -9,7 +9,7 @@ use proto::{JudgeReply, LoadedPolicy, PlanReply};
 
 use crate::config::{Combine, Mode, PolicyConfig, SetConfig};
 use crate::host::{Facts, Host, Judge, Planner, World, plan};
-use crate::plugin::Plugin;
+use crate::plugin::{Failure, Plugin};
 use crate::verdict::{combined, decides};
 
 /// Policies of one set: each may take its full time.
@@ -23,6 +23,13 @@ pub(crate) struct Set {
     combine: Combine,
     eligibility: Vec<Plugin<Judge>>,
     prefetch: Vec<Plugin<Planner>>,
+}
+
+/// What the prefetch policies say of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    pub(crate) plan: Option<PlanReply>,
+    pub(crate) failures: Vec<Failure>,
 }
 
 impl Set {
@@ -64,16 +71,19 @@ impl Set {
     }
 
     /// The plan of the first policy that has one. Those that are only monitored plan for the figures' sake.
-    pub(crate) fn plan(&self, facts: &Facts, profile: plan::Profile, deadline: Instant) -> Option<PlanReply> {
-        let mut chosen = None;
+    pub(crate) fn plan(&self, facts: &Facts, profile: plan::Profile, deadline: Instant) -> Planned {
+        let mut planned = Planned::default();
         for policy in &self.prefetch {
-            if policy.monitored() {
-                policy.plan(facts, profile, deadline);
-            } else if chosen.is_none() {
-                chosen = policy.plan(facts, profile, deadline);
+            if !policy.monitored() && planned.plan.is_some() {
+                continue;
+            }
+            match policy.plan(facts, profile, deadline) {
+                Ok(plan) if !policy.monitored() => planned.plan = Some(plan),
+                Ok(_) => {}
+                Err(failure) => planned.failures.push(failure),
             }
         }
-        chosen
+        planned
     }
 
     pub(crate) fn shown(&self) -> Vec<LoadedPolicy> {

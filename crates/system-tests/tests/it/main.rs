@@ -6,6 +6,7 @@ mod changes;
 mod credentials;
 mod detached;
 mod equality;
+mod events;
 mod faults;
 mod healing;
 mod install;

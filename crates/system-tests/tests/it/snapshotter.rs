@@ -76,6 +76,8 @@ fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
     // Manifests and configs of two images, and two layers: they share the lower one.
     assert_eq!(blobs(&node)?.len(), 6);
     assert!(node.sluice.log().contains("no-annotations"), "nobody was told: {}", node.sluice.log());
+    let told = node.scratch().succeed(["events", "--kind", "fallback"])?;
+    assert!(told.contains("no-annotations") && told.contains("disable_snapshot_annotations"), "{told}");
     node.cri.stop(&container)?;
     node.cri.remove_pod(&pod)
 }

@@ -53,6 +53,7 @@ impl Images {
             }
             return Ok(());
         }
+        let begins = earlier.as_ref().is_none_or(|image| image.content.is_none());
         let (content, learned) = match earlier.as_ref().and_then(|image| image.content.clone()) {
             Some(content) => {
                 if !grant.payload.is_empty() {
@@ -84,6 +85,9 @@ impl Images {
         image.reported = image.reported.max(learned);
         image.last_used = SystemTime::now();
         // Those who unmounted meanwhile have already been taken off the list, those of `earlier` may not.
+        if begins {
+            self.node.events.streaming(&request.reference, &manifest);
+        }
         let mut present = self.present();
         if let Some(now) = present.get(&manifest) {
             image.targets.clone_from(&now.targets);

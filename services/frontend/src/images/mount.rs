@@ -72,6 +72,7 @@ impl Images {
             (Err(status), Some(remembered)) if away(&status) => {
                 let image = &remembered.record.manifest_digest;
                 tracing::warn!(image, error = %status, "the mesh is away: mounting what this name meant last");
+                self.node.events.mesh_away(&request.reference, image, &status);
                 Ok(remembered)
             }
             (answer, _) => answer,
