@@ -86,6 +86,7 @@ impl Frontend {
             None => Session::start(remote, &point, read_ahead, config.hold.then_some(&*config.state))?,
         };
         let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config));
+        tasks.spawn(locate(mesh.clone(), shutdown.clone()));
         let credentials = Arc::new(Sources::open(&config.credentials)?);
         let (image_service, runtime) = (config.image_service.clone(), config.runtime.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
@@ -151,6 +152,11 @@ impl Frontend {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+}
+
+/// Finds the replicas and connects to them before the first image is asked for.
+async fn locate(mesh: Mesh, shutdown: CancellationToken) {
+    shutdown.run_until_cancelled(mesh.locate()).await;
 }
 
 /// The connection and the mounts of the process before, if a holder kept them; else fresh mounts.
