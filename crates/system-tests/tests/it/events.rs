@@ -91,6 +91,24 @@ fn a_node_tells_what_streams_what_is_complete_and_what_is_refused() -> anyhow::R
 }
 
 #[test]
+fn policies_know_where_the_node_is_and_what_was_asked_for() -> anyhow::Result<()> {
+    let settings = [
+        r#"policy.set.eligibility=[{name="near", source="builtin:registry-region"}]"#,
+        "frontend.region=us-1",
+        r#"frontend.labels={disk="ssd"}"#,
+    ]
+    .map(str::to_owned);
+    let node = Node::start(&Options { settings: settings.to_vec(), ..Options::default() })?;
+    let image = node.push("app", &application(1, 1_000)?)?;
+    node.cri.pull(&image)?;
+    let told = events(&node, &image)?;
+    assert_eq!(told[0]["details"]["policy_reason"], "registry-region-unknown", "{told:?}");
+    let message = told[0]["message"].to_string();
+    assert!(message.contains("the nodes are in us-1") && message.contains("app:latest"), "{message}");
+    Ok(())
+}
+
+#[test]
 fn the_mesh_hears_what_goes_wrong_on_its_nodes() -> anyhow::Result<()> {
     let settings = [
         "frontend.resolve_timeout=8s",

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bus::Bus;
 use image::Digest;
-use proto::{ChunksRequest, LocateRequest};
 use proto::content_client::ContentClient;
+use proto::{ChunksRequest, LocateRequest};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 

@@ -34,7 +34,7 @@ impl Images {
         let mut phases = Phases::begin();
         let mut image =
             request.image.ok_or_else(|| Status::invalid_argument("the request names no image"))?;
-        image.node.clone_from(&self.node.config.node);
+        self.sign(&mut image);
         let (point, upper, work) = (request.target, request.upper, request.work);
         // Before anything is fetched, so that a mistake is told at once; and again at the end.
         let target = check_target(self, &point, &upper, &work).await?;
