@@ -80,17 +80,20 @@ impl Registries {
     }
 
     async fn pull_within(&self, name: &RemoteName, access: Access) -> anyhow::Result<Plugin> {
-        let signed = self.trust.wants_remote();
-        if let Some(pin) = name.pin()
-            && let Some(found) = self.kept.find(pin, self.plugin_size_max)
-            && (!signed || self.trust.check(pin, &found.signatures).is_ok())
-        {
-            return Ok(Plugin { name: name.clone(), bytes: found.plugin, signed });
+        if let Some(plugin) = name.pin().and_then(|pin| self.find(name, pin)) {
+            return Ok(plugin);
         }
         let repository = self.repository(name, access)?;
         let (descriptor, manifest) = repository.root(THE_PLUGIN, OCI_MANIFEST).await?;
         let digest = descriptor.digest;
+        // A tag, whose plugin is here already.
+        if name.pin().is_none()
+            && let Some(plugin) = self.find(name, digest)
+        {
+            return Ok(plugin);
+        }
         let component = Artifact::read(&manifest)?.component;
+        let signed = self.trust.wants_remote();
         let signatures = if signed { signatures(&repository, digest).await?.1 } else { Vec::new() };
         if signed {
             self.trust.check(digest, &signatures)?;
@@ -103,6 +106,13 @@ impl Registries {
         let pulled = Pulled { manifest, plugin, signatures };
         self.kept.keep(digest, &pulled);
         Ok(Plugin { name: name.pinned(digest), bytes: pulled.plugin, signed })
+    }
+
+    /// On this machine's disk, when it is still what it was and signed by a key of today.
+    fn find(&self, name: &RemoteName, digest: BlobDigest) -> Option<Plugin> {
+        let (found, signed) = (self.kept.find(digest, self.plugin_size_max)?, self.trust.wants_remote());
+        let believed = !signed || self.trust.check(digest, &found.signatures).is_ok();
+        believed.then(|| Plugin { name: name.pinned(digest), bytes: found.plugin, signed })
     }
 
     /// Uploads a plugin, under the name's tag if it has one; `title` is its file's name.
