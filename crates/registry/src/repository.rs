@@ -80,16 +80,11 @@ impl Repository {
         Ok(Repository { image, reference: reference.clone(), transfer, endpoints })
     }
 
-    /// As people write it.
-    pub fn name(&self) -> &str {
-        &self.image
-    }
-
     /// What the reference names, and its media type as the registry says it. With a digest, that is what must come.
     /// `what` it is, for messages.
     pub async fn root(&self, what: &str, accept: &'static str) -> Result<(Descriptor, Bytes), Error> {
         let name = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
-        // A reference with a digest of another kind is none that its callers take.
+        // Digests of other kinds are refused by whoever reads names.
         let digest = self.reference.digest().and_then(|digest| digest.parse().ok());
         self.named(what, name, digest, accept).await
     }

@@ -7,8 +7,8 @@
 //!                                verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
 //! ```
 //!
-//! It keeps nothing: any number of policy services answer side by side. The contract that plugins are written against is
-//! `plugins/wit`; this is the only crate that links an engine for WebAssembly.
+//! It keeps nothing but copies of what it pulled: any number of policy services answer side by side. The contract that plugins
+//! are written against is `plugins/wit`; this is the only crate that links an engine for WebAssembly.
 
 mod breaker;
 mod config;
@@ -46,7 +46,7 @@ pub use config::{
 };
 pub use outline::{Outline, outline};
 pub use registry::{Access, Credential};
-pub use remote::{Plugin as PulledPlugin, Registries, RemoteName, SigningKey};
+pub use remote::{PulledPlugin, Registries, RemoteName, SigningKey};
 pub use source::{read_plugin, sign_file, signature_file};
 
 /// Policies that answer. Dropped, they take no more questions.

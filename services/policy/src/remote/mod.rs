@@ -25,7 +25,7 @@ use crate::Outline;
 use crate::config::Config;
 use artifact::Artifact;
 use kept::{Kept, Pulled};
-use signature::{PAYLOAD_MAX, Signature, Signatures};
+use signature::{PAYLOAD_MAX, SIGNATURES_MAX, Signature, Signatures};
 
 pub use keys::SigningKey;
 pub use name::RemoteName;
@@ -40,7 +40,7 @@ const THE_PLUGIN: &str = "the plugin";
 
 /// A plugin that was pulled and checked.
 #[derive(Debug)]
-pub struct Plugin {
+pub struct PulledPlugin {
     /// By the digest of its manifest.
     pub name: RemoteName,
     pub bytes: Bytes,
@@ -72,14 +72,14 @@ impl Registries {
     }
 
     /// A plugin, from the disk or its registry. By tag, the registry is asked in any case.
-    pub async fn pull(&self, name: &RemoteName, access: Access) -> anyhow::Result<Plugin> {
+    pub async fn pull(&self, name: &RemoteName, access: Access) -> anyhow::Result<PulledPlugin> {
         let pulling = self.pull_within(name, access);
         let late = || anyhow!("it was not here within {PULL_MAX:?}");
         let pulled = tokio::time::timeout(PULL_MAX, pulling).await.map_err(|_| late()).flatten();
         pulled.with_context(|| format!("pulling {name}"))
     }
 
-    async fn pull_within(&self, name: &RemoteName, access: Access) -> anyhow::Result<Plugin> {
+    async fn pull_within(&self, name: &RemoteName, access: Access) -> anyhow::Result<PulledPlugin> {
         if let Some(plugin) = name.pin().and_then(|pin| self.find(name, pin)) {
             return Ok(plugin);
         }
@@ -105,14 +105,14 @@ impl Registries {
         let plugin = repository.whole_blob(THE_PLUGIN, &component, self.plugin_size_max).await?;
         let pulled = Pulled { manifest, plugin, signatures };
         self.kept.keep(digest, &pulled);
-        Ok(Plugin { name: name.pinned(digest), bytes: pulled.plugin, signed })
+        Ok(PulledPlugin { name: name.pinned(digest), bytes: pulled.plugin, signed })
     }
 
     /// On this machine's disk, when it is still what it was and signed by a key of today.
-    fn find(&self, name: &RemoteName, digest: BlobDigest) -> Option<Plugin> {
+    fn find(&self, name: &RemoteName, digest: BlobDigest) -> Option<PulledPlugin> {
         let (found, signed) = (self.kept.find(digest, self.plugin_size_max)?, self.trust.wants_remote());
         let believed = !signed || self.trust.check(digest, &found.signatures).is_ok();
-        believed.then(|| Plugin { name: name.pinned(digest), bytes: found.plugin, signed })
+        believed.then(|| PulledPlugin { name: name.pinned(digest), bytes: found.plugin, signed })
     }
 
     /// Uploads a plugin, under the name's tag if it has one; `title` is its file's name.
@@ -136,12 +136,6 @@ impl Registries {
         Ok(name.pinned(digest))
     }
 
-    /// With a client of its own: plugins are pulled so rarely that no connection would wait for the next.
-    fn repository(&self, name: &RemoteName, access: Access) -> anyhow::Result<Repository> {
-        let client = Client::new(self.config.clone()).context("preparing policy.registry")?;
-        Ok(client.repository(name.reference(), access)?)
-    }
-
     /// Signs a plugin, unless this key has done so. `true`: it has just been signed.
     pub async fn sign(&self, name: &RemoteName, key: &SigningKey, access: Access) -> anyhow::Result<bool> {
         let signing = || format!("signing {name}");
@@ -156,6 +150,10 @@ impl Registries {
         if own.check(pin, &those).is_ok() {
             return Ok(false);
         }
+        ensure!(
+            those.len() < SIGNATURES_MAX,
+            "{name} has {SIGNATURES_MAX} signatures, and more are not looked at"
+        );
         let payload = signature::payload(&name.repository(), pin);
         let signature = Signature { signature: key.sign(&payload)?, payload };
         all.add(&signature);
@@ -165,6 +163,12 @@ impl Registries {
         }
         repository.put_manifest(&signature::tag(pin), OCI_MANIFEST, manifest).await.with_context(signing)?;
         Ok(true)
+    }
+
+    /// With a client of its own: plugins are pulled so rarely that no connection would wait for the next.
+    fn repository(&self, name: &RemoteName, access: Access) -> anyhow::Result<Repository> {
+        let client = Client::new(self.config.clone()).context("preparing policy.registry")?;
+        Ok(client.repository(name.reference(), access)?)
     }
 }
 
