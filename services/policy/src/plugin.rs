@@ -13,7 +13,7 @@ use crate::config::{Mode, PolicyConfig};
 use crate::facts;
 use crate::host::{About, Facts, Fault, Guest, Host, Judge, Planner, Setting, Spent, World, plan};
 use crate::plan::sensible_plan;
-use crate::source::Source;
+use crate::source::{Source, Sources};
 use crate::verdict::{after_failure, brief, sensible};
 use crate::{meters, settings};
 
@@ -45,15 +45,11 @@ impl<W: World> Plugin<W> {
     pub(crate) fn load(
         host: &Host,
         config: &PolicyConfig,
+        sources: &Sources,
         folder: &Path,
         known: &[Plugin<W>],
     ) -> anyhow::Result<Plugin<W>> {
-        let fetched = config.source.parse::<Source>()?.fetch(folder, host.plugin_size_max())?;
-        let guest = match known.iter().find(|plugin| plugin.digest == fetched.digest) {
-            Some(plugin) => plugin.guest.renamed(&config.name),
-            None => Guest::load(host, &config.name, &fetched.bytes)
-                .with_context(|| format!("{} cannot be used", config.source))?,
-        };
+        let (digest, guest) = Plugin::guest(host, config, sources, folder, known)?;
         let about = guest.describe().context("asking it about itself")?;
         let settings = settings::typed(&about, &config.settings)
             .map_err(|problems| anyhow!("its settings are wrong: {}", settings::listed(&problems)))?;
@@ -63,13 +59,37 @@ impl<W: World> Plugin<W> {
         }
         Ok(Plugin {
             config: config.clone(),
-            digest: fetched.digest,
+            digest,
             about,
             settings,
             guest,
             breaker: Mutex::default(),
             high_water: AtomicUsize::new(0),
         })
+    }
+
+    /// The plugin's digest, and the plugin compiled.
+    fn guest(
+        host: &Host,
+        config: &PolicyConfig,
+        sources: &Sources,
+        folder: &Path,
+        known: &[Plugin<W>],
+    ) -> anyhow::Result<(String, Guest<W>)> {
+        let source: Source = config.source.parse()?;
+        let renamed = |plugin: &Plugin<W>| (plugin.digest.clone(), plugin.guest.renamed(&config.name));
+        // A registry's digest means the same plugin for ever: what is in use needs no registry.
+        let same = |plugin: &&Plugin<W>| source.is_remote() && plugin.config.source == config.source;
+        if let Some(plugin) = known.iter().find(same) {
+            return Ok(renamed(plugin));
+        }
+        let fetched = sources.fetch(&source, folder)?;
+        if let Some(plugin) = known.iter().find(|plugin| plugin.digest == fetched.digest) {
+            return Ok(renamed(plugin));
+        }
+        let guest = Guest::load(host, &config.name, &fetched.bytes);
+        let guest = guest.with_context(|| format!("{} cannot be used", config.source))?;
+        Ok((fetched.digest, guest))
     }
 
     pub(crate) fn monitored(&self) -> bool {

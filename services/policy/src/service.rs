@@ -18,6 +18,7 @@ use tonic::Status;
 use crate::config::SetConfig;
 use crate::host::{Facts, Host, plan};
 use crate::set::Set;
+use crate::source::Sources;
 use crate::{facts, meters};
 
 /// Questions that are being answered or wait for room.
@@ -30,6 +31,7 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Service {
     host: Host,
+    sources: Sources,
     total_time: Duration,
     room: Arc<Semaphore>,
     current: RwLock<Arc<Set>>,
@@ -39,11 +41,18 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(host: Host, total_time: Duration, set: Set, events: Events) -> Service {
+    pub(crate) fn new(
+        host: Host,
+        sources: Sources,
+        total_time: Duration,
+        set: Set,
+        events: Events,
+    ) -> Service {
         meters::loaded(set.generation());
         Service {
             room: Arc::new(Semaphore::new(host.calls_at_once())),
             host,
+            sources,
             total_time,
             current: RwLock::new(Arc::new(set)),
             events,
@@ -109,7 +118,7 @@ impl Service {
     /// Replaces the set by the one that `config` describes, or keeps it and says why. Blocks.
     pub(crate) fn reload(&self, config: anyhow::Result<SetConfig>, folder: &Path) -> bool {
         let before = self.current();
-        match config.and_then(|config| Set::load(&self.host, &config, folder, Some(&before))) {
+        match config.and_then(|config| Set::load(&self.host, &config, &self.sources, folder, Some(&before))) {
             Ok(set) => {
                 let generation = set.generation();
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);

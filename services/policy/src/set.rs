@@ -10,6 +10,7 @@ use proto::{JudgeReply, LoadedPolicy, PlanReply};
 use crate::config::{Combine, Mode, PolicyConfig, SetConfig};
 use crate::host::{Facts, Host, Judge, Planner, World, plan};
 use crate::plugin::{Failure, Plugin};
+use crate::source::Sources;
 use crate::verdict::{combined, decides};
 
 /// Policies of one set: each may take its full time.
@@ -37,6 +38,7 @@ impl Set {
     pub(crate) fn load(
         host: &Host,
         config: &SetConfig,
+        sources: &Sources,
         folder: &Path,
         before: Option<&Set>,
     ) -> anyhow::Result<Set> {
@@ -45,8 +47,10 @@ impl Set {
             Some(set) => (&set.eligibility, &set.prefetch),
             None => (&[], &[]),
         };
-        let eligibility = load_all(host, &config.eligibility, folder, judges, Plugin::<Judge>::try_out)?;
-        let prefetch = load_all(host, &config.prefetch, folder, planners, Plugin::<Planner>::try_out)?;
+        let eligibility =
+            load_all(host, &config.eligibility, sources, folder, judges, Plugin::<Judge>::try_out)?;
+        let prefetch =
+            load_all(host, &config.prefetch, sources, folder, planners, Plugin::<Planner>::try_out)?;
         let generation = before.map_or(1, |set| set.generation + 1);
         Ok(Set { generation, combine: config.combine, eligibility, prefetch })
     }
@@ -94,14 +98,15 @@ impl Set {
 fn load_all<W: World>(
     host: &Host,
     configs: &[PolicyConfig],
+    sources: &Sources,
     folder: &Path,
     known: &[Plugin<W>],
     try_out: fn(&Plugin<W>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Plugin<W>>> {
     let mut loaded = Vec::new();
     for config in configs {
-        let plugin =
-            Plugin::load(host, config, folder, known).and_then(|plugin| try_out(&plugin).map(|()| plugin));
+        let plugin = Plugin::load(host, config, sources, folder, known)
+            .and_then(|plugin| try_out(&plugin).map(|()| plugin));
         loaded.push(plugin.with_context(|| format!("loading the {} policy {:?}", W::NAME, config.name))?);
     }
     Ok(loaded)

@@ -15,6 +15,7 @@ mod kills;
 mod many;
 mod mixed;
 mod policies;
+mod policy_registry;
 mod reboot;
 mod restarts;
 mod snapshotter;

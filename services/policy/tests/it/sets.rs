@@ -50,7 +50,7 @@ async fn the_default_set_judges_and_plans() {
     assert_eq!(harness.plan(2, 7).await.unwrap().policy, "learned");
 }
 
-async fn until(harness: &Harness, wanted: impl Fn(&PoliciesReply) -> bool) -> PoliciesReply {
+pub(crate) async fn until(harness: &Harness, wanted: impl Fn(&PoliciesReply) -> bool) -> PoliciesReply {
     for _ in 0..300 {
         let reply = harness.policies().await;
         if wanted(&reply) {
