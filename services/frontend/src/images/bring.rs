@@ -67,7 +67,8 @@ impl Images {
                 let content = self.node.mesh.content(access);
                 let content = content
                     .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
-                let learned = profile.chunks.len();
+                // A guess is not what a start read: the first one is reported whatever it reads.
+                let learned = if profile.starts > 0 { profile.chunks.len() } else { 0 };
                 if let Err(error) = self.load(&record, &content, profile, asked).await {
                     self.unload(&manifest);
                     return Err(error);
