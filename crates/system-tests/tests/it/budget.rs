@@ -20,7 +20,8 @@ fn complete(node: &Node, images: usize) -> anyhow::Result<()> {
 
 #[test]
 fn a_node_of_sixteen_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
-    let reserved = frontend::reservation(16 * GIB);
+    let reserved =
+        std::env::var("BUDGET").ok().and_then(|b| b.parse().ok()).unwrap_or(frontend::reservation(4 * GIB));
     let settings = vec![format!("frontend.memory_budget={reserved}")];
     let options = Options { services: true, memory: Some(reserved), settings, ..Options::default() };
     let node = Node::start(&options)?;

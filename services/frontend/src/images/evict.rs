@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::Map;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tonic::Status;
@@ -119,10 +118,9 @@ impl Node {
     fn residents(&self, images: impl Iterator<Item = (String, Present)>) -> Result<Vec<Resident>, Status> {
         let mut residents = Vec::new();
         for (manifest, image) in images {
-            let encoded = self.objects.map(&image.record.map.digest);
-            let encoded = encoded.map_err(|error| disk_status("read a map", &error))?;
+            let map = self.objects.map(&image.record.map.digest);
             // Without a map nothing of it can be read either: its objects are needed by nobody.
-            let map = encoded.and_then(|encoded| Map::decode(&encoded).ok()).unwrap_or_default();
+            let map = map.map_err(|error| disk_status("read a map", &error))?.unwrap_or_default();
             residents.push(Resident {
                 id: ImageId::new(&manifest),
                 map: Arc::new(map),

@@ -20,14 +20,16 @@
 //! two writers of one object both succeed, since both rename the same bytes.
 
 mod bits;
+mod incoming;
 mod indexes;
+mod names;
 mod partial;
 mod recovery;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -37,6 +39,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use image::Digest;
 
 pub(crate) use bits::Bits;
+pub use incoming::Incoming;
+pub use names::{Name, Names};
 pub(crate) use partial::Piece;
 pub use recovery::Recovered;
 
@@ -176,32 +180,9 @@ impl Objects {
 
     /// Writes a file beside its final name and renames it.
     fn place(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let incoming = self.incoming();
-        let written = self.write_new(&incoming, bytes).and_then(|used| {
-            fs::rename(&incoming, path)?;
-            Ok(used)
-        });
-        match written {
-            Ok(used) => {
-                self.grew(used);
-                Ok(())
-            }
-            Err(error) => {
-                // Best effort: what stays in incoming/ is dropped at the next start.
-                let _ = fs::remove_file(&incoming);
-                Err(error)
-            }
-        }
-    }
-
-    fn incoming(&self) -> PathBuf {
-        self.root.join("incoming").join(self.sequence.fetch_add(1, Ordering::Relaxed).to_string())
-    }
-
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<u64> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-        file.write_all(bytes)?;
-        Ok(file.metadata()?.blocks() * BLOCK_BYTES)
+        let mut incoming = self.incoming()?;
+        incoming.write_all(bytes)?;
+        self.keep(incoming, path)
     }
 
     fn unlink(&self, path: &Path) -> io::Result<u64> {

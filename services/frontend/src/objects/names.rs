@@ -1,0 +1,160 @@
+//! Which objects an image has, in a file instead of in memory: a node has many images, and looks rarely.
+//!
+//! One record an object, sorted by digest: `digest (32) | length (u64, little endian)`. The file has no name and ends with
+//! this process; it was written from a map that was checked.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt as _;
+
+use image::{Digest, Map};
+
+use super::Objects;
+
+const RECORD_BYTES: usize = 40;
+/// Records that are read at once when many are wanted.
+const READ_BYTES: usize = 64 * RECORD_BYTES;
+
+/// An object of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    pub digest: Digest,
+    pub len: u64,
+}
+
+#[derive(Debug)]
+pub struct Names {
+    file: File,
+    count: u64,
+}
+
+impl Objects {
+    /// Writes down what a map names.
+    pub fn names(&self, map: &Map) -> io::Result<Names> {
+        let mut file = BufWriter::with_capacity(READ_BYTES, self.incoming()?.nameless()?);
+        for place in &map.objects {
+            file.write_all(place.digest.as_bytes())?;
+            file.write_all(&place.len.to_le_bytes())?;
+        }
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(Names { file, count: map.objects.len() as u64 })
+    }
+}
+
+impl Names {
+    pub fn get(&self, index: u64) -> io::Result<Option<Name>> {
+        if index >= self.count {
+            return Ok(None);
+        }
+        let mut record = [0; RECORD_BYTES];
+        self.file.read_exact_at(&mut record, index * RECORD_BYTES as u64)?;
+        Ok(Some(Name::of(&record)))
+    }
+
+    /// The first that is not below `digest`.
+    pub fn at_or_after(&self, digest: &Digest) -> io::Result<Option<Name>> {
+        self.get(self.position(digest)?)
+    }
+
+    /// All whose digest begins with this byte.
+    pub fn in_shard(&self, shard: u8) -> io::Result<impl Iterator<Item = io::Result<Name>> + '_> {
+        let mut first = [0; 32];
+        first[0] = shard;
+        let within = move |name: &io::Result<Name>| {
+            name.as_ref().map_or(true, |name| name.digest.as_bytes()[0] == shard)
+        };
+        Ok(self.from(self.position(&Digest::from_bytes(first))?).take_while(within))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = io::Result<Name>> + '_ {
+        self.from(0)
+    }
+
+    fn from(&self, index: u64) -> impl Iterator<Item = io::Result<Name>> + '_ {
+        let records = Records { file: &self.file, offset: index * RECORD_BYTES as u64 };
+        let mut records = BufReader::with_capacity(READ_BYTES, records);
+        std::iter::from_fn(move || {
+            let mut record = [0; RECORD_BYTES];
+            match records.read_exact(&mut record) {
+                Ok(()) => Some(Ok(Name::of(&record))),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => None,
+                Err(error) => Some(Err(error)),
+            }
+        })
+    }
+
+    fn position(&self, digest: &Digest) -> io::Result<u64> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.get(middle)? {
+                Some(name) if name.digest < *digest => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+}
+
+impl Name {
+    fn of(record: &[u8; RECORD_BYTES]) -> Name {
+        let (mut digest, mut len) = ([0; 32], [0; 8]);
+        digest.copy_from_slice(&record[..32]);
+        len.copy_from_slice(&record[32..]);
+        Name { digest: Digest::from_bytes(digest), len: u64::from_le_bytes(len) }
+    }
+}
+
+/// Reads on from an offset of its own: others read the same file.
+struct Records<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for Records<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(into, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::record::ObjectPlace;
+
+    use super::*;
+
+    #[test]
+    fn finds_what_was_written_and_leaves_no_file() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let objects = Objects::open(folder.path()).unwrap();
+        let place = |number: u32| ObjectPlace {
+            digest: Digest::of(&number.to_le_bytes()),
+            len: number.into(),
+            first_chunk: 0,
+            chunk_count: 1,
+            offset: 0,
+        };
+        let mut places: Vec<ObjectPlace> = (0..5000).map(place).collect();
+        places.sort_by_key(|place| place.digest);
+        let map = Map { chunks: Vec::new(), objects: places };
+        let names = objects.names(&map).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+        let expected: Vec<Name> =
+            map.objects.iter().map(|place| Name { digest: place.digest, len: place.len }).collect();
+        assert_eq!(names.iter().collect::<io::Result<Vec<_>>>().unwrap(), expected);
+        for name in &expected {
+            assert_eq!(names.at_or_after(&name.digest).unwrap(), Some(*name));
+        }
+        let mut shards = Vec::new();
+        for shard in 0..=255 {
+            shards.extend(names.in_shard(shard).unwrap().collect::<io::Result<Vec<_>>>().unwrap());
+        }
+        assert_eq!(shards, expected);
+        assert_eq!(names.at_or_after(&Digest::from_bytes([0; 32])).unwrap(), Some(expected[0]));
+        assert_eq!(names.at_or_after(&Digest::from_bytes([255; 32])).unwrap(), None);
+        let none = objects.names(&Map::default()).unwrap();
+        assert_eq!((none.get(0).unwrap(), none.iter().count()), (None, 0));
+    }
+}
