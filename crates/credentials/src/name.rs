@@ -124,7 +124,6 @@ mod tests {
             "docker.io/a",
             "docker.io/library/a",
             "test.com",
-            
             "Up.io/a",
             "r.io/Up",
             "a__b/c",

@@ -14,6 +14,7 @@ use store::Index;
 use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
+use super::room::Claim;
 use super::turns::Turn;
 use super::{Images, Node, Present, disk_status, planning};
 use crate::content::{Access, Content, FetchError, IndexError};
@@ -69,6 +70,9 @@ impl Images {
                 let content = content
                     .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
                 let learned = profile.chunks.len();
+                // In memory or not, it is known here: containers may stand on it.
+                let claim = if earlier.is_some() { Claim::Kept } else { Claim::New };
+                self.node.room.take(&manifest, record.map.plain_len, claim).await?;
                 if let Err(error) = self.load(&record, &content, profile, asked).await {
                     self.unload(&manifest);
                     return Err(error);
@@ -198,6 +202,7 @@ impl Images {
     pub(super) fn unload(&self, manifest: &str) {
         self.node.downloads.remove_image(&ImageId::new(manifest));
         self.node.known.remove(manifest);
+        self.node.room.give_back(manifest);
     }
 }
 

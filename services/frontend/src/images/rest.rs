@@ -46,6 +46,7 @@ impl Images {
             );
         }
         self.node.downloads.remove_image(&ImageId::new(manifest));
+        self.node.room.give_back(manifest);
         if let Some(image) = self.present().get_mut(manifest) {
             (image.content, image.done) = (None, Some(progress));
         }

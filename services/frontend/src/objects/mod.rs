@@ -136,29 +136,31 @@ impl Objects {
         self.unlink(&self.path(object))
     }
 
-    /// Every whole and partial object.
-    pub fn held(&self) -> io::Result<Vec<Held>> {
+    /// Every whole and partial object whose digest begins with this byte.
+    pub fn held_in(&self, shard: u8) -> io::Result<Vec<Held>> {
+        let prefix = format!("{shard:02x}");
         let mut held = Vec::new();
-        for shard in fs::read_dir(self.local_dir())? {
-            let shard = shard?;
-            for entry in fs::read_dir(shard.path())? {
-                let entry = entry?;
-                let hex =
-                    [shard.file_name(), entry.file_name()].map(|part| part.to_string_lossy().into_owned());
-                note_held(&mut held, &hex.concat(), &entry, false)?;
-            }
+        for entry in fs::read_dir(self.local_dir().join(&prefix))? {
+            let entry = entry?;
+            let hex = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            note_held(&mut held, &hex, &entry, false)?;
         }
         for entry in fs::read_dir(self.root.join("partial"))? {
             let entry = entry?;
-            note_held(&mut held, &entry.file_name().to_string_lossy(), &entry, true)?;
+            let hex = entry.file_name().to_string_lossy().into_owned();
+            if hex.starts_with(&prefix) {
+                note_held(&mut held, &hex, &entry, true)?;
+            }
         }
         Ok(held)
     }
 
     /// Counts anew what everything here uses on the disk, in bytes.
     pub fn measure(&self) -> io::Result<u64> {
-        let objects: u64 = self.held()?.iter().map(|held| held.bytes).sum();
-        let mut used = objects;
+        let mut used = 0;
+        for shard in 0..=u8::MAX {
+            used += self.held_in(shard)?.iter().map(|held| held.bytes).sum::<u64>();
+        }
         for folder in ["incoming", "trees", "maps", "records", "grants"] {
             for entry in fs::read_dir(self.root.join(folder))? {
                 used += disk_bytes(&entry?)?.unwrap_or(0);

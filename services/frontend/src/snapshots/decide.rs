@@ -21,6 +21,8 @@ pub(crate) enum Reason {
     Denied,
     /// The mesh did not answer in time.
     MeshAway,
+    /// No memory or no disk for it now.
+    NoRoom,
     /// The image is not as containerd sees it: other layers, or another order.
     Mismatch,
     /// Anything else; the message says what.
@@ -36,6 +38,7 @@ impl Reason {
             Reason::NotEligible => "not-eligible",
             Reason::Denied => "denied",
             Reason::MeshAway => "mesh-away",
+            Reason::NoRoom => "no-room",
             Reason::Mismatch => "layers-differ",
             Reason::Failed => "failed",
         }
@@ -46,6 +49,7 @@ impl Reason {
             Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Reason::NotEligible,
             Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
             Code::Unavailable | Code::DeadlineExceeded => Reason::MeshAway,
+            Code::ResourceExhausted => Reason::NoRoom,
             _ => Reason::Failed,
         }
     }
