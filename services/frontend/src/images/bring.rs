@@ -166,7 +166,7 @@ impl Images {
 
     async fn fetch(&self, kind: Index, index: IndexRef, content: &Content) -> Result<Incoming, Status> {
         let objects = self.node.objects.clone();
-        let fetched = content.index(kind, index, move || objects.incoming()).await;
+        let fetched = Box::pin(content.index(kind, index, move || objects.incoming())).await;
         let what = match kind {
             Index::Tree => "tree",
             Index::Map => "map",

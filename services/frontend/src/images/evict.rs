@@ -124,7 +124,7 @@ impl Node {
             let names = self.known.at_rest(&manifest).map_or_else(from_disk, Ok);
             residents.push(Resident {
                 id: ImageId::new(&manifest),
-                names: names.map_err(|error| disk_status("read a map", &error))?,
+                names: names.map_err(|error| disk_status("look up what an image names", &error))?,
                 mounted: !image.targets.is_empty() || self.is_claimed(&manifest),
                 last_used: image.last_used,
             });

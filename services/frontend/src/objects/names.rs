@@ -1,7 +1,8 @@
 //! Which objects an image has, in a file instead of in memory: a node has many images, and looks rarely.
 //!
 //! One record an object, sorted by digest: `digest (32) | length (u64, little endian)`. The file has no name and ends with
-//! this process; it was written from a map that was checked.
+//! this process; it was written from a map that was checked. On a full disk they stand in memory after all: an eviction,
+//! which needs them, is what makes room.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
@@ -24,20 +25,49 @@ pub struct Name {
 
 #[derive(Debug)]
 pub struct Names {
-    file: File,
+    records: Records,
     count: u64,
+}
+
+#[derive(Debug)]
+enum Records {
+    File(File),
+    Memory(Vec<u8>),
 }
 
 impl Objects {
     /// Writes down what a map names.
     pub fn names(&self, map: &Map) -> io::Result<Names> {
-        let mut file = BufWriter::with_capacity(READ_BYTES, self.incoming()?.nameless()?);
-        for place in &map.objects {
-            file.write_all(place.digest.as_bytes())?;
-            file.write_all(&place.len.to_le_bytes())?;
+        let file = || write(map, BufWriter::with_capacity(READ_BYTES, self.incoming()?.nameless()?));
+        let records = match file() {
+            Ok(file) => Records::File(file.into_inner().map_err(io::IntoInnerError::into_error)?),
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                Records::Memory(write(map, Vec::new())?)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Names { records, count: map.objects.len() as u64 })
+    }
+}
+
+fn write<W: Write>(map: &Map, mut into: W) -> io::Result<W> {
+    for place in &map.objects {
+        into.write_all(place.digest.as_bytes())?;
+        into.write_all(&place.len.to_le_bytes())?;
+    }
+    into.flush()?;
+    Ok(into)
+}
+
+impl Records {
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Records::File(file) => file.read_at(into, offset),
+            Records::Memory(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                (&bytes[from..]).read(into)
+            }
         }
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(Names { file, count: map.objects.len() as u64 })
     }
 }
 
@@ -47,7 +77,7 @@ impl Names {
             return Ok(None);
         }
         let mut record = [0; RECORD_BYTES];
-        self.file.read_exact_at(&mut record, index * RECORD_BYTES as u64)?;
+        self.reader(index).read_exact(&mut record)?;
         Ok(Some(Name::of(&record)))
     }
 
@@ -71,8 +101,7 @@ impl Names {
     }
 
     fn from(&self, index: u64) -> impl Iterator<Item = io::Result<Name>> + '_ {
-        let records = Records { file: &self.file, offset: index * RECORD_BYTES as u64 };
-        let mut records = BufReader::with_capacity(READ_BYTES, records);
+        let mut records = BufReader::with_capacity(READ_BYTES, self.reader(index));
         std::iter::from_fn(move || {
             let mut record = [0; RECORD_BYTES];
             match records.read_exact(&mut record) {
@@ -81,6 +110,10 @@ impl Names {
                 Err(error) => Some(Err(error)),
             }
         })
+    }
+
+    fn reader(&self, index: u64) -> Reader<'_> {
+        Reader { records: &self.records, offset: index * RECORD_BYTES as u64 }
     }
 
     fn position(&self, digest: &Digest) -> io::Result<u64> {
@@ -106,14 +139,14 @@ impl Name {
 }
 
 /// Reads on from an offset of its own: others read the same file.
-struct Records<'a> {
-    file: &'a File,
+struct Reader<'a> {
+    records: &'a Records,
     offset: u64,
 }
 
-impl Read for Records<'_> {
+impl Read for Reader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(into, self.offset)?;
+        let read = self.records.read_at(into, self.offset)?;
         self.offset += read as u64;
         Ok(read)
     }
@@ -139,8 +172,15 @@ mod tests {
         let mut places: Vec<ObjectPlace> = (0..5000).map(place).collect();
         places.sort_by_key(|place| place.digest);
         let map = Map { chunks: Vec::new(), objects: places };
-        let names = objects.names(&map).unwrap();
+        check(&map, &objects.names(&map).unwrap());
         assert_eq!(std::fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+        let count = map.objects.len() as u64;
+        check(&map, &Names { records: Records::Memory(write(&map, Vec::new()).unwrap()), count });
+        let none = objects.names(&Map::default()).unwrap();
+        assert_eq!((none.get(0).unwrap(), none.iter().count()), (None, 0));
+    }
+
+    fn check(map: &Map, names: &Names) {
         let expected: Vec<Name> =
             map.objects.iter().map(|place| Name { digest: place.digest, len: place.len }).collect();
         assert_eq!(names.iter().collect::<io::Result<Vec<_>>>().unwrap(), expected);
@@ -154,7 +194,5 @@ mod tests {
         assert_eq!(shards, expected);
         assert_eq!(names.at_or_after(&Digest::from_bytes([0; 32])).unwrap(), Some(expected[0]));
         assert_eq!(names.at_or_after(&Digest::from_bytes([255; 32])).unwrap(), None);
-        let none = objects.names(&Map::default()).unwrap();
-        assert_eq!((none.get(0).unwrap(), none.iter().count()), (None, 0));
     }
 }
