@@ -19,19 +19,17 @@ const LARGE: Numbered = Numbered { files: 8, len: 16_000_000, seed: 90 };
 /// Images that are opened at once.
 const AT_ONCE: u64 = 3;
 
-/// A node whose frontend has the share of so much memory and no more.
+/// A node whose frontend has so much memory, and whose counters can be read.
 struct Small {
     node: Node,
     admin: u16,
 }
 
 impl Small {
-    fn start(reserved: u64) -> anyhow::Result<Small> {
+    fn start(options: Options) -> anyhow::Result<Small> {
         let admin = testkit::port::free()?;
-        let settings =
-            [format!("frontend.memory_budget={reserved}"), format!("lifecycle.admin=127.0.0.1:{admin}")];
-        let settings = settings.to_vec();
-        let options = Options { services: true, memory: Some(reserved), settings, ..Options::default() };
+        let mut options = Options { services: true, ..options };
+        options.settings.push(format!("lifecycle.admin=127.0.0.1:{admin}"));
         Ok(Small { node: Node::start(&options)?, admin })
     }
 
@@ -73,7 +71,8 @@ impl Small {
 #[test]
 fn a_node_of_four_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
     let reserved = frontend::reservation(4 * GIB);
-    let small = Small::start(reserved)?;
+    let settings = vec![format!("frontend.memory_budget={reserved}")];
+    let small = Small::start(Options { memory: Some(reserved), settings, ..Options::default() })?;
     let node = &small.node;
     let pod = node.cri.pod("one")?;
     small.complete(&format!("of {reserved}, with the image of pods"))?;
@@ -119,5 +118,29 @@ fn a_node_of_four_gib_keeps_within_its_reservation() -> anyhow::Result<()> {
     assert_eq!((streamed + refused, refused == AT_ONCE), (AT_ONCE, false));
     let ordinary = small.counted("sluice_frontend_layers_ordinary_total{reason=\"no-room\"")?;
     assert_eq!(ordinary > 0, refused > 0);
+    Ok(())
+}
+
+/// Nothing is ever complete here, so what is open stays open.
+#[test]
+fn an_image_for_which_there_is_no_memory_is_pulled_as_ever() -> anyhow::Result<()> {
+    // Tables have an eighth of it: those of the first image fit, those of the second do not fit beside them.
+    let settings = ["frontend.memory_budget=1MiB", "frontend.background=false"].map(str::to_owned).to_vec();
+    let small = Small::start(Options { settings, ..Options::default() })?;
+    let node = &small.node;
+    let pod = node.cri.pod("one")?;
+    for (files, name) in [(1_500, "first"), (600, "second")] {
+        let numbered = Numbered { files, len: 600, seed: 70 + files };
+        let image = numbered.pull(node, name)?;
+        let container = node.cri.start(&pod, name, &image, &["/bin/sleep", "1000"])?;
+        numbered.read_inside(node, &container, 0..20)?;
+    }
+    let ordinary = small.counted("sluice_frontend_layers_ordinary_total{reason=\"no-room\"")?;
+    let counted =
+        ["waited", "refused"].map(|what| small.counted(&format!("sluice_frontend_opens_{what}_total")));
+    let [waited, refused] = counted;
+    assert_eq!((ordinary, waited?, refused?), (1, 1, 1));
+    let log = node.sluice.log();
+    assert!(log.contains("no-room") && log.contains("frontend.memory_budget"), "{log}");
     Ok(())
 }
