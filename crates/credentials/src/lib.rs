@@ -6,6 +6,7 @@
 
 pub mod docker;
 pub mod kubelet;
+mod name;
 mod program;
 mod pulls;
 pub mod sources;

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use oci_spec::distribution::Reference;
 use proto::cri::AuthConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::Credential;
 use crate::docker::{self, Places};
 use crate::kubelet::Plugins;
+use crate::name::Name;
 use crate::pulls::{Pull, Pulls};
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -79,7 +79,7 @@ impl Sources {
     /// A pull begins, with what the kubelet handed on; known until the answer is dropped. None: nothing that could be used.
     pub fn begin_pull(&self, image: &str, auth: AuthConfig) -> Option<Pull> {
         let image = parsed(image)?;
-        match Credential::from_cri(auth, image.registry()) {
+        match Credential::from_cri(auth, &image.registry) {
             Ok(credential) => Some(self.pulls.begin(pull_key(&image), credential?)),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -109,8 +109,8 @@ impl Sources {
         None
     }
 
-    async fn ask_docker(&self, image: &Reference) -> Option<Credential> {
-        let found = docker::look_up(&self.docker, image.registry()).await;
+    async fn ask_docker(&self, image: &Name) -> Option<Credential> {
+        let found = docker::look_up(&self.docker, &image.registry).await;
         found.unwrap_or_else(|error| {
             tracing::warn!(
                 image = image.whole(),
@@ -122,14 +122,18 @@ impl Sources {
     }
 }
 
-fn parsed(image: &str) -> Option<Reference> {
-    image.parse().inspect_err(|error| tracing::debug!(image, %error, "no image's name")).ok()
+fn parsed(image: &str) -> Option<Name> {
+    let name = Name::parse(image);
+    if name.is_none() {
+        tracing::debug!(image, "no image's name");
+    }
+    name
 }
 
 /// What a pull is known by: by the time that a snapshotter hears of it the tag beside a digest is gone, and the
 /// manifest's digest may stand in its place.
-fn pull_key(image: &Reference) -> String {
-    format!("{}/{}", image.registry(), image.repository())
+fn pull_key(image: &Name) -> String {
+    format!("{}/{}", image.registry, image.repository)
 }
 
 #[cfg(test)]

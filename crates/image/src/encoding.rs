@@ -4,7 +4,7 @@
 //! nothing after it. The version says how the postcard bytes are laid out; a reader refuses one it
 //! does not know. Equal values give equal bytes.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use serde::de::{DeserializeOwned, Error as _, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -14,6 +14,8 @@ use crate::limits::ENCODED_PLAIN_MAX;
 /// zstd level: records are written once and read often, and are small beside their content.
 const LEVEL: i32 = 3;
 const HEADER_LEN: usize = 6;
+/// The largest window that a reader holds: 8 MiB, as every reader of zstd does. Ours ask for 2 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// One kind of encoded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,16 +72,10 @@ pub fn encode<T: Serialize>(format: Format, value: &T) -> Result<Vec<u8>, Encodi
 /// The value that `encoded` holds. Its shape is checked here; its rules by the caller.
 pub fn decode<T: DeserializeOwned>(format: Format, encoded: &[u8]) -> Result<T, EncodingError> {
     let what = format.name;
-    let Some((header, packed)) = encoded.split_at_checked(HEADER_LEN) else {
+    let Some((header, packed)) = encoded.split_first_chunk() else {
         return Err(EncodingError::Magic { what });
     };
-    if header[..4] != format.magic {
-        return Err(EncodingError::Magic { what });
-    }
-    let found = u16::from_le_bytes([header[4], header[5]]);
-    if found != format.version {
-        return Err(EncodingError::Version { what, found, known: format.version });
-    }
+    check_header(format, header)?;
     let plain = inflate(what, packed)?;
     match postcard::take_from_bytes(&plain) {
         Ok((value, [])) => Ok(value),
@@ -88,10 +84,75 @@ pub fn decode<T: DeserializeOwned>(format: Format, encoded: &[u8]) -> Result<T, 
     }
 }
 
+/// The same from a stream, of which no more is in memory at a time than inflating takes. For values without byte strings:
+/// those would need to stand somewhere while they are read.
+pub fn read<T: DeserializeOwned>(format: Format, mut encoded: impl Read) -> Result<T, EncodingError> {
+    let what = format.name;
+    let failed = |source| EncodingError::Inflate { what, source };
+    let mut header = [0; HEADER_LEN];
+    encoded.read_exact(&mut header).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => EncodingError::Magic { what },
+        _ => failed(error),
+    })?;
+    check_header(format, &header)?;
+    let mut decoder = zstd::Decoder::new(encoded).map_err(failed)?.single_frame();
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(failed)?;
+    let mut plain = BufReader::new(Bounded { plain: decoder, left: ENCODED_PLAIN_MAX, failed: None });
+    let value = postcard::from_io((&mut plain, &mut [])).map(|(value, _)| value);
+    if let Some(source) = plain.get_mut().failed.take() {
+        return Err(failed(source));
+    }
+    let value = value.map_err(|source| EncodingError::Malformed { what, source })?;
+    let at_its_end = plain.fill_buf().map_err(failed)?.is_empty();
+    let mut encoded = plain.into_inner().plain.finish();
+    match at_its_end && encoded.fill_buf().map_err(failed)?.is_empty() {
+        true => Ok(value),
+        false => Err(EncodingError::Trailing { what }),
+    }
+}
+
+/// Plain bytes up to a bound. Keeps why they ended: whoever reads them only learns that they did.
+struct Bounded<R> {
+    plain: R,
+    left: usize,
+    failed: Option<io::Error>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.plain.read(into).and_then(|read| match self.left.checked_sub(read) {
+            Some(left) => {
+                self.left = left;
+                Ok(read)
+            }
+            None => Err(io::ErrorKind::FileTooLarge.into()),
+        });
+        read.map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failed = Some(error);
+            }
+            kind.into()
+        })
+    }
+}
+
+fn check_header(format: Format, header: &[u8; HEADER_LEN]) -> Result<(), EncodingError> {
+    let (what, known) = (format.name, format.version);
+    let [magic @ .., low, high] = header;
+    let found = u16::from_le_bytes([*low, *high]);
+    match *magic == format.magic {
+        false => Err(EncodingError::Magic { what }),
+        true if found != known => Err(EncodingError::Version { what, found, known }),
+        true => Ok(()),
+    }
+}
+
 fn inflate(what: &'static str, packed: &[u8]) -> Result<Vec<u8>, EncodingError> {
     let failed = |source| EncodingError::Inflate { what, source };
     let mut plain = Vec::new();
     let mut decoder = zstd::Decoder::with_buffer(packed).map_err(failed)?.single_frame();
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(failed)?;
     decoder.by_ref().take(ENCODED_PLAIN_MAX as u64 + 1).read_to_end(&mut plain).map_err(failed)?;
     if plain.len() > ENCODED_PLAIN_MAX {
         return Err(EncodingError::TooLarge { what });
@@ -174,6 +235,7 @@ mod tests {
         let list = List(vec![1, 2, 3, 4]);
         let encoded = encode(FORMAT, &list)?;
         assert_eq!(decode::<List>(FORMAT, &encoded)?, list);
+        assert_eq!(read::<List>(FORMAT, &encoded[..])?, list);
         assert_eq!(encode(FORMAT, &list)?, encoded);
         Ok(())
     }
@@ -181,7 +243,16 @@ mod tests {
     #[test]
     fn refuses_what_it_did_not_write() -> anyhow::Result<()> {
         let encoded = encode(FORMAT, &List(vec![1, 2]))?;
-        let refusal = |bytes: &[u8]| decode::<List>(FORMAT, bytes).unwrap_err();
+        let refusal = |bytes: &[u8]| {
+            let (whole, streamed) =
+                (decode::<List>(FORMAT, bytes).unwrap_err(), read::<List>(FORMAT, bytes).unwrap_err());
+            assert_eq!(
+                std::mem::discriminant(&whole),
+                std::mem::discriminant(&streamed),
+                "{whole}, {streamed}"
+            );
+            whole
+        };
         assert!(matches!(refusal(&[]), EncodingError::Magic { .. }));
         assert!(matches!(
             refusal(&[b"best".as_slice(), &encoded[4..]].concat()),

@@ -146,6 +146,18 @@ impl ProjectStore {
         self.get("read index", &self.content(index.into(), &digest)).await
     }
 
+    /// The same as they come.
+    pub async fn index_stream(
+        &self,
+        index: Index,
+        digest: Digest,
+    ) -> Result<impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static, StoreError> {
+        let path = self.content(index.into(), &digest);
+        let failed = move |path: &Path, cause: &Cause| StoreError::new("read index", path.as_ref(), cause);
+        let found = self.objects.get(&path).await.map_err(|cause| failed(&path, &cause))?;
+        Ok(found.into_stream().map_err(move |cause| failed(&path, &cause)))
+    }
+
     pub async fn has_index(&self, index: Index, digest: Digest) -> Result<bool, StoreError> {
         Ok(self.len("look up index", &self.content(index.into(), &digest)).await?.is_some())
     }

@@ -3,7 +3,7 @@
 //! Pure functions, shared by everyone who reads the store: nothing is shown to a process, mounted or
 //! decoded before it went through here. Inflation is bounded, so a forged frame costs bounded memory.
 
-use std::io::Read;
+use std::io::{self, Write};
 
 use image::Digest;
 use image::limits::{CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, ENCODED_PLAIN_MAX};
@@ -12,8 +12,9 @@ use image::limits::{CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, ENCODED_PLAIN_MAX};
 const INDEX_LEVEL: i32 = 9;
 /// Beyond this an index is compressed fast: level 9 would make the first mount of a huge image wait.
 const INDEX_LEVEL_MAX_BYTES: usize = 4 * 1024 * 1024;
-/// The largest window a frame may ask its reader for (2^27 = 128 MiB, zstd's own default limit).
-const WINDOW_LOG_MAX: u32 = 27;
+/// The largest window that the frame of an index may ask its reader for: 8 MiB, what every reader of the format must
+/// be able to hold. Ours ask for half of that: see [`INDEX_LEVEL_MAX_BYTES`].
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// The stored bytes are not the content that their name promises.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,16 +51,109 @@ pub fn open_chunk(digest: &Digest, stored: &[u8]) -> Result<Vec<u8>, Corrupt> {
 
 /// The plain bytes of the tree or map `digest`.
 pub fn open_index(digest: &Digest, stored: &[u8]) -> Result<Vec<u8>, Corrupt> {
-    let refuse =
-        |error: std::io::Error| Corrupt::NotInflatable { digest: *digest, reason: error.to_string() };
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(stored).map_err(refuse)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(refuse)?;
-    let mut plain = Vec::new();
-    decoder.take(ENCODED_PLAIN_MAX as u64 + 1).read_to_end(&mut plain).map_err(refuse)?;
-    if plain.len() > ENCODED_PLAIN_MAX {
-        return Err(Corrupt::TooLarge(*digest));
+    let opened = Opening::new(*digest, Vec::new()).and_then(|opening| opening.push(stored)?.finish());
+    opened.map_err(|error| match error {
+        OpenError::Corrupt(corrupt) => corrupt,
+        OpenError::Keep(error) => Corrupt::NotInflatable { digest: *digest, reason: error.to_string() },
+    })
+}
+
+/// A tree or map that is opened as its stored bytes come: they go in, plain bytes come out into `W`. What came out is
+/// what the name says only once [`Opening::finish`] gives it back.
+pub struct Opening<W: Write> {
+    digest: Digest,
+    decoder: zstd::stream::write::Decoder<'static, Plain<W>>,
+}
+
+/// Why an index could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// The bytes may be good; it is we who cannot write them.
+    #[error("the plain bytes cannot be kept")]
+    Keep(#[source] io::Error),
+}
+
+/// Plain bytes on their way: counted, hashed, handed on.
+struct Plain<W> {
+    into: W,
+    hasher: blake3::Hasher,
+    bytes: usize,
+    /// Why no more is taken: the decoder hands errors on, but not whose they are.
+    refused: Option<Refused>,
+}
+
+enum Refused {
+    TooLarge,
+    Keep(io::Error),
+}
+
+impl<W: Write> Opening<W> {
+    pub fn new(digest: Digest, into: W) -> Result<Opening<W>, OpenError> {
+        let plain = Plain { into, hasher: blake3::Hasher::new(), bytes: 0, refused: None };
+        let decoder = zstd::stream::write::Decoder::new(plain).and_then(|mut decoder| {
+            decoder.window_log_max(WINDOW_LOG_MAX)?;
+            Ok(decoder)
+        });
+        Ok(Opening { digest, decoder: decoder.map_err(OpenError::Keep)? })
     }
-    named(digest, plain)
+
+    /// Takes the next stored bytes.
+    pub fn push(mut self, stored: &[u8]) -> Result<Opening<W>, OpenError> {
+        match self.decoder.write_all(stored) {
+            Ok(()) => Ok(self),
+            Err(error) => Err(self.why(&error)),
+        }
+    }
+
+    /// All stored bytes were there.
+    pub fn finish(mut self) -> Result<W, OpenError> {
+        if let Err(error) = self.decoder.flush() {
+            return Err(self.why(&error));
+        }
+        let plain = self.decoder.into_inner();
+        match Digest::from(plain.hasher.finalize()) == self.digest {
+            true => Ok(plain.into),
+            false => Err(Corrupt::OtherContent(self.digest).into()),
+        }
+    }
+
+    fn why(mut self, error: &io::Error) -> OpenError {
+        let digest = self.digest;
+        match self.decoder.get_mut().refused.take() {
+            Some(Refused::Keep(error)) => OpenError::Keep(error),
+            Some(Refused::TooLarge) => Corrupt::TooLarge(digest).into(),
+            None => Corrupt::NotInflatable { digest, reason: error.to_string() }.into(),
+        }
+    }
+}
+
+impl<W: Write> Write for Plain<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > ENCODED_PLAIN_MAX - self.bytes {
+            self.refused = Some(Refused::TooLarge);
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        if let Err(error) = self.into.write_all(bytes) {
+            let kind = error.kind();
+            self.refused = Some(Refused::Keep(error));
+            return Err(kind.into());
+        }
+        self.hasher.update(bytes);
+        self.bytes += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.into.flush()
+    }
+}
+
+impl<W: Write> std::fmt::Debug for Opening<W> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Opening").field("digest", &self.digest).finish_non_exhaustive()
+    }
 }
 
 /// The stored form of a tree or a map. The same bytes for the same plain bytes.
@@ -108,6 +202,30 @@ mod tests {
         let other = zstd::bulk::compress(b"other", 1).unwrap();
         assert_eq!(open_chunk(&digest, &other), Err(Corrupt::OtherContent(digest)));
         assert_eq!(open_index(&digest, &other), Err(Corrupt::OtherContent(digest)));
+    }
+
+    #[test]
+    fn an_index_may_come_in_pieces_and_says_whose_fault_it_is() {
+        let plain = b"entry ".repeat(100_000);
+        let digest = Digest::of(&plain);
+        let stored = seal_index(&plain).unwrap();
+        let pieces = |stored: &[u8]| {
+            let opening = Opening::new(digest, Vec::new()).unwrap();
+            stored.chunks(7).try_fold(opening, Opening::push).and_then(Opening::finish)
+        };
+        assert_eq!(pieces(&stored).unwrap(), plain);
+        for cut in [0, 1, stored.len() / 2, stored.len() - 1] {
+            assert!(matches!(pieces(&stored[..cut]), Err(OpenError::Corrupt(_))), "cut at {cut}");
+        }
+        let mut short = [0; 100];
+        let full = Opening::new(digest, &mut short[..]).unwrap().push(&stored);
+        assert!(matches!(full, Err(OpenError::Keep(_))));
+        // A window that only few readers can hold.
+        let mut wide = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        wide.window_log(WINDOW_LOG_MAX + 1).unwrap();
+        wide.write_all(&plain).unwrap();
+        let wide = wide.finish().unwrap();
+        assert!(matches!(open_index(&digest, &wide), Err(Corrupt::NotInflatable { .. })));
     }
 
     #[test]

@@ -2,77 +2,28 @@
 //!
 //! Over the budget goes, in this order, until it is met: what no present image needs, then whole images
 //! that are not mounted, the one used longest ago first. What a mounted image names never goes: its
-//! overlay may hold it. [`decide`] is pure; [`enforce`] is the thin shell around it.
+//! overlay may hold it.
+//!
+//! A node may hold a million objects: they are looked at one shard at a time, and what images name is read from files.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
-use image::{Digest, Map};
+use image::Digest;
 
 use crate::downloads::ImageId;
 use crate::metrics;
-use crate::objects::{Held, Objects};
+use crate::objects::{Held, Names, Objects};
 
 /// An image whose content is on the node, as far as eviction cares.
 #[derive(Clone, Debug)]
 pub struct Resident {
     pub id: ImageId,
-    pub map: Arc<Map>,
+    pub names: Arc<Names>,
     pub mounted: bool,
     pub last_used: SystemTime,
-}
-
-/// What is to go.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// Images to forget, before their objects go.
-    pub images: Vec<ImageId>,
-    pub objects: Vec<Held>,
-}
-
-/// Which images and objects must go so that `used` bytes come down to `budget`.
-pub fn decide(used: u64, budget: u64, held: &[Held], images: &[Resident]) -> Decision {
-    let mut decision = Decision::default();
-    let mut over = used.saturating_sub(budget);
-    if over == 0 {
-        return decision;
-    }
-    let mut candidates: Vec<&Resident> = images.iter().filter(|image| !image.mounted).collect();
-    candidates.sort_by_key(|image| image.last_used);
-    let mut left: Vec<&Held> = held.iter().collect();
-    let mut present: Vec<&Resident> = images.iter().collect();
-    let mut candidates = candidates.into_iter();
-    loop {
-        let unneeded;
-        (unneeded, left) =
-            left.into_iter().partition(|held| !present.iter().any(|image| names(image, &held.digest)));
-        for held in unneeded {
-            if over == 0 {
-                return decision;
-            }
-            over = over.saturating_sub(held.bytes);
-            decision.objects.push(*held);
-        }
-        match candidates.next() {
-            Some(image) if over > 0 => {
-                present.retain(|other| other.id != image.id);
-                decision.images.push(image.id.clone());
-            }
-            _ => return decision,
-        }
-    }
-}
-
-/// The objects that only this image needs: what evicting it takes off the disk.
-pub fn only_of(image: &ImageId, held: &[Held], images: &[Resident]) -> Vec<Held> {
-    let (of, others): (Vec<&Resident>, Vec<&Resident>) = images.iter().partition(|other| other.id == *image);
-    let only = |held: &&Held| {
-        of.iter().any(|image| names(image, &held.digest))
-            && !others.iter().any(|image| names(image, &held.digest))
-    };
-    held.iter().filter(only).copied().collect()
 }
 
 /// Brings the disk back within `budget`. Every image of the node must be among `images`, and none may be mounted
@@ -86,120 +37,164 @@ pub fn enforce(
 ) -> anyhow::Result<u64> {
     let used = objects.measure().context("failed to measure the local objects")?;
     metrics::disk_used(used);
-    let held = objects.held().context("failed to list the local objects")?;
-    let decision = decide(used, budget, &held, images);
-    let mut kept = HashSet::new();
-    for image in &decision.images {
-        if let Err(error) = forget(image) {
-            tracing::warn!(%image, error = format!("{error:#}"), "kept an image that should be evicted");
-            kept.insert(image);
+    let over = used.saturating_sub(budget);
+    let mut candidates: Vec<&Resident> = images.iter().filter(|image| !image.mounted).collect();
+    candidates.sort_by_key(|image| image.last_used);
+    let mut needed: Vec<&Resident> = images.iter().collect();
+    let mut freed = sweep(objects, over, &needed)?;
+    for image in candidates {
+        if freed >= over {
+            break;
         }
-    }
-    let kept: Vec<&Resident> = images.iter().filter(|image| kept.contains(&image.id)).collect();
-    let going: Vec<Held> = decision
-        .objects
-        .into_iter()
-        .filter(|held| !kept.iter().any(|image| names(image, &held.digest)))
-        .collect();
-    remove(objects, &going)
-}
-
-/// Takes objects off the disk; returns the bytes freed. Blocking.
-pub fn remove(objects: &Objects, going: &[Held]) -> anyhow::Result<u64> {
-    let mut freed = 0;
-    for held in going {
-        let removed =
-            if held.partial { objects.remove_partial(&held.digest) } else { objects.remove(&held.digest) };
-        freed += removed.with_context(|| format!("failed to evict object {}", held.digest))?;
+        if let Err(error) = forget(&image.id) {
+            tracing::warn!(image = %image.id, error = format!("{error:#}"), "kept an image that should be evicted");
+            continue;
+        }
+        needed.retain(|other| other.id != image.id);
+        freed += sweep(objects, over - freed, &needed)?;
     }
     metrics::evicted(freed);
     Ok(freed)
 }
 
-fn names(image: &Resident, object: &Digest) -> bool {
-    image.map.objects.binary_search_by_key(object, |place| place.digest).is_ok()
+/// Takes off the disk what only this image needs; returns the bytes freed. Blocking.
+pub fn remove_only_of(image: &ImageId, objects: &Objects, images: &[Resident]) -> anyhow::Result<u64> {
+    let (of, others): (Vec<&Resident>, Vec<&Resident>) = images.iter().partition(|other| other.id == *image);
+    let mut freed = 0;
+    for shard in 0..=u8::MAX {
+        let spared = named(shard, &others)?;
+        for object in named(shard, &of)?.difference(&spared) {
+            for partial in [false, true] {
+                freed += remove(objects, &Held { digest: *object, bytes: 0, partial })?;
+            }
+        }
+    }
+    metrics::evicted(freed);
+    Ok(freed)
+}
+
+/// Takes off the disk what none of these images needs, until `enough` bytes are free.
+fn sweep(objects: &Objects, enough: u64, needed: &[&Resident]) -> anyhow::Result<u64> {
+    let mut freed = 0;
+    for shard in 0..=u8::MAX {
+        if freed >= enough {
+            break;
+        }
+        let spared = named(shard, needed)?;
+        let held = objects.held_in(shard).context("failed to list the local objects")?;
+        for held in held.iter().filter(|held| !spared.contains(&held.digest)) {
+            if freed < enough {
+                freed += remove(objects, held)?;
+            }
+        }
+    }
+    Ok(freed)
+}
+
+/// What these images name in one shard.
+fn named(shard: u8, images: &[&Resident]) -> anyhow::Result<HashSet<Digest>> {
+    let mut named = HashSet::new();
+    for image in images {
+        let context = || format!("failed to read what {} names", image.id);
+        for name in image.names.in_shard(shard).with_context(context)? {
+            named.insert(name.with_context(context)?.digest);
+        }
+    }
+    Ok(named)
+}
+
+fn remove(objects: &Objects, held: &Held) -> anyhow::Result<u64> {
+    let removed =
+        if held.partial { objects.remove_partial(&held.digest) } else { objects.remove(&held.digest) };
+    removed.with_context(|| format!("failed to evict object {}", held.digest))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use image::Map;
     use image::record::ObjectPlace;
 
     use super::*;
 
-    fn held(name: u8) -> Held {
-        Held { digest: Digest::of(&[name]), bytes: 10, partial: false }
+    /// A node with the objects 1 to 6, each of one block, and what a block takes.
+    fn node() -> (tempfile::TempDir, Objects, u64) {
+        let folder = tempfile::TempDir::new().unwrap();
+        let objects = Objects::open(folder.path()).unwrap();
+        for name in 1..=6u8 {
+            objects.put(&Digest::of(&[name]), &[name]).unwrap();
+        }
+        let block = objects.used() / 6;
+        (folder, objects, block)
     }
 
-    fn image(id: &str, objects: &[u8], mounted: bool, age: u64) -> Resident {
+    fn image(objects: &Objects, id: &str, names: &[u8], mounted: bool, age: u64) -> Resident {
         let place = |name: &u8| ObjectPlace {
             digest: Digest::of(&[*name]),
-            len: 10,
+            len: 1,
             first_chunk: 0,
             chunk_count: 1,
             offset: 0,
         };
-        let mut objects: Vec<ObjectPlace> = objects.iter().map(place).collect();
-        objects.sort_by_key(|place| place.digest);
+        let mut places: Vec<ObjectPlace> = names.iter().map(place).collect();
+        places.sort_by_key(|place| place.digest);
+        let names = objects.names(&Map { chunks: Vec::new(), objects: places }).unwrap();
         let last_used = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 - age);
-        Resident {
-            id: ImageId::new(id),
-            map: Arc::new(Map { chunks: Vec::new(), objects }),
-            mounted,
-            last_used,
-        }
+        Resident { id: ImageId::new(id), names: Arc::new(names), mounted, last_used }
     }
 
-    /// (budget, images that must go, objects that must go, sorted)
-    fn check(budget: u64, images: &[Resident], expected_images: &[&str], expected: &[u8]) {
-        let held: Vec<Held> = (1..=6).map(held).collect();
-        let decision = decide(60, budget, &held, images);
-        let ids: Vec<&str> = decision.images.iter().map(ImageId::as_str).collect();
-        assert_eq!(ids, expected_images, "budget {budget}");
-        let mut went: Vec<u8> = (1..=6)
-            .filter(|name| decision.objects.iter().any(|held| held.digest == Digest::of(&[*name])))
-            .collect();
-        went.sort_unstable();
-        assert_eq!(went, expected, "budget {budget}");
+    fn gone(objects: &Objects) -> Vec<u8> {
+        (1..=6).filter(|name| !objects.contains(&Digest::of(&[*name]))).collect()
+    }
+
+    /// (blocks of budget, images that must go, objects that must go)
+    fn check(blocks: u64, expected_images: &[&str], expected: &[u8]) {
+        let (_folder, objects, block) = node();
+        let images = [
+            image(&objects, "mounted", &[1, 2], true, 900),
+            image(&objects, "older", &[2, 3, 4], false, 500),
+            image(&objects, "newer", &[4, 5], false, 100),
+        ];
+        let mut forgotten = Vec::new();
+        let freed = enforce(&objects, blocks * block, &images, |id| {
+            forgotten.push(id.as_str().to_owned());
+            Ok(())
+        });
+        assert_eq!(freed.unwrap(), expected.len() as u64 * block);
+        assert_eq!(
+            (forgotten.as_slice(), gone(&objects).as_slice()),
+            (&*expected_images.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(), expected),
+            "{blocks}"
+        );
     }
 
     #[test]
     fn the_unneeded_goes_first_then_the_longest_unused_and_never_the_mounted() {
-        let images = [
-            image("mounted", &[1, 2], true, 900),
-            image("older", &[2, 3, 4], false, 500),
-            image("newer", &[4, 5], false, 100),
-        ];
-        check(60, &images, &[], &[]);
-        check(50, &images, &[], &[6]);
-        check(40, &images, &["older"], &[3, 6]);
-        check(20, &images, &["older", "newer"], &[3, 4, 5, 6]);
-        check(0, &images, &["older", "newer"], &[3, 4, 5, 6]);
+        check(6, &[], &[]);
+        check(5, &[], &[6]);
+        check(4, &["older"], &[3, 6]);
+        check(2, &["older", "newer"], &[3, 4, 5, 6]);
+        check(0, &["older", "newer"], &[3, 4, 5, 6]);
     }
 
     #[test]
     fn evicting_one_image_spares_what_others_share() {
-        let images = [image("a", &[1, 2, 3], false, 1), image("b", &[2, 4], false, 1)];
-        let held: Vec<Held> = (1..=6).map(held).collect();
-        let going = only_of(&ImageId::new("a"), &held, &images);
-        assert_eq!(going, [held[0], held[2]]);
+        let (_folder, objects, block) = node();
+        let images = [image(&objects, "a", &[1, 2, 3], false, 1), image(&objects, "b", &[2, 4], false, 1)];
+        assert_eq!(remove_only_of(&ImageId::new("a"), &objects, &images).unwrap(), 2 * block);
+        assert_eq!(gone(&objects), [1, 3]);
     }
 
     #[test]
-    fn frees_what_it_says_and_spares_an_image_that_cannot_be_forgotten() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let objects = Objects::open(folder.path()).unwrap();
-        for name in 1..=3u8 {
-            objects.put(&Digest::of(&[name]), &[name]).unwrap();
-        }
-        let images = [image("stuck", &[1], false, 2), image("free", &[2], false, 1)];
+    fn an_image_that_cannot_be_forgotten_is_spared() {
+        let (_folder, objects, block) = node();
+        let images = [image(&objects, "stuck", &[1], false, 2), image(&objects, "free", &[2], false, 1)];
         let freed = enforce(&objects, 0, &images, |id| match id.as_str() {
             "stuck" => anyhow::bail!("busy"),
             _ => Ok(()),
         });
-        let there: Vec<bool> = (1..=3u8).map(|name| objects.contains(&Digest::of(&[name]))).collect();
-        assert_eq!(there, [true, false, false]);
-        assert_eq!(freed.unwrap(), 2 * objects.used());
+        assert_eq!(gone(&objects), [2, 3, 4, 5, 6]);
+        assert_eq!((freed.unwrap(), objects.used()), (5 * block, block));
     }
 }

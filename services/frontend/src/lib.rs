@@ -42,7 +42,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Config;
 pub use fuse::holder::entry as holder_entry;
-pub use reservation::{node_memory, reservation};
+pub use reservation::{LEAST as MEMORY_LEAST, budget as memory_budget, node_memory, reservation};
 
 use content::Mesh;
 use downloads::Downloads;
@@ -192,6 +192,12 @@ fn download_options(config: &Config) -> downloads::Options {
     }
 }
 
+/// Bytes of the memory budget for each tree or map that is inflated: each takes up to 10 MiB, mostly 4.
+const MEMORY_PER_INDEX: u64 = 20 * 1024 * 1024;
+
 fn content_options(config: &Config) -> content::Options {
-    content::Options { demand_patience: config.read_timeout, ..content::Options::default() }
+    let all = content::Options::default();
+    let fit = config.memory_budget() / MEMORY_PER_INDEX;
+    let indexes_at_once = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, all.indexes_at_once);
+    content::Options { demand_patience: config.read_timeout, indexes_at_once, ..all }
 }

@@ -30,10 +30,22 @@ const DISK_BYTES: &str = "sluice_frontend_disk_bytes";
 const EVICTED_BYTES: &str = "sluice_frontend_evicted_bytes_total";
 /// Images of which everything is local.
 const IMAGES_COMPLETED: &str = "sluice_frontend_images_completed_total";
+/// Images that were opened only once others were complete, for want of memory.
+const OPENS_WAITED: &str = "sluice_frontend_opens_waited_total";
+/// Images that were not opened for want of memory, and pulled without streaming.
+const OPENS_REFUSED: &str = "sluice_frontend_opens_refused_total";
 /// Layers that containerd did not have to fetch.
 const LAYERS_STREAMED: &str = "sluice_frontend_layers_streamed_total";
 /// Layers that containerd fetched as ever, by reason.
 const LAYERS_ORDINARY: &str = "sluice_frontend_layers_ordinary_total";
+
+pub(crate) fn open_waited() {
+    counter!(OPENS_WAITED).increment(1);
+}
+
+pub(crate) fn open_refused() {
+    counter!(OPENS_REFUSED).increment(1);
+}
 
 pub(crate) fn layer_streamed() {
     counter!(LAYERS_STREAMED).increment(1);

@@ -9,8 +9,8 @@ const STEPS: [(u64, u64); 5] =
     [(4 * GIB, 100), (8 * GIB, 80), (16 * GIB, 40), (128 * GIB, 24), (u64::MAX, 8)];
 /// A node with less has nothing set aside.
 const SMALLEST: u64 = 1_000_000_000;
-/// What a frontend needs to work at all, set aside or not.
-const LEAST: u64 = 24 * MIB;
+/// What a frontend needs to open large images, set aside or not: more than the share of a node of 3 GiB.
+pub const LEAST: u64 = 32 * MIB;
 
 /// Bytes to set aside on a node with so much memory: 1 % of the first 4 GiB, 0.8 % of the next 4, 0.4 % of the next 8,
 /// 0.24 % of the next 112, 0.08 % of what is beyond; nothing under 1 GB.
@@ -28,7 +28,7 @@ pub fn reservation(node_memory: u64) -> u64 {
 }
 
 /// What the frontend of a node with so much memory keeps within.
-pub(crate) fn budget(node_memory: u64) -> u64 {
+pub fn budget(node_memory: u64) -> u64 {
     reservation(node_memory).max(LEAST)
 }
 

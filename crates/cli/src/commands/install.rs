@@ -21,9 +21,6 @@ use crate::settings::{self, Settings};
 const FRONTEND_FILE: &str = "/etc/sluice/frontend.toml";
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const SOCKET: &str = "/run/sluice/snapshotter.sock";
-/// Whatever the share of a small node comes to: opening an image of 30,000 files took up to 72 MiB for a moment, and a
-/// frontend that the kernel ends there would be started to the same end again.
-const MEMORY_LEAST: u64 = 96 * 1024 * 1024;
 
 /// Make this node's containerd use sluice: its configuration, a systemd unit, settings
 ///
@@ -58,7 +55,8 @@ pub struct InstallArgs {
     /// The unit runs this `frontend` program instead of `sluice serve`, with --config or /etc/sluice/frontend.toml
     #[arg(long, value_name = "PROGRAM")]
     frontend: Option<PathBuf>,
-    /// The node's memory, of which --frontend may use a share: see `sluice reserve` [default: this machine's]
+    /// The node's memory, of which --frontend may use a share: see `sluice reserve` [default: this machine's].
+    /// `frontend.memory_budget` comes first
     #[arg(long, value_name = "SIZE", requires = "frontend")]
     memory: Option<ByteSize>,
 }
@@ -162,7 +160,7 @@ fn wish(global: &Global, args: &InstallArgs, settings: &Settings, file: PathBuf)
     };
     let service = match &args.frontend {
         None => serve(global)?,
-        Some(program) => frontend(global, args, program, &file)?,
+        Some(program) => frontend(global, args, program, settings, &file)?,
     };
     let state = text(&settings.frontend.state)?;
     Ok(Wish { settings: file, socket: text(&socket)?, state, unit: absolute(&args.unit)?, service })
@@ -178,7 +176,13 @@ fn serve(global: &Global) -> anyhow::Result<Service> {
     Ok(Service { command, memory_max: None })
 }
 
-fn frontend(global: &Global, args: &InstallArgs, program: &Path, file: &Path) -> anyhow::Result<Service> {
+fn frontend(
+    global: &Global,
+    args: &InstallArgs,
+    program: &Path,
+    settings: &Settings,
+    file: &Path,
+) -> anyhow::Result<Service> {
     let mut command = vec![text(&absolute(program)?)?, "--config".to_owned(), text(file)?];
     let state =
         global.state.as_ref().map(|state| anyhow::Ok(format!("frontend.state={}", text(&absolute(state)?)?)));
@@ -191,9 +195,15 @@ fn frontend(global: &Global, args: &InstallArgs, program: &Path, file: &Path) ->
         // That of a machine on which an image of a node is made says nothing about the node.
         None => (args.node.root == Path::new("/")).then(frontend::node_memory),
     };
-    let reserved = memory.map(frontend::reservation).filter(|reserved| *reserved > 0);
-    let memory_max = reserved.map(|reserved| reserved.max(MEMORY_LEAST));
-    Ok(Service { command, memory_max })
+    // The limit is what the frontend itself keeps within.
+    let configured = settings.frontend.memory_budget.map(|budget| budget.as_u64());
+    ensure!(
+        configured.is_none_or(|budget| budget >= frontend::MEMORY_LEAST),
+        "frontend.memory_budget becomes the hard limit of the unit, and a frontend needs {}",
+        ByteSize::b(frontend::MEMORY_LEAST)
+    );
+    let share = memory.filter(|memory| frontend::reservation(*memory) > 0).map(frontend::memory_budget);
+    Ok(Service { command, memory_max: configured.or(share) })
 }
 
 async fn install(args: &NodeArgs, node: &mut Node, wish: &Wish, report: &mut Report) -> anyhow::Result<()> {
@@ -280,11 +290,17 @@ mod tests {
         let wish = of("4GiB").unwrap();
         let expected = ["/usr/bin/frontend", "--config", "/etc/mine.toml", "--set", "frontend.state=/data"];
         assert_eq!(wish.service.command, expected);
-        assert_eq!(wish.service.memory_max, Some(MEMORY_LEAST));
-        let large = of("32GiB").unwrap().service.memory_max;
-        assert!(large == Some(frontend::reservation(32 << 30)) && large > Some(MEMORY_LEAST));
+        assert_eq!(wish.service.memory_max, Some(frontend::reservation(4 << 30)));
+        let small = of("1GiB").unwrap().service.memory_max;
+        assert!(
+            small == Some(frontend::memory_budget(1 << 30)) && small > Some(frontend::reservation(1 << 30))
+        );
         assert_eq!((wish.socket.as_str(), wish.state.as_str()), ("/run/other.sock", "/data"));
         assert_eq!(of("512MiB").unwrap().service.memory_max, None);
+        let set = [&frontend[..], &["4GiB", "--set", "frontend.memory_budget=64MiB"]].concat();
+        assert_eq!(wish_of(root.path(), &set).unwrap().service.memory_max, Some(64 << 20));
+        let set = [&frontend[..], &["4GiB", "--set", "frontend.memory_budget=20MiB"]].concat();
+        assert!(wish_of(root.path(), &set).unwrap_err().to_string().contains("32.0 MiB"));
         let unknown = wish_of(root.path(), &frontend[..4]).unwrap();
         assert_eq!(unknown.service.memory_max, None, "that of this machine says nothing");
     }

@@ -24,7 +24,9 @@ pub fn text(service: &Service) -> String {
     let memory = match service.memory_max {
         None => String::new(),
         Some(bytes) => {
-            format!("# The share of this node's memory that `sluice reserve` computes.\nMemoryMax={bytes}\n")
+            format!(
+                "# What it keeps within: `frontend.memory_budget`, or this node's share.\nMemoryMax={bytes}\n"
+            )
         }
     };
     format!(

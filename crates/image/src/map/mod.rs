@@ -14,6 +14,7 @@ mod build;
 #[cfg(test)]
 mod tests;
 
+use std::io::Read;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -56,8 +57,15 @@ impl Map {
     }
 
     pub fn decode(encoded: &[u8]) -> Result<Map, EncodingError> {
-        let map: Map = encoding::decode(encoding::MAP, encoded)?;
+        Map::read(encoded)
+    }
+
+    /// Of an encoded map in a stream, which takes little more memory than the map itself.
+    pub fn read(encoded: impl Read) -> Result<Map, EncodingError> {
+        let mut map: Map = encoding::read(encoding::MAP, encoded)?;
         map.check().map_err(|reason| encoding::MAP.invalid(reason))?;
+        map.chunks.shrink_to_fit();
+        map.objects.shrink_to_fit();
         Ok(map)
     }
 

@@ -29,12 +29,14 @@ use prost::Message;
 use proto::Signed;
 use proto::chunks_request::Priority;
 use store::{ProjectStore, Store};
+use tokio::sync::Semaphore;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
 use crate::events::NodeEvents;
 use endpoints::Endpoints;
 
 pub(crate) use chunks::{Fetched, Gate, Plain};
+pub use index::IndexError;
 
 /// The name of the metadata that carries an encoded grant.
 const GRANT_METADATA: &str = "sluice-grant-bin";
@@ -64,11 +66,17 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// How long content that a process or a mount waits for is tried for, all retries included.
     pub demand_patience: Duration,
+    /// Trees and maps that are inflated at once, each in up to 10 MiB.
+    pub indexes_at_once: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { stall_timeout: Duration::from_secs(10), demand_patience: Duration::from_secs(120) }
+        Options {
+            stall_timeout: Duration::from_secs(10),
+            demand_patience: Duration::from_secs(120),
+            indexes_at_once: 8,
+        }
     }
 }
 
@@ -79,6 +87,8 @@ pub struct Mesh {
     store: Option<Store>,
     events: NodeEvents,
     options: Options,
+    /// The turns of [`Options::indexes_at_once`].
+    opening: Arc<Semaphore>,
 }
 
 /// What an image is read under.
@@ -117,7 +127,8 @@ pub enum FetchError {
 
 impl Mesh {
     pub fn new(bus: Bus, store: Option<Store>, events: NodeEvents, options: Options) -> Mesh {
-        Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, events, options }
+        let opening = Arc::new(Semaphore::new(options.indexes_at_once.max(1)));
+        Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, events, options, opening }
     }
 
     /// Finds the replicas, unless they are known, for who will soon need them.

@@ -268,7 +268,11 @@ impl ContentService for TestReplica {
 
 /// Patience for tests: short where a failure is expected, and never what makes a test pass.
 pub(crate) fn impatient() -> Options {
-    Options { stall_timeout: Duration::from_millis(300), demand_patience: Duration::from_millis(700) }
+    Options {
+        stall_timeout: Duration::from_millis(300),
+        demand_patience: Duration::from_millis(700),
+        indexes_at_once: 1,
+    }
 }
 
 /// Bytes that do not compress, different for every seed.

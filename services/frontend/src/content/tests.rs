@@ -1,5 +1,6 @@
 //! What comes, from where, and what never does.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -177,20 +178,29 @@ async fn trees_and_maps_come_verified_from_wherever_they_are_good() {
     site.project().put_index(Index::Tree, digest, stored.clone()).await.unwrap();
     let index = IndexRef { digest, plain_len: 30_000, stored_len: stored.len() as u64 };
     let content = site.content(true, patient());
-    assert_eq!(content.index(Index::Tree, index).await.unwrap(), plain);
+    assert_eq!(content.index(Index::Tree, index, memory).await.unwrap(), plain);
     for (one, other) in [(0, 1), (1, 0)] {
         site.replicas[one].set(Faults { corrupt: vec![digest], ..Faults::default() });
         site.replicas[other].set(Faults::default());
-        assert_eq!(content.index(Index::Tree, index).await.unwrap(), plain);
+        assert_eq!(content.index(Index::Tree, index, memory).await.unwrap(), plain);
     }
     site.replicas
         .iter()
         .for_each(|replica| replica.set(Faults { corrupt: vec![digest], ..Faults::default() }));
-    assert_eq!(content.index(Index::Tree, index).await.unwrap(), plain, "from the store");
+    assert_eq!(content.index(Index::Tree, index, memory).await.unwrap(), plain, "from the store");
     let impatient = site.content(false, impatient());
-    assert_eq!(impatient.index(Index::Tree, index).await, Err(FetchError::Corrupt(digest)));
+    let refused = impatient.index(Index::Tree, index, memory).await;
+    assert!(matches!(refused, Err(IndexError::Fetch(FetchError::Corrupt(_)))));
     site.replicas.iter().for_each(|replica| replica.set(Faults::default()));
-    assert_eq!(impatient.index(Index::Map, index).await, Err(FetchError::Missing(digest)));
+    let missing = impatient.index(Index::Map, index, memory).await;
+    assert!(matches!(missing, Err(IndexError::Fetch(FetchError::Missing(_)))));
+    // A disk that is full is no reason to ask again.
+    let full = content.index(Index::Tree, index, || Err::<Vec<u8>, _>(ErrorKind::StorageFull.into())).await;
+    assert!(matches!(full, Err(IndexError::Keep(error)) if error.kind() == ErrorKind::StorageFull));
+}
+
+fn memory() -> std::io::Result<Vec<u8>> {
+    Ok(Vec::new())
 }
 
 #[test]

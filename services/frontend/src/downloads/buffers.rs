@@ -1,7 +1,8 @@
 //! How much of its memory budget a node spends on bytes that are on their way.
 //!
-//! Each share is what serves a start best, or a part of the budget where that is smaller. Together they are at most half of a
-//! budget: the rest is for the tables of images, for what the kernel holds for us, and for the program.
+//! Each share is what serves a start best, or a part of the budget where that is smaller. Together they are at most two
+//! thirds of what the program itself leaves of a budget: the rest is for the tables of images, for images that are being
+//! opened, and for what the kernel holds for us.
 
 /// All in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +37,24 @@ const FULL: Buffers = Buffers {
     prefetch: 4 * MIB,
     background: MIB,
 };
+/// What the program takes with no image at all, with the process that holds the connection to the kernel: measured.
+const PROGRAM: u64 = 14 * MIB;
 /// The least that every share needs for one chunk and its neighbours to be under way.
 const LEAST: u64 = MIB;
 
 impl Buffers {
     /// The shares of a budget for the whole process.
     pub fn within(budget: u64) -> Buffers {
-        let share = |parts: u64, full: u64| (budget / parts).clamp(LEAST, full);
+        let left = budget.saturating_sub(PROGRAM);
+        let share = |parts: u64, full: u64| (left / parts).clamp(LEAST, full);
         Buffers {
-            memory: share(10, FULL.memory),
-            held: share(10, FULL.held),
+            memory: share(8, FULL.memory),
+            held: share(8, FULL.held),
             // Twice that may be waiting.
-            writing: share(20, FULL.writing),
-            demand: share(10, FULL.demand),
-            prefetch: share(15, FULL.prefetch),
-            background: share(40, FULL.background),
+            writing: share(16, FULL.writing),
+            demand: share(8, FULL.demand),
+            prefetch: share(12, FULL.prefetch),
+            background: share(32, FULL.background),
         }
     }
 }
@@ -71,10 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_half_spent_and_never_more_than_serves() {
-        for budget in [20, 41, 74, 126, 1000] {
+    fn a_third_of_what_the_program_leaves_stays_free() {
+        for budget in [32, 41, 74, 126, 1000] {
             let buffers = Buffers::within(budget * MIB);
-            assert!(most(buffers) <= budget * MIB / 2 + MIB, "{budget} MiB: {buffers:?}");
+            assert!(most(buffers) <= (budget * MIB - PROGRAM) * 2 / 3, "{budget} MiB: {buffers:?}");
         }
         assert_eq!(Buffers::within(1000 * MIB), FULL);
         assert!(Buffers::within(0).memory >= LEAST);

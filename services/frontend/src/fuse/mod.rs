@@ -33,7 +33,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::downloads::{Downloads, ReadError};
-pub(crate) use registry::{Known, Registry};
+pub(crate) use registry::{Known, NotAdded, Registry};
 pub(crate) use session::Session;
 
 /// Objects never change and names never move: the kernel may remember them for as long as it likes.

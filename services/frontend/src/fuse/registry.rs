@@ -1,16 +1,19 @@
 //! Which objects exist: what the images that this node has name, by digest and by inode.
 //!
 //! A map's objects are sorted by digest and an inode is the head of a digest, so both look-ups are
-//! binary searches in the maps themselves; nothing is copied out of them.
+//! binary searches: in the maps of images that are incomplete, in files of those that are at rest. Of those only files
+//! are read here that were opened while they were missing.
 //!
-//! Concurrency: any thread; the lock is never held across anything that waits.
+//! Concurrency: any thread; the lock is never held across anything that waits, nor while a file is read.
 
 use std::ffi::OsStr;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use image::Digest;
 use image::map::Map;
-use image::record::ObjectPlace;
+
+use crate::objects::{Name, Names};
 
 /// Inodes below are the directories', with room to spare.
 const FIRST_OBJECT: u64 = 1024;
@@ -30,35 +33,76 @@ pub(crate) struct InodeTaken {
     other: Option<Digest>,
 }
 
+/// Why an image's objects cannot be made known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotAdded {
+    #[error(transparent)]
+    Taken(#[from] InodeTaken),
+    #[error("what an image at rest names cannot be read")]
+    Names(#[from] io::Error),
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     images: RwLock<Vec<Image>>,
+    /// Held while an image is compared with all others: one at a time, or two would miss each other.
+    adding: Mutex<()>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Image {
     manifest: String,
-    map: Arc<Map>,
+    objects: Objects,
+}
+
+/// Where it stands which objects an image has.
+#[derive(Clone, Debug)]
+enum Objects {
+    InMemory(Arc<Map>),
+    AtRest(Arc<Names>),
 }
 
 impl Registry {
-    /// Makes the objects of an image known; again for the same image: nothing changes.
-    pub(crate) fn add(&self, manifest: &str, map: Arc<Map>) -> Result<(), InodeTaken> {
-        let mut images = self.write();
+    /// Makes the objects of an image known; again for the same image: nothing changes. Blocking.
+    pub(crate) fn add(&self, manifest: &str, map: Arc<Map>) -> Result<(), NotAdded> {
+        let _turn = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let images = self.read().clone();
         if images.iter().any(|image| image.manifest == manifest) {
             return Ok(());
         }
         check_alone(&map)?;
-        images.iter().try_for_each(|image| check_beside(&map, &image.map))?;
-        images.push(Image { manifest: manifest.to_owned(), map });
+        for image in images {
+            match image.objects {
+                Objects::InMemory(other) => {
+                    check_beside(&map, other.objects.iter().map(|place| Ok(place.digest)))?
+                }
+                Objects::AtRest(names) => check_beside(&map, names.iter().map(|name| Ok(name?.digest)))?,
+            }
+        }
+        self.write().push(Image { manifest: manifest.to_owned(), objects: Objects::InMemory(map) });
         Ok(())
     }
 
-    /// Keeps of an image's map only which objects there are.
-    pub(crate) fn rest(&self, manifest: &str) {
+    /// The map of an image that is not at rest.
+    pub(crate) fn in_memory(&self, manifest: &str) -> Option<Arc<Map>> {
+        self.read().iter().find_map(|image| match &image.objects {
+            Objects::InMemory(map) if image.manifest == manifest => Some(map.clone()),
+            _ => None,
+        })
+    }
+
+    /// What an image at rest names.
+    pub(crate) fn at_rest(&self, manifest: &str) -> Option<Arc<Names>> {
+        self.read().iter().find_map(|image| match &image.objects {
+            Objects::AtRest(names) if image.manifest == manifest => Some(names.clone()),
+            _ => None,
+        })
+    }
+
+    /// Puts the names of an image's objects in place of its map.
+    pub(crate) fn rest(&self, manifest: &str, names: Names) {
         if let Some(image) = self.write().iter_mut().find(|image| image.manifest == manifest) {
-            let objects = image.map.objects.to_vec();
-            image.map = Arc::new(Map { chunks: Vec::new(), objects });
+            image.objects = Objects::AtRest(Arc::new(names));
         }
     }
 
@@ -74,10 +118,28 @@ impl Registry {
     }
 
     pub(crate) fn by_inode(&self, number: u64) -> Option<Known> {
-        self.read().iter().find_map(|image| {
-            let objects = &image.map.objects;
-            let place = objects.get(objects.partition_point(|place| inode(&place.digest) < number))?;
-            (inode(&place.digest) == number).then_some(Known { digest: place.digest, len: place.len })
+        let mut resting = Vec::new();
+        for image in self.read().iter() {
+            match &image.objects {
+                Objects::InMemory(map) => {
+                    let at = map.objects.partition_point(|place| inode(&place.digest) < number);
+                    let place = map.objects.get(at).filter(|place| inode(&place.digest) == number);
+                    if let Some(place) = place {
+                        return Some(Known { digest: place.digest, len: place.len });
+                    }
+                }
+                Objects::AtRest(names) => resting.push(names.clone()),
+            }
+        }
+        resting.iter().find_map(|names| match names.at_or_after(&first_of(number)) {
+            Ok(name) => {
+                let Name { digest, len } = name.filter(|name| inode(&name.digest) == number)?;
+                Some(Known { digest, len })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what an image at rest names cannot be read");
+                None
+            }
         })
     }
 
@@ -97,6 +159,13 @@ pub(super) fn inode(digest: &Digest) -> u64 {
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
+/// The lowest digest of an inode number.
+fn first_of(number: u64) -> Digest {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    Digest::from_bytes(bytes)
+}
+
 fn check_alone(map: &Map) -> Result<(), InodeTaken> {
     if let Some(first) = map.objects.first().filter(|first| inode(&first.digest) < FIRST_OBJECT) {
         return Err(InodeTaken { digest: first.digest, other: None });
@@ -105,12 +174,14 @@ fn check_alone(map: &Map) -> Result<(), InodeTaken> {
 }
 
 /// Walks both sorted lists at once.
-fn check_beside(one: &Map, other: &Map) -> Result<(), InodeTaken> {
-    let mut others = other.objects.iter().peekable();
-    for ObjectPlace { digest, .. } in &one.objects {
-        while others.next_if(|place| inode(&place.digest) < inode(digest)).is_some() {}
-        if let Some(place) = others.peek() {
-            check_pair(digest, &place.digest)?;
+fn check_beside(one: &Map, others: impl Iterator<Item = io::Result<Digest>>) -> Result<(), NotAdded> {
+    let mut own = one.objects.iter().map(|place| place.digest).peekable();
+    for other in others {
+        let other = other?;
+        while own.next_if(|digest| inode(digest) < inode(&other)).is_some() {}
+        match own.peek() {
+            Some(digest) => check_pair(digest, &other)?,
+            None => break,
         }
     }
     Ok(())
@@ -125,6 +196,8 @@ fn check_pair(digest: &Digest, other: &Digest) -> Result<(), InodeTaken> {
 
 #[cfg(test)]
 mod tests {
+    use image::record::ObjectPlace;
+
     use super::*;
 
     fn digest(head: u64, tail: u8) -> Digest {
@@ -158,9 +231,17 @@ mod tests {
         assert_eq!(registry.by_inode(5999), None);
         assert_eq!(registry.by_name(1, OsStr::new(&name[2..])), None);
         assert_eq!(registry.by_name(0, OsStr::new("..")), None);
-        registry.rest("two");
+        let two = registry.in_memory("two").unwrap();
+        let folder = tempfile::TempDir::new().unwrap();
+        registry.rest("two", crate::objects::Objects::open(folder.path()).unwrap().names(&two).unwrap());
         registry.remove("one");
         assert!(registry.by_inode(5000).is_some());
+        assert_eq!(registry.by_inode(6000), Some(Known { digest: own, len: 7 }));
+        assert_eq!((registry.by_inode(5999), registry.by_inode(6001)), (None, None));
+        // One at rest is compared with like others.
+        assert!(registry.add("three", map(&[digest(6000, 3)])).is_err());
+        registry.add("three", map(&[own, digest(6001, 3)])).unwrap();
+        registry.remove("three");
         registry.remove("two");
         assert!(registry.by_inode(5000).is_none());
     }
@@ -170,12 +251,14 @@ mod tests {
         let registry = Registry::default();
         let (first, second) = (digest(5000, 1), digest(5000, 2));
         let both = InodeTaken { digest: first, other: Some(second) };
-        assert_eq!(registry.add("alone", map(&[second, first])), Err(both));
+        let taken = |added| match added {
+            Err(NotAdded::Taken(taken)) => taken,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(taken(registry.add("alone", map(&[second, first]))), both);
         registry.add("one", map(&[digest(4000, 1), first])).unwrap();
-        assert_eq!(
-            registry.add("two", map(&[second])),
-            Err(InodeTaken { digest: second, other: Some(first) })
-        );
+        let beside = InodeTaken { digest: second, other: Some(first) };
+        assert_eq!(taken(registry.add("two", map(&[second]))), beside);
         assert!(registry.add("low", map(&[digest(257, 1)])).is_err());
         // A refused image leaves nothing behind.
         registry.remove("one");

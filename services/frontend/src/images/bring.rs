@@ -14,10 +14,13 @@ use store::Index;
 use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
+use super::room::Claim;
 use super::turns::Turn;
-use super::{Images, Present, disk_status, planning};
-use crate::content::{Access, Content, FetchError};
+use super::{Images, Node, Present, disk_status, planning};
+use crate::content::{Access, Content, FetchError, IndexError};
 use crate::downloads::{ImageId, NewImage, Prefetch};
+use crate::fuse::NotAdded;
+use crate::objects::Incoming;
 
 impl Images {
     /// Makes the image present. Returns with the image's turn, for what is to be done with it next.
@@ -69,6 +72,9 @@ impl Images {
                     .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
                 // A guess is not what a start read: the first one is reported whatever it reads.
                 let learned = if profile.starts > 0 { profile.chunks.len() } else { 0 };
+                // In memory or not, it is known here: containers may stand on it.
+                let claim = if earlier.is_some() { Claim::Kept } else { Claim::New };
+                self.node.room.take(&manifest, record.map.plain_len, claim).await?;
                 if let Err(error) = self.load(&record, &content, profile, asked).await {
                     self.unload(&manifest);
                     return Err(error);
@@ -114,11 +120,7 @@ impl Images {
                 None => Prefetch::learned(&profile),
             };
             let manifest = &record.manifest_digest;
-            self.node.known.add(manifest, map.clone()).map_err(|taken| {
-                Status::invalid_argument(format!(
-                    "{manifest} cannot be streamed beside this node's other images: {taken}"
-                ))
-            })?;
+            self.make_known(manifest, map.clone()).await?;
             let (id, content) = (ImageId::new(manifest), content.clone());
             let added =
                 self.node.downloads.add_image(NewImage { id, map, profile, prefetch, content, asked }).await;
@@ -127,35 +129,57 @@ impl Images {
         tokio::try_join!(self.tree(record.tree, content), begin).map(|_| ())
     }
 
+    async fn make_known(&self, manifest: &str, map: Arc<Map>) -> Result<(), Status> {
+        let manifest = manifest.to_owned();
+        self.blocking(move |node| {
+            node.known.add(&manifest, map).map_err(|error| match error {
+                NotAdded::Taken(taken) => Status::invalid_argument(format!(
+                    "{manifest} cannot be streamed beside this node's other images: {taken}"
+                )),
+                NotAdded::Names(error) => disk_status("compare the image with those at rest", &error),
+            })
+        })
+        .await
+    }
+
     async fn tree(&self, tree: IndexRef, content: &Content) -> Result<(), Status> {
         if self.blocking(move |node| Ok(node.objects.has_good_tree(&tree.digest))).await? {
             return Ok(());
         }
-        let plain = content.index(Index::Tree, tree).await.map_err(|error| fetch_status("tree", &error))?;
+        let incoming = self.fetch(Index::Tree, tree, content).await?;
         self.blocking(move |node| {
-            node.objects.put_tree(&tree.digest, &plain).map_err(|error| disk_status("keep the tree", &error))
+            let kept = node.objects.keep_tree(&tree.digest, incoming);
+            kept.map_err(|error| disk_status("keep the tree", &error))
         })
         .await
     }
 
     async fn map(&self, map: IndexRef, content: &Content) -> Result<Arc<Map>, Status> {
-        let kept = self.blocking(move |node| {
-            let kept = node.objects.map(&map.digest).map_err(|error| disk_status("read the map", &error))?;
-            Ok(kept.and_then(|encoded| Map::decode(&encoded).ok()))
-        });
-        if let Some(kept) = kept.await? {
+        let kept = self.blocking(move |node| node.kept_map(map)).await?;
+        if let Some(kept) = kept {
             return Ok(Arc::new(kept));
         }
-        let encoded = content.index(Index::Map, map).await.map_err(|error| fetch_status("map", &error))?;
+        let incoming = self.fetch(Index::Map, map, content).await?;
         self.blocking(move |node| {
-            let decoded = Map::decode(&encoded)
-                .map_err(|error| Status::data_loss(format!("the map cannot be read: {error}")))?;
-            node.objects
-                .put_map(&map.digest, &encoded)
-                .map_err(|error| disk_status("keep the map", &error))?;
-            Ok(Arc::new(decoded))
+            let kept = node.objects.keep_map(&map.digest, incoming);
+            kept.map_err(|error| disk_status("keep the map", &error))?;
+            let read = node.kept_map(map)?;
+            read.map(Arc::new).ok_or_else(|| Status::data_loss("the map cannot be read"))
         })
         .await
+    }
+
+    async fn fetch(&self, kind: Index, index: IndexRef, content: &Content) -> Result<Incoming, Status> {
+        let objects = self.node.objects.clone();
+        let fetched = Box::pin(content.index(kind, index, move || objects.incoming())).await;
+        let what = match kind {
+            Index::Tree => "tree",
+            Index::Map => "map",
+        };
+        fetched.map_err(|error| match error {
+            IndexError::Fetch(error) => fetch_status(what, &error),
+            IndexError::Keep(error) => disk_status(&format!("keep the {what}"), &error),
+        })
     }
 
     /// Writes down what a later mount without the mesh needs.
@@ -183,6 +207,14 @@ impl Images {
     pub(super) fn unload(&self, manifest: &str) {
         self.node.downloads.remove_image(&ImageId::new(manifest));
         self.node.known.remove(manifest);
+        self.node.room.give_back(manifest);
+    }
+}
+
+impl Node {
+    /// The map as it is on the disk, if it is, and good.
+    fn kept_map(&self, map: IndexRef) -> Result<Option<Map>, Status> {
+        self.objects.map(&map.digest).map_err(|error| disk_status("read the map", &error))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::Map;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tonic::Status;
@@ -12,6 +11,7 @@ use super::resolve::manifest_hex;
 use super::{Images, Node, Present, disk_status};
 use crate::budget::{self, Resident};
 use crate::downloads::ImageId;
+use crate::objects::Names;
 
 /// How often the disk is compared with its budget.
 const BUDGET_EVERY: Duration = Duration::from_secs(10);
@@ -43,11 +43,8 @@ impl Images {
             images
                 .blocking(move |node| {
                     let residents = node.residents(residents.into_iter())?;
-                    let held =
-                        node.objects.held().map_err(|error| disk_status("list the local objects", &error))?;
-                    let going = budget::only_of(&ImageId::new(&manifest), &held, &residents);
                     let indexes = evicting.forget(&manifest)?;
-                    let objects = budget::remove(&node.objects, &going);
+                    let objects = budget::remove_only_of(&ImageId::new(&manifest), &node.objects, &residents);
                     Ok(indexes + objects.map_err(|error| Status::internal(format!("{error:#}")))?)
                 })
                 .await
@@ -115,17 +112,19 @@ impl Images {
 }
 
 impl Node {
-    /// All images of the node with their maps, read from the disk: few are in memory.
+    /// All images of the node with what they name: of those that are not at rest, from their maps on the disk.
     fn residents(&self, images: impl Iterator<Item = (String, Present)>) -> Result<Vec<Resident>, Status> {
         let mut residents = Vec::new();
         for (manifest, image) in images {
-            let encoded = self.objects.map(&image.record.map.digest);
-            let encoded = encoded.map_err(|error| disk_status("read a map", &error))?;
-            // Without a map nothing of it can be read either: its objects are needed by nobody.
-            let map = encoded.and_then(|encoded| Map::decode(&encoded).ok()).unwrap_or_default();
+            let from_disk = || -> std::io::Result<Arc<Names>> {
+                // Without a map nothing of it can be read either: its objects are needed by nobody.
+                let map = self.objects.map(&image.record.map.digest)?.unwrap_or_default();
+                Ok(Arc::new(self.objects.names(&map)?))
+            };
+            let names = self.known.at_rest(&manifest).map_or_else(from_disk, Ok);
             residents.push(Resident {
                 id: ImageId::new(&manifest),
-                map: Arc::new(map),
+                names: names.map_err(|error| disk_status("look up what an image names", &error))?,
                 mounted: !image.targets.is_empty() || self.is_claimed(&manifest),
                 last_used: image.last_used,
             });

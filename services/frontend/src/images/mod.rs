@@ -23,6 +23,7 @@ mod planning;
 mod report;
 mod resolve;
 mod rest;
+mod room;
 mod status;
 mod stream;
 mod turns;
@@ -51,6 +52,7 @@ use crate::mount::Mounts;
 use crate::objects::Objects;
 use names::Names;
 use resolve::Resolver;
+use room::Room;
 use turns::Turns;
 
 /// What images are made of on this node. Cheap to clone.
@@ -94,6 +96,7 @@ struct Node {
     claims: Mutex<claim::Claims>,
     turns: Turns,
     targets: tokio::sync::Mutex<()>,
+    room: Room,
     /// Held by every mount that is under way.
     busy: Arc<()>,
 }
@@ -137,6 +140,7 @@ impl Images {
         let node = Node {
             names: Names::open(&config.state)?,
             resolver: Resolver::new(bus.clone(), trusted),
+            room: Room::within(config.memory_budget()),
             config,
             bus,
             events,

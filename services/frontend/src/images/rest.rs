@@ -1,13 +1,14 @@
 //! Images of which everything is local: their downloads' tables leave memory, however many containers run of them.
 //!
-//! What stays is which objects there are, for files that were opened while they were missing: those are read through
-//! us for as long as the kernel remembers them.
+//! What stays is which objects there are, in a file, for files that were opened while they were missing: those are read
+//! through us for as long as the kernel remembers them.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tonic::Status;
 
-use super::Images;
+use super::{Images, disk_status};
 use crate::content::Content;
 use crate::downloads::ImageId;
 
@@ -45,11 +46,31 @@ impl Images {
             return;
         }
         let Some(progress) = self.node.downloads.progress(&ImageId::new(manifest)) else { return };
-        self.node.known.rest(manifest);
+        if let Err(status) = self.write_names(manifest).await {
+            tracing::warn!(
+                image = manifest,
+                error = status.message(),
+                "a complete image's map stays in memory"
+            );
+        }
         self.node.downloads.remove_image(&ImageId::new(manifest));
+        self.node.room.give_back(manifest);
         if let Some(image) = self.present().get_mut(manifest) {
             (image.content, image.done) = (None, Some(progress));
         }
+    }
+
+    /// What it names goes from memory to the disk.
+    async fn write_names(&self, manifest: &str) -> Result<(), Status> {
+        let Some(map) = self.node.known.in_memory(manifest) else { return Ok(()) };
+        let manifest = manifest.to_owned();
+        self.blocking(move |node| {
+            let names = node.objects.names(&map);
+            node.known
+                .rest(&manifest, names.map_err(|error| disk_status("write down what it names", &error))?);
+            Ok(())
+        })
+        .await
     }
 
     /// Whether all of it is local, and nothing else of it in memory.

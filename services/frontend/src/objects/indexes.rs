@@ -4,14 +4,14 @@
 //! is kept as it was signed, so that an image can be mounted while the mesh is away; a grant likewise, so
 //! that what is missing of it can be fetched after a restart. Whoever loads one checks it again: the disk is not trusted.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 
-use image::Digest;
+use image::{Digest, Map};
 
-use super::Objects;
 use super::partial::hash_file;
+use super::{Incoming, Objects};
 
 impl Objects {
     pub fn tree_path(&self, tree: &Digest) -> PathBuf {
@@ -23,18 +23,28 @@ impl Objects {
         hash_file(&self.tree_path(tree)).is_ok_and(|(digest, _)| digest == *tree)
     }
 
-    pub fn put_tree(&self, tree: &Digest, plain: &[u8]) -> io::Result<()> {
-        self.place(&self.tree_path(tree), plain)
+    /// Keeps a tree of which all bytes were checked.
+    pub fn keep_tree(&self, tree: &Digest, incoming: Incoming) -> io::Result<()> {
+        self.keep(incoming, &self.tree_path(tree))
     }
 
-    /// The plain bytes of a map; `None` when it is not here, or not what its name says.
-    pub fn map(&self, map: &Digest) -> io::Result<Option<Vec<u8>>> {
-        let bytes = read(self.map_path(map))?;
-        Ok(bytes.filter(|bytes| Digest::of(bytes) == *map))
+    /// The map; `None` when it is not here, or not what its name says.
+    pub fn map(&self, map: &Digest) -> io::Result<Option<Map>> {
+        let file = match File::open(self.map_path(map)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut reader = Hashing { file, hasher: blake3::Hasher::new() };
+        let decoded = Map::read(&mut reader);
+        io::copy(&mut reader, &mut io::sink())?;
+        // Only now is it known whether those were the bytes of the map at all.
+        Ok(decoded.ok().filter(|_| Digest::from(reader.hasher.finalize()) == *map))
     }
 
-    pub fn put_map(&self, map: &Digest, plain: &[u8]) -> io::Result<()> {
-        self.place(&self.map_path(map), plain)
+    /// Keeps a map of which all bytes were checked.
+    pub fn keep_map(&self, map: &Digest, incoming: Incoming) -> io::Result<()> {
+        self.keep(incoming, &self.map_path(map))
     }
 
     /// The record of a manifest (64 hexadecimal digits), as it was put.
@@ -93,6 +103,20 @@ impl Objects {
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
         Ok(self.root.join(folder).join(manifest_hex))
+    }
+}
+
+/// Hashes what is read.
+struct Hashing {
+    file: File,
+    hasher: blake3::Hasher,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(into)?;
+        self.hasher.update(&into[..read]);
+        Ok(read)
     }
 }
 

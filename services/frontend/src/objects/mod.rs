@@ -20,14 +20,16 @@
 //! two writers of one object both succeed, since both rename the same bytes.
 
 mod bits;
+mod incoming;
 mod indexes;
+mod names;
 mod partial;
 mod recovery;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -37,6 +39,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use image::Digest;
 
 pub(crate) use bits::Bits;
+pub use incoming::Incoming;
+pub use names::{Name, Names};
 pub(crate) use partial::Piece;
 pub use recovery::Recovered;
 
@@ -132,29 +136,31 @@ impl Objects {
         self.unlink(&self.path(object))
     }
 
-    /// Every whole and partial object.
-    pub fn held(&self) -> io::Result<Vec<Held>> {
+    /// Every whole and partial object whose digest begins with this byte.
+    pub fn held_in(&self, shard: u8) -> io::Result<Vec<Held>> {
+        let prefix = format!("{shard:02x}");
         let mut held = Vec::new();
-        for shard in fs::read_dir(self.local_dir())? {
-            let shard = shard?;
-            for entry in fs::read_dir(shard.path())? {
-                let entry = entry?;
-                let hex =
-                    [shard.file_name(), entry.file_name()].map(|part| part.to_string_lossy().into_owned());
-                note_held(&mut held, &hex.concat(), &entry, false)?;
-            }
+        for entry in fs::read_dir(self.local_dir().join(&prefix))? {
+            let entry = entry?;
+            let hex = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            note_held(&mut held, &hex, &entry, false)?;
         }
         for entry in fs::read_dir(self.root.join("partial"))? {
             let entry = entry?;
-            note_held(&mut held, &entry.file_name().to_string_lossy(), &entry, true)?;
+            let hex = entry.file_name().to_string_lossy().into_owned();
+            if hex.starts_with(&prefix) {
+                note_held(&mut held, &hex, &entry, true)?;
+            }
         }
         Ok(held)
     }
 
     /// Counts anew what everything here uses on the disk, in bytes.
     pub fn measure(&self) -> io::Result<u64> {
-        let objects: u64 = self.held()?.iter().map(|held| held.bytes).sum();
-        let mut used = objects;
+        let mut used = 0;
+        for shard in 0..=u8::MAX {
+            used += self.held_in(shard)?.iter().map(|held| held.bytes).sum::<u64>();
+        }
         for folder in ["incoming", "trees", "maps", "records", "grants"] {
             for entry in fs::read_dir(self.root.join(folder))? {
                 used += disk_bytes(&entry?)?.unwrap_or(0);
@@ -176,32 +182,9 @@ impl Objects {
 
     /// Writes a file beside its final name and renames it.
     fn place(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let incoming = self.incoming();
-        let written = self.write_new(&incoming, bytes).and_then(|used| {
-            fs::rename(&incoming, path)?;
-            Ok(used)
-        });
-        match written {
-            Ok(used) => {
-                self.grew(used);
-                Ok(())
-            }
-            Err(error) => {
-                // Best effort: what stays in incoming/ is dropped at the next start.
-                let _ = fs::remove_file(&incoming);
-                Err(error)
-            }
-        }
-    }
-
-    fn incoming(&self) -> PathBuf {
-        self.root.join("incoming").join(self.sequence.fetch_add(1, Ordering::Relaxed).to_string())
-    }
-
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<u64> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
-        file.write_all(bytes)?;
-        Ok(file.metadata()?.blocks() * BLOCK_BYTES)
+        let mut incoming = self.incoming()?;
+        incoming.write_all(bytes)?;
+        self.keep(incoming, path)
     }
 
     fn unlink(&self, path: &Path) -> io::Result<u64> {

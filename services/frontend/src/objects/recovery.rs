@@ -137,11 +137,10 @@ impl Objects {
     }
 
     fn write_marker(&self, synced: u64) -> io::Result<()> {
-        let incoming = self.incoming();
-        let mut file = File::create(&incoming)?;
-        writeln!(file, "{}\n{synced}", self.boot)?;
-        file.sync_all()?;
-        fs::rename(&incoming, self.root.join("synced"))?;
+        let mut incoming = self.incoming()?;
+        writeln!(incoming, "{}\n{synced}", self.boot)?;
+        incoming.sync()?;
+        incoming.rename(&self.root.join("synced"))?;
         File::open(&self.root)?.sync_all()
     }
 }

@@ -1,6 +1,7 @@
 //! What is kept, what survives a crash, and what a power loss may cost.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 
 use image::Digest;
@@ -178,11 +179,25 @@ fn a_large_object_with_a_wrong_chunk_never_becomes_whole() {
 fn indexes_are_checked_when_they_are_loaded() {
     let folder = TempDir::new().unwrap();
     let objects = open(&folder, "boot");
-    let digest = Digest::of(b"bytes");
-    objects.put_map(&digest, b"bytes").unwrap();
-    objects.put_tree(&digest, b"bytes").unwrap();
-    assert_eq!(objects.map(&digest).unwrap().unwrap(), b"bytes");
+    let place = ObjectPlace { digest: Digest::of(b"o"), len: 1, first_chunk: 0, chunk_count: 1, offset: 0 };
+    let chunk = ChunkRef { digest: Digest::of(b"c"), plain_len: 1, stored_len: 1 };
+    let map = image::Map { chunks: vec![chunk], objects: vec![place] };
+    let bytes = map.encode().unwrap();
+    let digest = Digest::of(&bytes);
+    let incoming = || {
+        let mut incoming = objects.incoming().unwrap();
+        incoming.write_all(&bytes).unwrap();
+        incoming
+    };
+    objects.keep_map(&digest, incoming()).unwrap();
+    objects.keep_tree(&digest, incoming()).unwrap();
+    drop(incoming());
+    assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+    assert_eq!(objects.map(&digest).unwrap().unwrap(), map);
     assert!(objects.has_good_tree(&digest));
+    // A map, but not the one of that name; and no map at all.
+    fs::write(objects.map_path(&digest), image::Map::default().encode().unwrap()).unwrap();
+    assert_eq!(objects.map(&digest).unwrap(), None);
     fs::write(objects.map_path(&digest), b"other").unwrap();
     fs::write(objects.tree_path(&digest), b"other").unwrap();
     assert_eq!(objects.map(&digest).unwrap(), None);

@@ -25,6 +25,8 @@ pub(crate) enum Reason {
     Quota,
     /// The mesh did not answer in time.
     MeshAway,
+    /// No memory or no disk for it now.
+    NoRoom,
     /// The image is not as containerd sees it: other layers, or another order.
     Mismatch,
     /// Anything else; the message says what.
@@ -41,6 +43,7 @@ impl Reason {
             Reason::Denied => "denied",
             Reason::Quota => "quota",
             Reason::MeshAway => "mesh-away",
+            Reason::NoRoom => "no-room",
             Reason::Mismatch => "layers-differ",
             Reason::Failed => "failed",
         }
@@ -52,6 +55,7 @@ impl Reason {
             Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
             Code::ResourceExhausted if status.get_details_quota_failure().is_some() => Reason::Quota,
             Code::Unavailable | Code::DeadlineExceeded => Reason::MeshAway,
+            Code::ResourceExhausted => Reason::NoRoom,
             _ => Reason::Failed,
         }
     }
