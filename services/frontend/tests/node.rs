@@ -9,7 +9,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use proto::EvictRequest;
+use proto::plan_item::Item;
+use proto::plan_reply::Mode;
+use proto::{EvictRequest, PlanItem, PlanReply, PlanRequest};
 use rustix::mount::UnmountFlags;
 use testkit::Tarball;
 use tonic::Code;
@@ -303,6 +305,35 @@ async fn what_a_start_read_is_prefetched_for_the_next_image_of_the_repository() 
     assert!(progress.prefetch_bytes < 500_000, "what changed is no part of it: {progress:?}");
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_may_name_files_by_their_paths() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    // By a link, by its name, inline, and two that lead nowhere: out of the tree there is nothing.
+    let paths = ["link", "/large", "etc/inline", "../../../etc/passwd", "etc/none"];
+    let item = |path: &str| PlanItem { item: Some(Item::Path(path.to_owned())) };
+    let plan =
+        PlanReply { mode: Mode::ListedOnly.into(), items: paths.map(item).to_vec(), ..PlanReply::default() };
+    let answer = bus::Answer { in_flight: 4, instance: None };
+    let planning = move |_: PlanRequest| std::future::ready(Ok(plan.clone()));
+    let _planning = mesh.bus.answer(answer, planning).await.unwrap();
+    let mut node = mesh.node("node", |_| ()).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    // `small` stands in one chunk with its neighbours; `large` is the most of the image.
+    let has = |image: &proto::NodeImage| {
+        image.progress.as_ref().is_some_and(|progress| progress.bytes_local >= 5_020_000)
+    };
+    node.until(&manifest, has).await;
+    for (path, len) in [("large", 5_000_000), ("etc/small", 20_000)] {
+        let name = path.trim_start_matches("etc/");
+        assert_eq!(read(target.join(path)).await.unwrap(), noise(name, len));
+    }
+    let progress = node.image(&manifest).await.unwrap().progress.unwrap();
+    assert_eq!((progress.demand_bytes, progress.complete), (0, false), "only what was listed: {progress:?}");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,16 +75,18 @@ impl Content {
         let replicas = self.mesh.endpoints.current().await;
         for rank in ranked(&replicas, &index.digest) {
             error = match self.index_from_replica(&replicas[rank], kind, index, into).await {
-                Err(IndexError::Fetch(error)) => {
-                    self.tell_corrupt(&error);
-                    error
-                }
+                Err(IndexError::Fetch(error)) => error,
                 ended => return ended,
             };
+            self.tell_corrupt(&error);
         }
         self.mesh.endpoints.doubt();
         if self.store.is_some() && (replicas.is_empty() || cycle + 1 >= STORE_AFTER_CYCLES) {
-            let opened = self.index_from_store(kind, index, into).await?;
+            let opened = self.index_from_store(kind, index, into).await;
+            if let Err(IndexError::Fetch(error)) = &opened {
+                self.tell_corrupt(error);
+            }
+            let opened = opened?;
             metrics::read_from_store();
             self.mesh.events.past_caches(&self.manifest_digest);
             return Ok(opened);

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use image::record::IndexRef;
-use image::{ImageRecord, Map, Profile};
+use image::{Digest, ImageRecord, Map, Profile};
 use prost::Message as _;
-use proto::{ResolveRequest, Signed};
+use proto::{PlanReply, ResolveRequest, Signed};
 use store::Index;
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
@@ -111,12 +112,22 @@ impl Images {
         profile: Profile,
         asked: Instant,
     ) -> Result<(), Status> {
+        let (tree_is_here, when_tree_is_here) = oneshot::channel();
+        let tree = async {
+            self.tree(record.tree, content).await?;
+            // Only a plan that names paths waits for it.
+            let _ = tree_is_here.send(());
+            Ok(())
+        };
         let begin = async {
             let (map, plan) =
                 tokio::join!(self.map(record.map, content), Box::pin(self.plan(record, &profile)));
             let map = map?;
             let prefetch = match plan {
-                Some(plan) => planning::prefetch(plan, &profile, &map),
+                Some(plan) => {
+                    let files = self.planned_files(&plan, record.tree, when_tree_is_here).await?;
+                    planning::prefetch(plan, &files, &profile, &map)
+                }
                 None => Prefetch::learned(&profile),
             };
             let manifest = &record.manifest_digest;
@@ -126,7 +137,26 @@ impl Images {
                 self.node.downloads.add_image(NewImage { id, map, profile, prefetch, content, asked }).await;
             added.map_err(|error| Status::unavailable(format!("{manifest} cannot be downloaded: {error:#}")))
         };
-        tokio::try_join!(self.tree(record.tree, content), begin).map(|_| ())
+        tokio::try_join!(tree, begin).map(|_| ())
+    }
+
+    /// The objects of the files that a plan names. A path that leads nowhere is no mistake: the policy may know another
+    /// version of the image.
+    async fn planned_files(
+        &self,
+        plan: &PlanReply,
+        tree: IndexRef,
+        when_tree_is_here: oneshot::Receiver<()>,
+    ) -> Result<Vec<Option<Digest>>, Status> {
+        let paths = planning::paths(plan);
+        if paths.is_empty() || when_tree_is_here.await.is_err() {
+            return Ok(Vec::new());
+        }
+        self.blocking(move |node| {
+            node.mounts.add_tree(&tree.digest, &node.objects.tree_path(&tree.digest))?;
+            Ok(node.mounts.objects_named(&tree.digest, &paths)?)
+        })
+        .await
     }
 
     async fn make_known(&self, manifest: &str, map: Arc<Map>) -> Result<(), Status> {

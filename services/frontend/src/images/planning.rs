@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use image::{Digest, ImageRecord, Map, Profile};
 use proto::plan_item::Item;
 use proto::plan_reply::Mode;
-use proto::{AskerFacts, Facts, ImageFacts, LayerFacts, PlanReply, PlanRequest};
+use proto::{AskerFacts, Facts, ImageFacts, LayerFacts, PlanItem, PlanReply, PlanRequest};
 
 use super::Images;
 use crate::downloads::Prefetch;
@@ -35,19 +35,35 @@ impl Images {
     }
 }
 
-/// What a plan means for this image.
-pub(super) fn prefetch(plan: PlanReply, profile: &Profile, map: &Map) -> Prefetch {
+/// The paths that a plan names, in its order.
+pub(super) fn paths(plan: &PlanReply) -> Vec<String> {
+    let path = |item: &PlanItem| match &item.item {
+        Some(Item::Path(path)) => Some(path.clone()),
+        _ => None,
+    };
+    plan.items.iter().filter_map(path).collect()
+}
+
+/// What a plan means for this image; `files`: the object of each path that it names, if there is one.
+pub(super) fn prefetch(plan: PlanReply, files: &[Option<Digest>], profile: &Profile, map: &Map) -> Prefetch {
     let mode = plan.mode();
-    let listed = plan.items.into_iter().filter_map(|item| match item.item? {
-        Item::Chunks(run) => Some((run.first as usize, run.count as usize)),
-        // Which chunks a file stands in, only the tree knows, which is not here yet.
-        Item::Path(path) => {
-            tracing::debug!(path, "a prefetch plan names a path: passed over");
-            None
+    let mut files = files.iter();
+    let mut listed = Vec::new();
+    for item in plan.items {
+        match item.item {
+            Some(Item::Chunks(run)) => {
+                let (first, count) = (run.first as usize, run.count as usize);
+                listed.extend(profile.chunks.iter().skip(first).take(count).copied());
+            }
+            Some(Item::Path(_)) => {
+                let place = files.next().copied().flatten().and_then(|object| map.place(&object));
+                let slices = place.into_iter().flat_map(|place| map.slices(place, 0..place.len));
+                listed.extend(slices.map(|slice| map.chunks[slice.chunk as usize].digest));
+            }
+            None => {}
         }
-    });
-    let of_profile = |(first, count): (usize, usize)| profile.chunks.iter().skip(first).take(count).copied();
-    let listed = listed.flat_map(of_profile);
+    }
+    let listed = listed.into_iter();
     let everything = map.chunks.iter().map(|chunk| chunk.digest);
     let mut once = std::collections::HashSet::new();
     let mut chunks: Vec<Digest> = match mode {
@@ -111,7 +127,6 @@ fn parts(reference: &str) -> (String, String, Option<String>) {
 
 #[cfg(test)]
 mod tests {
-    use proto::PlanItem;
     use proto::plan_item::ChunkRun;
 
     use super::*;
@@ -133,7 +148,7 @@ mod tests {
     async fn the_mode_says_what_follows_the_list() {
         let sample = Site::new(0).await.sample(1, 6, 6).await;
         let profile = sample.profile([4, 1, 0]);
-        let of = |mode, runs: &[(u32, u32)]| prefetch(plan(mode, runs), &profile, &sample.map);
+        let of = |mode, runs: &[(u32, u32)]| prefetch(plan(mode, runs), &[], &profile, &sample.map);
         let positions = |prefetch: &Prefetch| positions(&sample, &prefetch.chunks);
         let learned = of(Mode::ListedThenRest, &[(0, 3)]);
         assert_eq!((positions(&learned), learned.background), (vec![4, 1, 0], true));
@@ -150,7 +165,7 @@ mod tests {
     async fn numbers_that_the_profile_does_not_have_are_passed_over() {
         let sample = Site::new(0).await.sample(1, 6, 6).await;
         let beyond = plan(Mode::ListedOnly, &[(1, u32::MAX), (7, 9), (u32::MAX, u32::MAX)]);
-        let planned = prefetch(beyond, &sample.profile([2, 3]), &sample.map);
+        let planned = prefetch(beyond, &[], &sample.profile([2, 3]), &sample.map);
         assert_eq!(positions(&sample, &planned.chunks), [3]);
     }
 

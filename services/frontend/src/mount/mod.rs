@@ -15,6 +15,7 @@
 //! the same tree or target must not overlap: [`crate::images`] sees to that.
 
 mod error;
+mod named;
 pub(crate) mod probe;
 mod root;
 pub(crate) mod table;
@@ -96,6 +97,17 @@ impl Mounts {
         }
         fs::create_dir_all(&point).map_err(|source| MountError::kernel("make the folder", &point, source))?;
         tree::mount(file, &point)
+    }
+
+    /// The objects that files of a mounted tree are; see [`named::objects`].
+    pub(crate) fn objects_named(
+        &self,
+        tree: &Digest,
+        paths: &[String],
+    ) -> Result<Vec<Option<Digest>>, MountError> {
+        let point = self.tree_point(tree);
+        let objects = named::objects(&point, paths);
+        objects.map_err(|errno| MountError::kernel("open the tree", &point, errno.into()))
     }
 
     /// Takes the mount of a tree away; roots made of it go on.
