@@ -1,5 +1,6 @@
-//! What systemd does for a service that asks it to: hears that it is ready, and stores a descriptor until its next start.
+//! What systemd does for a service that asks it to: hears that it is ready, and stores descriptors until its next start.
 
+use std::collections::BTreeMap;
 use std::io::{IoSliceMut, Result as IoResult};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -9,41 +10,44 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustix::io::FdFlags;
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// How long a service may take until it says the next thing.
 const NEWS_MAX: Duration = Duration::from_secs(30);
 const NEWS_LEN_MAX: usize = 4096;
+/// Above all numbers that a service is given, so that none is replaced before it was copied.
+const STORED_FROM: i32 = 100;
 
 #[derive(Debug)]
 pub struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
-    stored: Option<OwnedFd>,
+    /// By name.
+    stored: BTreeMap<String, OwnedFd>,
 }
 
 impl Manager {
     pub fn new(path: &Path) -> anyhow::Result<Manager> {
         let socket = UnixDatagram::bind(path).context("listening as a service manager")?;
         socket.set_read_timeout(Some(NEWS_MAX))?;
-        Ok(Manager { socket, path: path.to_owned(), stored: None })
+        Ok(Manager { socket, path: path.to_owned(), stored: BTreeMap::new() })
     }
 
-    /// The same command, as a service of ours: with what was stored as its descriptor 3.
+    /// The same command, as a service of ours: with what was stored as its descriptors from 3 on.
     pub fn wrap(&self, command: &Command) -> anyhow::Result<Command> {
         // A shell that knows descriptors of two digits.
         let mut wrapped = Command::new("/bin/bash");
-        let script = match &self.stored {
-            None => "exec \"$@\"".to_owned(),
-            Some(stored) => {
-                rustix::io::fcntl_setfd(stored, FdFlags::empty())?;
-                let number = stored.as_raw_fd();
-                format!(
-                    "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=fuse-connection; exec \"$@\" 3<&{number}"
-                )
-            }
+        let names: Vec<&str> = self.stored.keys().map(String::as_str).collect();
+        let (count, names) = (names.len(), names.join(":"));
+        let mut script = match count {
+            0 => "exec \"$@\"".to_owned(),
+            _ => format!("export LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES={names}; exec \"$@\""),
         };
+        for (number, stored) in (3..).zip(self.stored.values()) {
+            rustix::io::fcntl_setfd(stored, FdFlags::empty())?;
+            script += &format!(" {number}<&{}", stored.as_raw_fd());
+        }
         wrapped.args(["-c", &script, "service"]).env("NOTIFY_SOCKET", &self.path);
         wrapped.arg(command.get_program()).args(command.get_args());
         Ok(wrapped)
@@ -53,8 +57,12 @@ impl Manager {
     pub fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         loop {
             let (text, descriptor) = self.news().context("a service that does not get ready")?;
+            let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
             if text.contains("FDSTORE=1") {
-                self.stored = Some(descriptor.with_context(|| format!("no descriptor came with {text:?}"))?);
+                let name = name.with_context(|| format!("no name came with {text:?}"))?;
+                let descriptor = descriptor.with_context(|| format!("no descriptor came with {text:?}"))?;
+                let high = fcntl_dupfd_cloexec(&descriptor, STORED_FROM)?;
+                self.stored.insert(name.to_owned(), high);
             }
             if text.contains("READY=1") {
                 return Ok(());
@@ -62,8 +70,8 @@ impl Manager {
         }
     }
 
-    pub fn has_stored(&self) -> bool {
-        self.stored.is_some()
+    pub fn has_stored(&self, name: &str) -> bool {
+        self.stored.contains_key(name)
     }
 
     fn news(&self) -> IoResult<(String, Option<OwnedFd>)> {

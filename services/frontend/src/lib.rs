@@ -14,6 +14,7 @@
 pub mod budget;
 mod config;
 pub mod content;
+mod descriptors;
 pub mod downloads;
 mod events;
 mod fuse;
@@ -45,6 +46,7 @@ pub use fuse::holder::entry as holder_entry;
 pub use reservation::{LEAST as MEMORY_LEAST, budget as memory_budget, node_memory, reservation};
 
 use content::Mesh;
+use descriptors::Name;
 use downloads::Downloads;
 use events::NodeEvents;
 use fuse::{Registry, Remote, Session};
@@ -112,7 +114,7 @@ impl Frontend {
         serving.go()?;
         if let Some(socket) = snapshotter {
             let snapshots = Snapshots::open(&state, images.clone())?;
-            let (listener, shutdown) = (node::listen(&socket)?, shutdown.clone());
+            let (listener, shutdown) = (node::listen(&socket, Name::SnapshotterSocket)?, shutdown.clone());
             tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
             tasks.spawn(async move {
                 if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
@@ -121,7 +123,7 @@ impl Frontend {
             });
         }
         if let Some(socket) = image_service {
-            let (listener, shutdown) = (node::listen(&socket)?, shutdown.clone());
+            let (listener, shutdown) = (node::listen(&socket, Name::ImageServiceSocket)?, shutdown.clone());
             tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
             tasks.spawn(async move {
                 if let Err(error) = image_service::serve(listener, &runtime, credentials, shutdown).await {
@@ -129,7 +131,7 @@ impl Frontend {
                 }
             });
         }
-        let listener = node::listen(&socket)?;
+        let listener = node::listen(&socket, Name::NodeSocket)?;
         if let Some(at_least) = exit_when_idle {
             tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));
         }
@@ -165,7 +167,7 @@ fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(O
         tracing::warn!(%error, "the holder of the kernel's connection cannot be asked");
         None
     });
-    let stored = fuse::store::take().unwrap_or_else(|error| {
+    let stored = descriptors::take(Name::FuseConnection).unwrap_or_else(|error| {
         tracing::warn!(%error, "what systemd stored cannot be taken");
         None
     });

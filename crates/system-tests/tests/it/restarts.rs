@@ -1,5 +1,6 @@
 //! A container reads and writes while what it depends on is killed, replaced or restarted: no error, no wrong byte.
 
+use std::process::Stdio;
 use std::sync::Barrier;
 use std::thread;
 
@@ -167,14 +168,21 @@ fn systemd_keeps_the_connection_when_the_holder_is_killed_too() -> anyhow::Resul
     let settings = vec!["frontend.background=false".to_owned()];
     let options = Options { services: true, settings, managed: true, ..Options::default() };
     let mut node = Node::start(&options)?;
-    assert!(node.around.manager.as_ref().is_some_and(system_tests::manager::Manager::has_stored));
+    let stored = |name| node.around.manager.as_ref().is_some_and(|manager| manager.has_stored(name));
+    assert!(stored("fuse-connection") && stored("snapshotter-socket"));
     let numbered = Numbered { files: BATCH, len: 600_000, seed: 12 };
     let image = numbered.pull(&node, "app")?;
     let pod = node.cri.pod("one")?;
     let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
     for half in [0..BATCH / 2, BATCH / 2..BATCH] {
         node.kill_all()?;
+        // Who asks while nobody serves waits for the next process, and is not refused.
+        let mut question = node.containerd.command();
+        let waiting =
+            question.args(["snapshots", "list"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         node.restart_sluice(&options)?;
+        let answer = waiting.wait_with_output()?;
+        assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
         numbered.read_inside(&node, &container, half)?;
     }
     Ok(())

@@ -16,7 +16,6 @@
 pub(crate) mod holder;
 mod registry;
 mod session;
-pub(crate) mod store;
 mod takeover;
 
 use std::ffi::OsStr;

@@ -15,7 +15,8 @@ use fuser::SessionACL;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::holder::Keeper;
-use super::{Remote, store, takeover};
+use super::{Remote, takeover};
+use crate::descriptors::{self, Name};
 use crate::mount::table;
 
 /// Two decode and answer metadata: one may be in a copy to the kernel while the other goes on.
@@ -135,7 +136,7 @@ fn threads() -> fuser::Config {
 
 fn keep(state: Option<&Path>, device: OwnedFd) -> anyhow::Result<Option<Keeper>> {
     let Some(state) = state else { return Ok(None) };
-    if let Err(error) = store::put(&device) {
+    if let Err(error) = descriptors::put(Name::FuseConnection, &device) {
         tracing::warn!(%error, "systemd does not store the kernel's connection");
     }
     Keeper::start(state, device).map(Some).context("cannot start the holder of the kernel's connection")

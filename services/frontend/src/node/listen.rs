@@ -1,13 +1,15 @@
 //! The node's socket, and the lock that keeps a second frontend off the same state folder.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use tokio::net::UnixListener;
+
+use crate::descriptors::{self, Name};
 
 /// What a unix socket's address holds, in bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -30,25 +32,60 @@ pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
     }
 }
 
-/// Listens on `path`, for the owner only. What an earlier process left there is replaced, which the lock makes safe.
-pub(crate) fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    // Made under another name, so that nobody finds it before its mode is set.
-    let new = path.with_added_extension("new");
+/// Listens on `path`, for the owner only. Where systemd kept the socket of the process before, it is the same one, with all who
+/// connected meanwhile; else what an earlier process left there is replaced, which the lock makes safe.
+pub(crate) fn listen(path: &Path, name: Name) -> anyhow::Result<UnixListener> {
+    let new = made_as(path);
+    if let Some(kept) = kept(path, &new, name) {
+        tracing::info!(socket = %path.display(), "going on with the socket of the process before");
+        return kept
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(kept))
+            .with_context(listening(path));
+    }
+    let listener = bind(path, &new)?;
+    if let Err(error) = descriptors::put(name, &listener) {
+        tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
+    }
+    Ok(listener)
+}
+
+/// Sockets are made under another name, so that nobody finds them before their mode is set.
+fn made_as(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
+}
+
+/// What systemd kept, if it is what stands at `path`.
+fn kept(path: &Path, new: &Path, name: Name) -> Option<std::os::unix::net::UnixListener> {
+    let kept = descriptors::take(name).unwrap_or_else(|error| {
+        tracing::warn!(%error, socket = %path.display(), "what systemd stored cannot be taken");
+        None
+    });
+    let kept = std::os::unix::net::UnixListener::from(kept?);
+    let stands = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let same = kept.local_addr().is_ok_and(|address| address.as_pathname() == Some(new));
+    (stands && same).then_some(kept)
+}
+
+fn listening(path: &Path) -> impl Fn() -> String {
+    move || format!("cannot listen on {}", path.display())
+}
+
+fn bind(path: &Path, new: &Path) -> anyhow::Result<UnixListener> {
     if new.as_os_str().len() > SOCKET_PATH_MAX {
         bail!("the socket's path {} is longer than {} bytes", path.display(), SOCKET_PATH_MAX - ".new".len());
     }
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    if let Err(error) = fs::remove_file(&new)
+    if let Err(error) = fs::remove_file(new)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("cannot remove {}", new.display()));
     }
-    let listener =
-        UnixListener::bind(&new).with_context(|| format!("cannot listen on {}", path.display()))?;
-    fs::set_permissions(&new, Permissions::from_mode(0o600))
-        .and_then(|()| fs::rename(&new, path))
+    let listener = UnixListener::bind(new).with_context(listening(path))?;
+    fs::set_permissions(new, Permissions::from_mode(0o600))
+        .and_then(|()| fs::rename(new, path))
         .with_context(|| format!("cannot put the socket at {}", path.display()))?;
     Ok(listener)
 }
@@ -70,15 +107,15 @@ mod tests {
     async fn a_stale_socket_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/node.sock");
-        drop(listen(&path).unwrap());
-        let _listener = listen(&path).unwrap();
+        drop(listen(&path, Name::NodeSocket).unwrap());
+        let _listener = listen(&path, Name::NodeSocket).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         tokio::net::UnixStream::connect(&path).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_path_that_is_too_long_is_named() {
-        let error = listen(Path::new(&format!("/tmp/{}", "x".repeat(120)))).unwrap_err();
+        let error = listen(Path::new(&format!("/tmp/{}", "x".repeat(120))), Name::NodeSocket).unwrap_err();
         assert!(error.to_string().contains("longer than"), "{error}");
     }
 }
