@@ -3,6 +3,10 @@
 use std::process::Stdio;
 use std::sync::Barrier;
 use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::Signal;
 
 use system_tests::Numbered;
 use system_tests::cri::{Cri, Pod};
@@ -151,8 +155,14 @@ fn a_frontend_is_upgraded_under_a_reader() -> anyhow::Result<()> {
     for program in [None, Some(other.clone()), None] {
         reading.options.program = program;
         reading.during(|node, options| {
+            // Reads wait for the cache, so that the end finds some in flight.
+            let cache = node.backend()?.cache.server.id();
+            let cache = rustix::process::Pid::from_raw(cache as i32).context("the cache's process id")?;
+            rustix::process::kill_process(cache, Signal::STOP)?;
+            thread::sleep(Duration::from_millis(300));
             node.sluice.end()?;
-            node.restart_sluice(options)
+            node.restart_sluice(options)?;
+            Ok(rustix::process::kill_process(cache, Signal::CONT)?)
         })?;
     }
     // Nor does anything of the other version stay behind: its program may go.

@@ -25,6 +25,7 @@ pub enum ReadError {
     Fetch { object: Digest, source: FetchError },
     #[error("object {object} cannot be read from the disk: {reason}")]
     Disk { object: Digest, reason: String },
+    /// This process ends: no failure, the next one goes on.
     #[error("the downloads stopped while object {0} was waited for")]
     Stopped(Digest),
 }
@@ -33,7 +34,9 @@ impl Downloads {
     /// Up to `len` bytes of an object at `offset`: fewer only at its end. Waits until they are here.
     pub async fn read(&self, object: Digest, offset: u64, len: usize) -> Result<Bytes, ReadError> {
         let read = self.try_read(object, offset, len).await;
-        if let Err(error) = &read {
+        if let Err(error) = &read
+            && !matches!(error, ReadError::Stopped(_))
+        {
             metrics::read_failed();
             self.tell_failed(&object, offset, len, error);
         }
@@ -79,6 +82,9 @@ impl Downloads {
             }
             Ok(Ok(None)) => Err(ReadError::Unknown(object)),
             Ok(Err(error)) => Err(ReadError::Disk { object, reason: error.to_string() }),
+            Err(ended) if ended.is_panic() => {
+                Err(ReadError::Disk { object, reason: "the read panicked".to_owned() })
+            }
             Err(_) => Err(ReadError::Stopped(object)),
         }
     }

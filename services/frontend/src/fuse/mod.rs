@@ -20,6 +20,7 @@ mod takeover;
 
 use std::ffi::OsStr;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -176,9 +177,17 @@ impl Filesystem for Remote {
             return reply.error(Errno::ESTALE);
         };
         let (downloads, in_flight) = (self.downloads.clone(), self.in_flight.clone());
+        // Dropped, it would be an answer: an I/O error. What ends with this process is not answered, and the kernel asks
+        // the next one again.
+        let reply = ManuallyDrop::new(reply);
         self.runtime.spawn(async move {
             let _turn = in_flight.acquire_owned().await;
-            match downloads.read(known.digest, offset, size as usize).await {
+            let read = downloads.read(known.digest, offset, size as usize).await;
+            if matches!(read, Err(ReadError::Stopped(_))) {
+                return;
+            }
+            let reply = ManuallyDrop::into_inner(reply);
+            match read {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => {
                     let path = known.digest.path();
