@@ -78,8 +78,22 @@ impl Containerd {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Pulls with labels that name the image to a remote snapshotter, which Debian's `ctr` cannot.
+    pub fn pull_with_labels(&self, reference: &str) -> anyhow::Result<()> {
+        let mut command = self.client("ctr-remote");
+        command.args(["images", "rpull", "--plain-http", "--snapshotter", self.snapshotter, reference]);
+        let output = command.output();
+        let output = output.context("starting ctr-remote (Debian's package `stargz-snapshotter`)")?;
+        ensure!(output.status.success(), "pulling {reference}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     pub fn command(&self) -> Command {
-        let mut command = Command::new("ctr");
+        self.client("ctr")
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         command.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]);
         command.env("CONTAINERD_SNAPSHOTTER", self.snapshotter);
         command

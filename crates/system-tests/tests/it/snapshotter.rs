@@ -63,12 +63,11 @@ fn a_container_streams_and_leaves_nothing_behind() -> anyhow::Result<()> {
 }
 
 #[test]
-fn ctr_runs_and_executes_in_what_streams() -> anyhow::Result<()> {
+fn ctr_pulls_with_labels_runs_executes_in_and_removes_what_streams() -> anyhow::Result<()> {
     let node = Node::start(&Options::default())?;
     let image = node.push("app", &application(5)?)?;
     let containerd = &node.containerd;
-    // containerd 1.6 labels layers for the CRI alone: `ctr images pull` names no image to a snapshotter.
-    node.cri.pull(&image)?;
+    containerd.pull_with_labels(&image)?;
     assert_eq!(blobs(&node)?.len(), 2, "containerd fetched layers");
     let status = node.status()?;
     assert_eq!(status["images"].as_array().map(Vec::len), Some(1), "it does not stream: {status}");
@@ -87,7 +86,10 @@ fn ctr_runs_and_executes_in_what_streams() -> anyhow::Result<()> {
     containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", "one"])?;
     containerd.ctr(&["tasks", "delete", "--force", "one"])?;
     containerd.ctr(&["containers", "delete", "one"])?;
-    node.cri.remove_image(&image)?;
+    // The CRI has given it a name, too.
+    for name in containerd.ctr(&["images", "list", "--quiet"])?.lines() {
+        containerd.ctr(&["images", "remove", "--sync", name])?;
+    }
     node.settle(|status| status["images"].as_array().is_some_and(Vec::is_empty))
 }
 

@@ -36,7 +36,7 @@ use filter::Filter;
 use folders::Folders;
 use ledger::{Kind, Ledger, LedgerError, Snapshot, Usage};
 use mounts::{Below, Writable};
-use pulls::Pulls;
+use pulls::{Pull, Pulls};
 use wanted::{Layer, Place};
 
 use crate::images::Images;
@@ -122,15 +122,30 @@ impl Snapshots {
             return exists();
         }
         // Held until the ledger claims the image by itself.
-        let manifest = layer.image.as_ref().map(|image| image.manifest.clone());
-        let _pull = manifest.map(|manifest| self.shared.pulls.begin(&manifest));
+        let manifest = layer.image.as_ref().and_then(|image| image.manifest.as_deref());
+        let _pull = manifest.map(|manifest| self.shared.pulls.begin(manifest));
         self.claim().await?;
         let Some(places) = self.decide(layer, new.parent.as_deref()).await? else { return Ok(()) };
+        let _pull = if manifest.is_none() { self.hold(&places).await? } else { None };
         let labels = new.labels.clone();
         let snapshots = places.into_iter().map(|place| streamed_snapshot(place, &labels)).collect();
         self.with_ledger(move |shared| shared.ledger().add_layers(snapshots)).await?;
         self.claim().await?;
         exists()
+    }
+
+    /// Keeps an image of which only the answer said which one it is; it may have been evicted in between.
+    async fn hold(&self, places: &[Place]) -> Result<Option<Pull>, Status> {
+        let Some(Place { streamed, .. }) = places.first() else { return Ok(None) };
+        let pull = self.shared.pulls.begin(&streamed.manifest);
+        self.claim().await?;
+        match self.shared.images.stays(&streamed.manifest).await {
+            true => Ok(Some(pull)),
+            false => Err(Status::unavailable(format!(
+                "image {} was evicted while it was pulled",
+                streamed.manifest
+            ))),
+        }
     }
 
     /// Makes folder and entry of a snapshot.

@@ -28,8 +28,8 @@ pub(super) struct Pulls {
     answers: Mutex<BTreeMap<Key, (Instant, Arc<ImageRecord>)>>,
 }
 
-/// Reference as asked for, and manifest digest.
-type Key = (String, String);
+/// Reference as asked for, and manifest digest where it was said.
+type Key = (String, Option<String>);
 
 /// Keeps an image from being evicted until dropped.
 #[derive(Debug)]
@@ -99,8 +99,8 @@ impl Snapshots {
         let (reason, message) = (ordinary.reason.code(), &ordinary.message);
         metrics::layer_ordinary(reason);
         let image = layer.image.as_ref();
-        let (image, manifest) =
-            image.map_or(("", ""), |image| (image.reference.as_str(), image.manifest.as_str()));
+        let (image, manifest) = image
+            .map_or(("", ""), |image| (&*image.reference, image.manifest.as_deref().unwrap_or_default()));
         let layer_id = &layer.target;
         if ordinary.reason == Reason::OverOrdinary {
             return tracing::debug!(image, layer_id, reason, message);
@@ -146,13 +146,13 @@ impl Snapshots {
     async fn record_of(&self, image: &Image) -> Result<Arc<ImageRecord>, Status> {
         // It may have been removed since.
         if let Some(record) = self.shared.pulls.answer(image)
-            && self.shared.images.stays(&image.manifest).await
+            && self.shared.images.stays(&record.manifest_digest).await
         {
             return Ok(record);
         }
         let request = ResolveRequest { reference: image.pinned(), ..ResolveRequest::default() };
         let record = self.shared.images.stream(request).await?;
-        if record.manifest_digest != image.manifest {
+        if image.manifest.as_ref().is_some_and(|manifest| record.manifest_digest != *manifest) {
             return Err(Status::internal(format!(
                 "{} was resolved to {}",
                 image.pinned(),

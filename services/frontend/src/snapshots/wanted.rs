@@ -6,7 +6,12 @@
 //! containerd.io/snapshot/cri.manifest-digest    the manifest of the node's platform
 //! ```
 //!
-//! The first is always there when a layer is unpacked; the others only where annotations are switched on.
+//! The first is always there when a layer is unpacked; the others only where annotations are switched on. Clients of containerd
+//! that pull for stargz' snapshotter (`ctr-remote images rpull`) name the image in a label of their own, without its manifest:
+//!
+//! ```text
+//! containerd.io/snapshot/remote/stargz.reference
+//! ```
 
 use std::collections::BTreeMap;
 
@@ -16,6 +21,7 @@ use super::ledger::Streamed;
 
 pub(super) const TARGET: &str = "containerd.io/snapshot.ref";
 const IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
+const IMAGE_OF_STARGZ: &str = "containerd.io/snapshot/remote/stargz.reference";
 const MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
 
 /// A layer that containerd is about to fetch.
@@ -40,17 +46,19 @@ pub(super) struct Place {
 pub(super) struct Image {
     /// As it was asked for.
     pub(super) reference: String,
-    /// Digest of its manifest.
-    pub(super) manifest: String,
+    /// Digest of its manifest, where it is said.
+    pub(super) manifest: Option<String>,
 }
 
 impl Layer {
     /// None when this is no layer of an image: a container's own snapshot.
     pub(super) fn of(labels: &BTreeMap<String, String>) -> Option<Layer> {
         let target = labels.get(TARGET)?.clone();
-        let image = labels.get(IMAGE).zip(labels.get(MANIFEST));
-        let image = image
-            .map(|(reference, manifest)| Image { reference: reference.clone(), manifest: manifest.clone() });
+        let of_cri = labels.get(IMAGE).zip(labels.get(MANIFEST).map(Some));
+        let of_stargz = labels.get(IMAGE_OF_STARGZ).map(|reference| (reference, None));
+        let image = of_cri
+            .or(of_stargz)
+            .map(|(reference, manifest)| Image { reference: reference.clone(), manifest: manifest.cloned() });
         Some(Layer { target, image })
     }
 
@@ -75,9 +83,11 @@ impl Layer {
 
 impl Image {
     /// The same image by its digest: what a tag means may have changed since containerd looked. The tag stays, for policies.
+    /// Where no digest is said, layers tell: those of another image are not found in this one.
     pub(super) fn pinned(&self) -> String {
+        let Some(manifest) = &self.manifest else { return self.reference.clone() };
         let name = self.reference.split('@').next().unwrap_or_default();
-        format!("{name}@{}", self.manifest)
+        format!("{name}@{manifest}")
     }
 }
 
@@ -131,6 +141,9 @@ mod tests {
         assert_eq!(Layer::of(&labels).unwrap().image, None);
         labels.insert(MANIFEST.to_owned(), "sha256:m".to_owned());
         assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a:1@sha256:m");
+        let labels = [(TARGET, "sha256:t"), (IMAGE_OF_STARGZ, "docker.io/library/a:1")];
+        let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
+        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a:1");
     }
 
     #[test]
@@ -141,8 +154,9 @@ mod tests {
             ("r.io/a:1@sha256:x", "r.io/a:1@sha256:m"),
             ("r.io/a@sha256:x", "r.io/a@sha256:m"),
         ] {
-            let image = Image { reference: name.to_owned(), manifest: "sha256:m".to_owned() };
+            let image = Image { reference: name.to_owned(), manifest: Some("sha256:m".to_owned()) };
             assert_eq!(image.pinned(), pinned);
+            assert_eq!(Image { manifest: None, ..image }.pinned(), name);
         }
     }
 
