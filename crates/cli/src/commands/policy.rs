@@ -1,5 +1,6 @@
 //! `sluice policy`: what is loaded, and tools for who writes policies.
 
+mod new;
 mod pull;
 mod push;
 mod sign;
@@ -33,6 +34,7 @@ const ELIGIBILITY: &str = "eligibility";
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
+  sluice policy new mine --lang rust               begin one, in Rust, Python, JavaScript or C
   sluice policy ls
   sluice policy facts debian:12 > facts.json       what policies are told of an image
   sluice policy check mine.wasm --settings mine.toml
@@ -52,6 +54,7 @@ pub enum PolicyCommand {
     Check(Plugin),
     /// Ask a plugin about an image; exit code 3 when it refuses
     Run(RunArgs),
+    New(new::NewArgs),
     Push(push::PushArgs),
     Pull(pull::PullArgs),
     Sign(sign::SignArgs),
@@ -92,6 +95,7 @@ pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<Ex
         }
         PolicyCommand::Check(plugin) => check(context, &plugin).await,
         PolicyCommand::Run(args) => ask(context, args).await,
+        PolicyCommand::New(args) => new::run(context, args),
         PolicyCommand::Push(args) => push::run(context, args).await,
         PolicyCommand::Pull(args) => pull::run(context, args).await,
         PolicyCommand::Sign(args) => sign::run(context, args).await,

@@ -1,5 +1,5 @@
-//! The worked examples of `docs/policies.md`: each is copied as a user would, built with its own script, and decides within the
-//! default limits. The one in Rust is built by `./just plugins`.
+//! The guide of `docs/policies.md`: a project is begun in each language, built with its own script, and decides within the default
+//! limits. Rust's target may be missing here, so the plugin of that language is the one that `./just plugins` built.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,16 +19,24 @@ const CASES: [Case; 3] = [
     ("", NOT_ELIGIBLE, "refuse"),
 ];
 
-/// Copies the example and builds it. A tool that is missing is an error: `./just authors` installs them.
-fn built(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
+/// Begins a project; its folder.
+fn begun(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
     let folder = scratch.path(language);
-    let copied =
-        Command::new("cp").arg("-rL").arg(Path::new(EXAMPLES).join(language)).arg(&folder).status()?;
-    ensure!(copied.success(), "copying the example in {language}");
+    let arguments =
+        ["policy", "new", "mine", "--lang", language, &folder.display().to_string()].map(str::to_owned);
+    scratch.succeed(&arguments)?;
+    let again = scratch.refuse(&arguments)?;
+    assert!(again.contains("is not empty: name another folder"), "{again}");
+    Ok(folder)
+}
+
+/// Begins one and builds it. A tool that is missing is an error: `./just authors` installs them.
+fn built(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
+    let folder = begun(scratch, language)?;
     let output = Command::new(folder.join("build")).output().context("running the build script")?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "building the example in {language}: {errors}");
-    Ok(folder.join("no-latest.wasm"))
+    Ok(folder.join("mine.wasm"))
 }
 
 fn decides(scratch: &Scratch, plugin: &Path, cases: &[Case]) -> anyhow::Result<()> {
@@ -61,8 +69,14 @@ fn decides(scratch: &Scratch, plugin: &Path, cases: &[Case]) -> anyhow::Result<(
 }
 
 #[test]
-fn the_example_in_rust_decides() -> anyhow::Result<()> {
-    decides(&Scratch::new()?, &binaries::plugin("tests/no-latest.wasm")?, &CASES)
+fn the_example_in_rust_decides_and_a_project_of_it_is_whole() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    decides(&scratch, &binaries::plugin("tests/no-latest.wasm")?, &CASES)?;
+    let mut check = Command::new("cargo");
+    check.args(["check", "--quiet"]).current_dir(begun(&scratch, "rust")?);
+    let output = check.env("CARGO_TARGET_DIR", scratch.path("target")).output().context("running cargo")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 #[test]
@@ -75,7 +89,7 @@ fn the_example_in_python_is_built_and_decides() -> anyhow::Result<()> {
 #[test]
 fn the_example_in_javascript_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    decides(&scratch, &built(&scratch, "javascript")?, &CASES)
+    decides(&scratch, &built(&scratch, "js")?, &CASES)
 }
 
 #[test]
