@@ -20,12 +20,16 @@ setup:
 plugins: setup
     scripts/plugins
 
+# what is needed to build the examples of docs/policies.md
+authors: setup
+    scripts/setup-authors
+
 # compare a normal pull with streaming, side by side: `./just demo [IMAGE [OPTIONS OF sluice compare] [-- CMD…]]`
 demo *ARGS: setup release
     scripts/demo {{ sluice }} "$@"
 
 # all tests, against a real registry, a real NATS, containerd and the kernel
-test *ARGS: plugins
+test *ARGS: plugins authors
     cargo build --workspace --bins # end-to-end tests run them
     cargo test --workspace "$@"
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::record::RecordConfig;
+
 /// The whole configuration of the service as a process of its own.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +25,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub set: SetConfig,
     pub limits: Limits,
+    /// Where decisions are written down; nowhere by default.
+    pub record: Option<RecordConfig>,
 }
 
 /// Which policies decide, in order.

@@ -4,6 +4,8 @@
 //! bus --> service --> set       one generation of policies, replaced as a whole
 //!            |          `-- plugin --> host    a fresh WebAssembly instance per call, within limits
 //!          watch                 verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
+//!          record                what was decided, for `sluice policy replay`
+//! trial --> set                  the same without a bus, for who writes policies
 //! ```
 //!
 //! It keeps nothing: any number of policy services answer side by side. The contract that plugins are written against is
@@ -16,10 +18,12 @@ mod host;
 mod meters;
 mod plan;
 mod plugin;
+pub mod record;
 mod service;
 mod set;
 mod settings;
 mod source;
+mod trial;
 mod verdict;
 mod watch;
 
@@ -33,11 +37,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use host::{Host, Unusable};
+use record::Recorder;
 use service::Service;
 use set::Set;
 use watch::SetFile;
 
 pub use config::{Combine, Config, Limits, Mode, OnFailure, PolicyConfig, SetConfig, Settings};
+pub use trial::{Cost, Trial};
 
 /// Policies that answer. Dropped, they take no more questions.
 #[derive(Debug)]
@@ -54,8 +60,9 @@ impl Policies {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Policies> {
-        let Config { file, set, limits } = config;
+        let Config { file, set, limits, record } = config;
         let total_time = limits.total_time;
+        let recorder = record.map(Recorder::new).transpose()?;
         let file = file.map(|path| SetFile { path });
         let load = move || -> anyhow::Result<_> {
             let text = file.as_ref().map(SetFile::read).transpose()?;
@@ -69,7 +76,7 @@ impl Policies {
         };
         let (host, set, file) = tokio::task::spawn_blocking(load).await.context("loading the policies")??;
         tracing::info!(policies = set.shown().len(), pooled = host.is_pooled(), "loaded the policies");
-        let service = Arc::new(Service::new(host, total_time, set));
+        let service = Arc::new(Service::new(host, total_time, set, recorder));
         let answering = service.answer_all(&bus).await?;
         if let Some((file, loaded)) = file {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));
@@ -91,7 +98,7 @@ pub async fn try_plugin(
     let policy = PolicyConfig { settings, source, ..PolicyConfig::builtin("plugin") };
     let start = |eligibility, prefetch| {
         let set = SetConfig { combine: Combine::All, eligibility, prefetch };
-        let config = Config { file: None, set, limits: limits.clone() };
+        let config = Config { file: None, set, limits: limits.clone(), record: None };
         Policies::start(config, bus.clone(), tasks, shutdown.clone())
     };
     match start(vec![policy.clone()], Vec::new()).await {

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use proto::{LoadedPolicy, Verdict};
+use proto::{LoadedPolicy, PlanReply, Verdict};
 
 use crate::breaker::Breaker;
 use crate::config::{Mode, PolicyConfig};
@@ -25,6 +25,8 @@ pub(crate) struct Plugin<W> {
     about: About,
     settings: Vec<Setting>,
     guest: Guest<W>,
+    /// How long that took to compile.
+    compiled_in: Duration,
     breaker: Mutex<Breaker>,
     /// The most memory that a call has used, in bytes.
     high_water: AtomicUsize,
@@ -40,11 +42,13 @@ impl<W: World> Plugin<W> {
         known: &[Plugin<W>],
     ) -> anyhow::Result<Plugin<W>> {
         let fetched = config.source.parse::<Source>()?.fetch(folder, host.plugin_size_max())?;
+        let began = Instant::now();
         let guest = match known.iter().find(|plugin| plugin.digest == fetched.digest) {
             Some(plugin) => plugin.guest.renamed(&config.name),
             None => Guest::load(host, &config.name, &fetched.bytes)
                 .with_context(|| format!("{} cannot be used", config.source))?,
         };
+        let compiled_in = began.elapsed();
         let about = guest.describe().context("asking it about itself")?;
         let settings = settings::typed(&about, &config.settings)
             .map_err(|problems| anyhow!("its settings are wrong: {}", settings::listed(&problems)))?;
@@ -58,6 +62,7 @@ impl<W: World> Plugin<W> {
             about,
             settings,
             guest,
+            compiled_in,
             breaker: Mutex::default(),
             high_water: AtomicUsize::new(0),
         })
@@ -69,6 +74,21 @@ impl<W: World> Plugin<W> {
 
     pub(crate) fn name(&self) -> &str {
         &self.config.name
+    }
+
+    pub(crate) fn compiled_in(&self) -> Duration {
+        self.compiled_in
+    }
+
+    /// From now on it is run also after repeated failures.
+    pub(crate) fn never_rest(&self) {
+        *self.breaker() = Breaker::tireless();
+    }
+
+    /// What an instance costs without any call.
+    pub(crate) fn instance(&self) -> Result<Spent, Fault> {
+        let (outcome, spent) = self.guest.instantiate();
+        outcome.map(|()| spent)
     }
 
     pub(crate) fn shown(&self) -> LoadedPolicy {
@@ -127,15 +147,17 @@ impl<W: World> Plugin<W> {
 impl Plugin<Judge> {
     /// Whether it works at all.
     pub(crate) fn try_out(&self) -> anyhow::Result<()> {
-        let (outcome, _) = self.guest.judge(&self.settings, &facts::canned(), crate::far());
-        outcome.and_then(sensible).map(drop).context("trying it on an ordinary image")
+        self.ask(&facts::canned(), crate::far()).0.map(drop).context("trying it on an ordinary image")
+    }
+
+    /// One call, whatever calls before it did.
+    pub(crate) fn ask(&self, facts: &Facts, deadline: Instant) -> (Result<Verdict, Fault>, Spent) {
+        let (outcome, spent) = self.guest.judge(&self.settings, facts, deadline);
+        (outcome.and_then(sensible), spent)
     }
 
     pub(crate) fn judge(&self, facts: &Facts, deadline: Instant) -> Verdict {
-        let (outcome, spent) = self.run(deadline, || {
-            let (outcome, spent) = self.guest.judge(&self.settings, facts, deadline);
-            (outcome.and_then(sensible), spent)
-        });
+        let (outcome, spent) = self.run(deadline, || self.ask(facts, deadline));
         let mut verdict = match outcome {
             Ok(verdict) => verdict,
             Err((kind, error)) => after_failure(self.config.on_failure, kind, &error),
@@ -153,8 +175,19 @@ impl Plugin<Judge> {
 impl Plugin<Planner> {
     pub(crate) fn try_out(&self) -> anyhow::Result<()> {
         let profile = plan::Profile { starts: 1, chunks: 3 };
-        let (outcome, _) = self.guest.plan(&self.settings, &facts::canned(), profile, crate::far());
-        outcome.and_then(sensible_plan).map(drop).context("trying it on an ordinary image")
+        let (outcome, _) = self.ask(&facts::canned(), profile, crate::far());
+        outcome.map(drop).context("trying it on an ordinary image")
+    }
+
+    /// One call, whatever calls before it did.
+    pub(crate) fn ask(
+        &self,
+        facts: &Facts,
+        profile: plan::Profile,
+        deadline: Instant,
+    ) -> (Result<PlanReply, Fault>, Spent) {
+        let (outcome, spent) = self.guest.plan(&self.settings, facts, profile, deadline);
+        (outcome.and_then(sensible_plan), spent)
     }
 
     /// None after a failure: then the next policy plans.
@@ -163,11 +196,8 @@ impl Plugin<Planner> {
         facts: &Facts,
         profile: plan::Profile,
         deadline: Instant,
-    ) -> Option<proto::PlanReply> {
-        let (outcome, _) = self.run(deadline, || {
-            let (outcome, spent) = self.guest.plan(&self.settings, facts, profile, deadline);
-            (outcome.and_then(sensible_plan), spent)
-        });
+    ) -> Option<PlanReply> {
+        let (outcome, _) = self.run(deadline, || self.ask(facts, profile, deadline));
         meters::planned(self.name(), outcome.as_ref().err().map(|(kind, _)| *kind));
         let mut plan = outcome.ok()?;
         plan.policy = self.config.name.clone();

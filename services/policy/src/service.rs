@@ -14,6 +14,7 @@ use tonic::Status;
 
 use crate::config::SetConfig;
 use crate::host::{Host, plan};
+use crate::record::Recorder;
 use crate::set::Set;
 use crate::{facts, meters};
 
@@ -30,10 +31,11 @@ pub(crate) struct Service {
     current: RwLock<Arc<Set>>,
     /// Why the newest configuration is not in use.
     last_error: Mutex<Option<String>>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Service {
-    pub(crate) fn new(host: Host, total_time: Duration, set: Set) -> Service {
+    pub(crate) fn new(host: Host, total_time: Duration, set: Set, recorder: Option<Recorder>) -> Service {
         meters::loaded(set.generation());
         Service {
             room: Arc::new(Semaphore::new(host.calls_at_once())),
@@ -41,6 +43,7 @@ impl Service {
             total_time,
             current: RwLock::new(Arc::new(set)),
             last_error: Mutex::default(),
+            recorder: recorder.map(Arc::new),
         }
     }
 
@@ -67,16 +70,30 @@ impl Service {
     }
 
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
-        let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("judge"))?);
-        let (set, total_time) = (self.current(), self.total_time);
-        self.with_room(move || set.judge(&facts, Instant::now() + total_time)).await
+        let asked = request.facts.ok_or_else(|| no_facts("judge"))?;
+        let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
+        let judge = move || {
+            let reply = set.judge(&facts::from_proto(asked.clone()), Instant::now() + total_time);
+            if let Some(recorder) = recorder {
+                recorder.judged(asked, &reply);
+            }
+            reply
+        };
+        self.with_room(judge).await
     }
 
     async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
-        let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("plan"))?);
+        let asked = request.facts.ok_or_else(|| no_facts("plan"))?;
         let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
-        let (set, total_time) = (self.current(), self.total_time);
-        let plan = self.with_room(move || set.plan(&facts, profile, Instant::now() + total_time)).await?;
+        let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
+        let plan = move || {
+            let plan = set.plan(&facts::from_proto(asked.clone()), profile, Instant::now() + total_time);
+            if let Some(recorder) = recorder {
+                recorder.planned(asked, profile, plan.as_ref());
+            }
+            plan
+        };
+        let plan = self.with_room(plan).await?;
         plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
     }
 
