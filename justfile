@@ -35,7 +35,7 @@ test *ARGS: plugins authors
 
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
 bench OUTPUT="target-bench": plugins
-    cargo build --release --package cli --package frontend --package fetcher --package cache --package system-tests --bins
+    cargo build --release --package cli --package frontend --package fetcher --package cache --package policy --package system-tests --bins
     scripts/bench {{ sluice }} {{ OUTPUT }}
 
 # run every fuzz target for some seconds

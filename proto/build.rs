@@ -4,6 +4,7 @@ fn main() -> anyhow::Result<()> {
     let files = [
         "sluice/v1/mesh.proto",
         "sluice/v1/content.proto",
+        "sluice/v1/events.proto",
         "sluice/v1/node.proto",
         "containerd/snapshots.proto",
         "containerd/images.proto",

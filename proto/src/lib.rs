@@ -1,7 +1,7 @@
 //! The contract between the services: messages, subjects and signatures.
 //!
-//! `mesh.proto` holds what crosses the bus, `content.proto` the bulk bytes, `node.proto` what a
-//! frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
+//! `mesh.proto` holds what is asked over the bus, `events.proto` what is told on it, `content.proto` the bulk bytes,
+//! `node.proto` what a frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
 //! [`cri`] are not ours: what a container runtime asks of a snapshotter and answers about its images, and what Kubernetes
 //! asks of a runtime.
 

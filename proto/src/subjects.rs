@@ -1,4 +1,4 @@
-//! Every request that crosses the bus: its subject, and the answer it promises.
+//! Every request that crosses the bus: its subject, and the answer it promises; and the subjects of events.
 
 use crate as v1;
 
@@ -35,4 +35,59 @@ conversation! {
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply;
     "sluice.v1.cache.present": PresentRequest -> LocateReply;
+}
+
+/// Events are told on `sluice.v1.event.<kind>`.
+pub const EVENTS: &str = "sluice.v1.event";
+
+impl v1::EventKind {
+    /// As users and subjects name it.
+    pub fn code(self) -> &'static str {
+        match self {
+            v1::EventKind::Unspecified => "other",
+            v1::EventKind::Streaming => "streaming",
+            v1::EventKind::Complete => "complete",
+            v1::EventKind::Fallback => "fallback",
+            v1::EventKind::Denied => "denied",
+            v1::EventKind::Quota => "quota",
+            v1::EventKind::Degraded => "degraded",
+            v1::EventKind::PolicyFailed => "policy-failed",
+            v1::EventKind::PolicySet => "policy-set",
+        }
+    }
+
+    pub fn from_code(code: &str) -> Option<v1::EventKind> {
+        (0..).map_while(|number| v1::EventKind::try_from(number).ok()).find(|kind| kind.code() == code)
+    }
+}
+
+/// The reason of a policy set that is in use now.
+pub const SET_LOADED: &str = "loaded";
+
+impl v1::Event {
+    /// One that happened now, once.
+    pub fn new(kind: v1::EventKind, reason: impl Into<String>, message: impl Into<String>) -> v1::Event {
+        let (reason, message) = (reason.into(), message.into());
+        v1::Event { kind: kind.into(), reason, message, count: 1, ..v1::Event::default() }
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> v1::Event {
+        self.details.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Whether somebody should look.
+    pub fn is_warning(&self) -> bool {
+        match self.kind() {
+            v1::EventKind::Streaming | v1::EventKind::Complete => false,
+            v1::EventKind::PolicySet => self.reason != SET_LOADED,
+            _ => true,
+        }
+    }
+
+    /// `sluice.v1.event.<kind>`
+    pub fn subject(&self) -> String {
+        format!("{EVENTS}.{}", self.kind().code())
+    }
 }

@@ -3,13 +3,14 @@
 //! [`Bus`] has two transports that keep the same promises (`tests/conformance.rs` runs against
 //! both): one inside the process, for `sluice` alone, and NATS, for a mesh. Several who answer the
 //! same call share it: each request goes to one of them. Bulk bytes never cross the bus; a message
-//! is bounded by [`MESSAGE_MAX`].
+//! is bounded by [`MESSAGE_MAX`]. Events are told to whoever listens, and wait for nobody.
 //!
 //! A [`Bus`] is cheap to clone and may be used from any task. Handlers run as tasks of their own,
 //! at most [`Answer::in_flight`] at a time; one more is told "busy" at once, and waits nowhere.
 
 mod call;
 mod endpoint;
+mod events;
 mod in_process;
 mod lease;
 mod nats;
@@ -20,7 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use prost::Message;
 use proto::Call;
+use proto::subjects::EVENTS;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -29,6 +33,7 @@ use endpoint::Endpoint;
 use in_process::InProcess;
 use nats::Nats;
 
+pub use events::{EventStream, Events};
 pub use lease::Lease;
 pub use nats::NatsConfig;
 pub use wire::MESSAGE_MAX;
@@ -37,6 +42,7 @@ pub use wire::MESSAGE_MAX;
 #[derive(Clone, Debug)]
 pub struct Bus {
     transport: Transport,
+    events: Events,
 }
 
 #[derive(Clone, Debug)]
@@ -65,12 +71,18 @@ pub struct Answering {
 impl Bus {
     /// A bus that reaches whoever holds a clone of it.
     pub fn in_process() -> Bus {
-        Bus { transport: Transport::InProcess(Arc::default()) }
+        Bus { transport: Transport::InProcess(Arc::default()), events: Events::local() }
     }
 
     /// A bus over NATS. Succeeds while the server is away: the connection is retried for ever.
     pub async fn connect(config: &NatsConfig) -> anyhow::Result<Bus> {
-        Ok(Bus { transport: Transport::Nats(Nats::connect(config).await?) })
+        let nats = Nats::connect(config).await?;
+        let publisher = nats.clone();
+        let events = Events::published(move |event| {
+            let nats = publisher.clone();
+            async move { nats.publish(event.subject(), event.encode_to_vec().into()).await }
+        });
+        Ok(Bus { transport: Transport::Nats(nats), events })
     }
 
     /// Asks whoever answers `C`. While nobody does, asks again until `deadline` has passed: services
@@ -137,6 +149,25 @@ impl Bus {
         match &self.transport {
             Transport::InProcess(bus) => Ok(bus.lease(name)),
             Transport::Nats(bus) => bus.lease(name, ttl).await,
+        }
+    }
+}
+
+impl Bus {
+    /// The events of this process: all clones of a bus share them.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The events of everyone on this bus, as far as they are told from when this returns. A listener that does not keep up
+    /// misses some.
+    pub async fn listen_to_events(&self) -> anyhow::Result<EventStream> {
+        match &self.transport {
+            Transport::InProcess(_) => Ok(self.events.next()),
+            Transport::Nats(bus) => {
+                let told = bus.subscribe(format!("{EVENTS}.*")).await?;
+                Ok(Box::pin(told.filter_map(|message| std::future::ready(events::decoded(&message.payload)))))
+            }
         }
     }
 }

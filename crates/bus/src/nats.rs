@@ -143,6 +143,36 @@ impl Nats {
         Ok(gathered)
     }
 
+    /// Best effort: while the server is away, messages wait in the client's bounded buffer, then here.
+    pub(crate) async fn publish(&self, subject: String, payload: Bytes) {
+        if let Err(error) = self.client.publish(subject, payload).await {
+            tracing::debug!(%error, "publishing failed");
+        }
+    }
+
+    /// All that is published on `subject`, which may be a pattern, from when this returns.
+    pub(crate) async fn subscribe(&self, subject: String) -> anyhow::Result<Subscriber> {
+        let subscriber = self.client.subscribe(subject.clone()).await;
+        let subscriber = subscriber.with_context(|| format!("subscribing to {subject}"))?;
+        self.settle(&subject).await?;
+        Ok(subscriber)
+    }
+
+    async fn queue_subscribe(&self, subject: String) -> anyhow::Result<Subscriber> {
+        let subscriber = self.client.queue_subscribe(subject.clone(), QUEUE.to_owned()).await;
+        let subscriber = subscriber.with_context(|| format!("subscribing to {subject}"))?;
+        self.settle(&subject).await?;
+        Ok(subscriber)
+    }
+
+    /// Returns when the server knows of a subscription. Without a server it is made as soon as there is one.
+    async fn settle(&self, subject: &str) -> anyhow::Result<()> {
+        if self.client.connection_state() == async_nats::connection::State::Connected {
+            self.client.flush().await.with_context(|| format!("subscribing to {subject}"))?;
+        }
+        Ok(())
+    }
+
     /// Feeds `endpoint` until `stop`; requests arrive from when this returns.
     pub(crate) async fn listen(
         &self,
@@ -151,16 +181,10 @@ impl Nats {
         endpoint: Arc<Endpoint>,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let subscribing = || format!("subscribing to {subject}");
         let subscriber = match share {
-            Share::Queue => self.client.queue_subscribe(subject.clone(), QUEUE.to_owned()).await,
-            Share::All => self.client.subscribe(subject.clone()).await,
+            Share::Queue => self.queue_subscribe(subject).await?,
+            Share::All => self.subscribe(subject).await?,
         };
-        let subscriber = subscriber.with_context(subscribing)?;
-        // Without a server the subscription is made as soon as there is one.
-        if self.client.connection_state() == async_nats::connection::State::Connected {
-            self.client.flush().await.with_context(subscribing)?;
-        }
         let client = self.client.clone();
         endpoint.tasks().spawn(async move { feed(subscriber, client, endpoint, stop).await });
         Ok(())

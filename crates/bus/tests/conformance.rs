@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bus::{Answer, Answering, Bus, MESSAGE_MAX, NatsConfig};
-use proto::{InspectReply, InspectRequest, LocateReply, LocateRequest, ReportReply, ReportRequest};
+use bus::{Answer, Answering, Bus, EventStream, MESSAGE_MAX, NatsConfig};
+use futures::StreamExt;
+use proto::{
+    Event, EventKind, InspectReply, InspectRequest, LocateReply, LocateRequest, ReportReply, ReportRequest,
+};
 use tokio::sync::{Notify, Semaphore};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -55,6 +58,8 @@ conformance! {
     a_lease_has_one_holder,
     a_dropped_lease_is_free_again,
     leases_of_different_names_are_independent,
+    events_reach_everyone_who_listens,
+    an_event_needs_no_listener_and_is_kept,
 }
 
 async fn connect(server: &testkit::Nats) -> Bus {
@@ -390,6 +395,61 @@ mod nats_only {
         let answered = async { while bus.call(LocateRequest {}, Duration::from_secs(1)).await.is_err() {} };
         tokio::time::timeout(SOON, answered).await.expect("the bus did not come back");
     }
+}
+
+fn event(reason: &str) -> Event {
+    let event = Event::new(EventKind::Fallback, reason, "pulled the ordinary way");
+    Event { image: "registry/app:1".to_owned(), ..event }.with("layer_id", "sha256:1")
+}
+
+async fn events_reach_everyone_who_listens(bus: Bus) {
+    let mut listeners = [bus.listen_to_events().await.unwrap(), bus.listen_to_events().await.unwrap()];
+    bus.clone().events().tell(event("mesh-away"));
+    for listener in &mut listeners {
+        let told = tokio::time::timeout(SOON, listener.next()).await.unwrap().unwrap();
+        assert!(!told.id.is_empty() && told.at_ms > 0, "{told:?}");
+        assert_eq!(Event { id: String::new(), at_ms: 0, ..told }, event("mesh-away"));
+    }
+}
+
+async fn an_event_needs_no_listener_and_is_kept(bus: Bus) {
+    for reason in ["one", "two"] {
+        bus.events().tell(event(reason));
+    }
+    let reasons = |events: &[Event]| events.iter().map(|event| event.reason.clone()).collect::<Vec<_>>();
+    assert_eq!(reasons(&bus.events().recent()), ["one", "two"]);
+    let following = bus.events().recent_and_next();
+    bus.events().tell(event("three"));
+    let followed: Vec<Event> = tokio::time::timeout(SOON, following.take(3).collect()).await.unwrap();
+    assert_eq!(reasons(&followed), ["one", "two", "three"]);
+}
+
+#[tokio::test]
+async fn events_cross_processes_and_wait_for_no_server() {
+    let mut server = testkit::Nats::start().unwrap();
+    let (here, there) = (connect(&server).await, connect(&server).await);
+    let mut listener = there.listen_to_events().await.unwrap();
+    until_heard(&here, &mut listener, "before").await;
+    assert!(there.events().recent().is_empty(), "each process keeps its own");
+    server.kill().unwrap();
+    // Far more than wait anywhere: telling goes on.
+    (0..10_000).for_each(|number| here.events().tell(event(&number.to_string())));
+    server.restart().unwrap();
+    until_heard(&here, &mut listener, "after").await;
+}
+
+/// Tells events until one is heard: what is told before the listener's own connection stands is for nobody.
+async fn until_heard(bus: &Bus, listener: &mut EventStream, reason: &str) {
+    let told = async {
+        for number in 0.. {
+            bus.events().tell(event(&format!("{reason} {number}")));
+            let next = tokio::time::timeout(Duration::from_millis(200), listener.next()).await;
+            if next.is_ok_and(|event| event.unwrap().reason.starts_with(reason)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, told).await.expect("no event came");
 }
 
 fn login(server: &testkit::Nats, login: &testkit::nats::Login) -> NatsConfig {

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod completions;
 pub mod config;
+pub mod events;
 pub mod evict;
 pub mod gc;
 pub mod import;
@@ -96,6 +97,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rm(args) => rm::run(&context, args).await,
         Command::Gc(args) => gc::run(&context, args).await,
         Command::Status(args) => status::run(&context, args).await,
+        Command::Events(args) => events::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
         Command::Policy(command) => policy::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,

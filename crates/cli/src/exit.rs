@@ -37,9 +37,17 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
+fn is_refusal(error: &registry::Error) -> bool {
+    use registry::Error::{Denied, NotFound, Unauthorized};
+    matches!(error, NotFound { .. } | Denied { .. } | Unauthorized { .. })
+}
+
 pub fn code(error: &anyhow::Error) -> u8 {
     if let Some(with) = error.downcast_ref::<ExitWith>() {
         return with.code;
+    }
+    if error.chain().any(|cause| cause.downcast_ref::<registry::Error>().is_some_and(is_refusal)) {
+        return REFUSED;
     }
     match error.chain().find_map(|cause| cause.downcast_ref::<Status>()).map(Status::code) {
         Some(Code::InvalidArgument) => NOT_ELIGIBLE,

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
-use proto::mount_event::Event;
+use proto::mount_event;
 use proto::node_client::NodeClient;
 use proto::{
-    CompleteRequest, EvictReply, EvictRequest, MountRequest, Mounted, StatusReply, StatusRequest,
-    UnmountRequest,
+    CompleteRequest, Event, EventsRequest, EvictReply, EvictRequest, MountRequest, Mounted, StatusReply,
+    StatusRequest, UnmountRequest,
 };
 use tokio::net::UnixStream;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 use crate::args::Global;
 use crate::progress::Progress;
@@ -72,8 +72,8 @@ impl Node {
         let mut events = self.client.mount(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             match event.event {
-                Some(Event::Importing(ticket)) => progress.importing(ticket.progress.as_ref()),
-                Some(Event::Mounted(mounted)) => {
+                Some(mount_event::Event::Importing(ticket)) => progress.importing(ticket.progress.as_ref()),
+                Some(mount_event::Event::Mounted(mounted)) => {
                     progress.finish();
                     return Ok(mounted);
                 }
@@ -106,6 +106,11 @@ impl Node {
 
     pub async fn status(&mut self, reads: bool) -> Result<StatusReply, Status> {
         Ok(self.client.status(StatusRequest { reads }).await?.into_inner())
+    }
+
+    /// The newest events of this node; with `follow` also those to come.
+    pub async fn events(&mut self, follow: bool) -> Result<Streaming<Event>, Status> {
+        Ok(self.client.events(EventsRequest { follow }).await?.into_inner())
     }
 
     pub async fn evict(&mut self, image: &str) -> Result<EvictReply, Status> {

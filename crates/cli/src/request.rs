@@ -52,6 +52,12 @@ impl Requests {
         })
     }
 
+    /// For a registry that this process asks itself.
+    pub fn access(&self) -> policy::Access {
+        let credential = self.credential.clone().and_then(policy::Credential::from_proto);
+        policy::Access { credential, plain_http: self.plain_http }
+    }
+
     pub fn inspect(&self, image: &str) -> anyhow::Result<InspectRequest> {
         Ok(InspectRequest {
             project: self.project.clone(),

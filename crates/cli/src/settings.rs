@@ -73,13 +73,21 @@ impl Settings {
 
     /// Carries what is said once into the sections that leave it out.
     pub fn fill(&mut self) {
-        let (fetcher, frontend) = (fetcher::Config::default(), frontend::Config::default());
+        let (fetcher, frontend, policy) =
+            (fetcher::Config::default(), frontend::Config::default(), policy::Config::default());
         let state = &self.state;
         if self.fetcher.signing_key_file == fetcher.signing_key_file {
             self.fetcher.signing_key_file = state.join("fetcher.key");
         }
         if self.frontend.state == frontend.state {
             self.frontend.state.clone_from(state);
+        }
+        if self.policy.kept == policy.kept {
+            self.policy.kept = state.join("plugins");
+        }
+        // Plugins come from the registries that images come from.
+        if self.policy.registry == policy.registry {
+            self.policy.registry.clone_from(&self.fetcher.source);
         }
         if let Some(socket) = &self.node {
             self.frontend.socket.clone_from(socket);

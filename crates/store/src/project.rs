@@ -31,6 +31,8 @@ pub enum Kind {
     Image,
     Source,
     Profile,
+    /// Which image of a repository was started.
+    Repository,
     /// That an import runs.
     Importing,
     /// That a collection runs.
@@ -39,8 +41,16 @@ pub enum Kind {
 
 impl Kind {
     /// Those that hold something; the others only say what is going on.
-    pub const ALL: [Kind; 7] =
-        [Kind::Chunk, Kind::Tree, Kind::Map, Kind::Layer, Kind::Image, Kind::Source, Kind::Profile];
+    pub const ALL: [Kind; 8] = [
+        Kind::Chunk,
+        Kind::Tree,
+        Kind::Map,
+        Kind::Layer,
+        Kind::Image,
+        Kind::Source,
+        Kind::Profile,
+        Kind::Repository,
+    ];
 
     fn folder(self) -> &'static str {
         match self {
@@ -51,6 +61,7 @@ impl Kind {
             Kind::Image => "images",
             Kind::Source => "sources",
             Kind::Profile => "profiles",
+            Kind::Repository => "repositories",
             Kind::Importing => "importing",
             Kind::Collecting => "collecting",
         }
@@ -185,6 +196,18 @@ impl ProjectStore {
 
     pub async fn profile(&self, manifest: &str) -> Result<Bytes, StoreError> {
         self.get("read profile", &self.record(Kind::Profile, manifest)?).await
+    }
+}
+
+/// What repositories are known for; `hex` is any name of 64 hexadecimal digits.
+impl ProjectStore {
+    pub async fn put_repository(&self, hex: &str, manifest: Bytes) -> Result<(), StoreError> {
+        let path = self.record(Kind::Repository, &format!("sha256:{hex}"))?;
+        self.overwrite("store repository", &path, manifest).await
+    }
+
+    pub async fn repository(&self, hex: &str) -> Result<Bytes, StoreError> {
+        self.get("read repository", &self.record(Kind::Repository, &format!("sha256:{hex}"))?).await
     }
 }
 

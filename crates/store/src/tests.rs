@@ -104,6 +104,7 @@ async fn listed_and_deleted(store: &Store) {
     project.put_image(&named(2), content.clone()).await.unwrap();
     project.put_source(&named(3), content.clone()).await.unwrap();
     project.put_profile(&named(4), content.clone()).await.unwrap();
+    project.put_repository(named(5).trim_start_matches("sha256:"), content.clone()).await.unwrap();
     for kind in Kind::ALL {
         let found: Vec<_> = project.list(kind).try_collect().await.unwrap();
         assert_eq!(found.len(), 1, "{kind:?}");

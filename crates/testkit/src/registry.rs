@@ -85,6 +85,16 @@ impl Registry {
         Ok(reference)
     }
 
+    /// Changes a byte of what it stores under this digest (without `sha256:`), and forgets nothing else.
+    pub fn tamper(&self, hex: &str) -> anyhow::Result<()> {
+        let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
+        let file = blobs.join(&hex[..2]).join(hex).join("data");
+        let mut bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+        let last = bytes.last_mut().context("an empty blob")?;
+        *last ^= 1;
+        fs::write(&file, bytes).with_context(|| format!("writing {}", file.display()))
+    }
+
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.server.kill()
     }

@@ -37,7 +37,13 @@ impl Prefetch for Learned {
             mode: if only { Mode::ListedOnly } else { Mode::ListedThenRest },
             items: learned.into_iter().collect(),
             bandwidth: settings.number("bandwidth").and_then(|bytes| u64::try_from(bytes).ok()),
-            reason: if profile.starts > 0 { "profile" } else { "no-profile" }.to_owned(),
+            reason: match (profile.starts, profile.chunks) {
+                (_, 0) => "no-profile",
+                // Nobody has started this image: another one of its repository tells what is likely.
+                (0, _) => "profile-of-another",
+                _ => "profile",
+            }
+            .to_owned(),
         })
     }
 }

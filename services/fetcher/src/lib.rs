@@ -15,6 +15,7 @@ mod key;
 mod marker;
 mod profile;
 mod records;
+mod seed;
 mod service;
 pub mod source;
 

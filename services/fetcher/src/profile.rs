@@ -19,7 +19,7 @@ const FEW_STARTS: usize = 3;
 
 const HISTORY: Format = Format { name: "start history", magic: *b"slSH", version: 1 };
 
-/// The last starts of an image, the oldest first.
+/// The last starts of an image, the oldest first. One of no start at all holds a guess instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct History {
     /// All starts that were ever reported.
@@ -31,6 +31,14 @@ pub(crate) struct History {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Start(#[serde(deserialize_with = "encoding::at_most::<_, _, CHUNKS_MAX>")] Vec<Digest>);
 
+impl Start {
+    fn of(chunks: &[Digest]) -> Start {
+        let mut seen = std::collections::HashSet::new();
+        let distinct = chunks.iter().filter(|chunk| seen.insert(**chunk)).take(CHUNKS_MAX);
+        Start(distinct.copied().collect())
+    }
+}
+
 impl History {
     pub(crate) fn decode(encoded: &[u8]) -> Result<History, EncodingError> {
         encoding::decode(HISTORY, encoded)
@@ -40,11 +48,29 @@ impl History {
         encoding::encode(HISTORY, self)
     }
 
+    /// All that were ever reported.
+    pub(crate) fn starts(&self) -> u32 {
+        self.total
+    }
+
+    /// Whether there is neither a start nor a guess.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// What starts will probably read. The first that is reported knows better.
+    pub(crate) fn guess(&mut self, chunks: &[Digest]) {
+        if self.total == 0 {
+            self.starts = vec![Start::of(chunks)];
+        }
+    }
+
     /// Adds one start's chunks, in the order it first asked for them.
     pub(crate) fn add(&mut self, chunks: &[Digest]) {
-        let mut seen = std::collections::HashSet::new();
-        let distinct = chunks.iter().filter(|chunk| seen.insert(**chunk)).take(CHUNKS_MAX);
-        self.starts.push(Start(distinct.copied().collect()));
+        if self.total == 0 {
+            self.starts.clear();
+        }
+        self.starts.push(Start::of(chunks));
         if self.starts.len() > STARTS_MAX {
             self.starts.remove(0);
         }
@@ -110,6 +136,17 @@ mod tests {
         assert_eq!(learned(&["ab", "ac", "a"]).chunks.len(), 3);
         let profile = learned(&["ab", "ac", "a", "ac"]);
         assert_eq!(profile, Profile { starts: 4, chunks: chunks("ac") });
+    }
+
+    #[test]
+    fn a_guess_counts_until_there_is_a_start() {
+        let mut history = History::default();
+        assert!(history.is_empty());
+        history.guess(&chunks("xyx"));
+        assert_eq!(history.profile(), Profile { starts: 0, chunks: chunks("xy") });
+        history.add(&chunks("a"));
+        history.guess(&chunks("xy"));
+        assert_eq!(history.profile(), Profile { starts: 1, chunks: chunks("a") });
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! Layered by `lifecycle::config`: these defaults, files, `SLUICE__…` variables, flags.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use ed25519_dalek::VerifyingKey;
+use proto::{AskerFacts, Pair};
 use serde::{Deserialize, Serialize};
 
 use crate::reservation;
@@ -17,6 +19,10 @@ use crate::reservation;
 pub struct Config {
     /// The node's name in grants, profiles and logs.
     pub node: String,
+    /// What policies are told of this node beside its name: where it stands, the pool of nodes it is of, its labels.
+    pub region: Option<String>,
+    pub pool: Option<String>,
+    pub labels: BTreeMap<String, String>,
     /// Folder of everything this frontend keeps: local objects, trees, maps, records, its own mounts.
     /// One frontend per folder; on a file system with room for the images.
     pub state: PathBuf,
@@ -71,6 +77,9 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            region: None,
+            pool: None,
+            labels: BTreeMap::new(),
             state: PathBuf::from("/var/lib/sluice"),
             socket: PathBuf::from("/run/sluice/node.sock"),
             snapshotter: None,
@@ -99,6 +108,19 @@ impl Config {
     pub(crate) fn memory_budget(&self) -> u64 {
         self.memory_budget
             .map_or_else(|| reservation::budget(reservation::node_memory()), |budget| budget.as_u64())
+    }
+
+    /// The node, as policies are told of it.
+    pub(crate) fn asker(&self, project: &str) -> AskerFacts {
+        let labels =
+            self.labels.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() });
+        AskerFacts {
+            project: project.to_owned(),
+            node: self.node.clone(),
+            region: self.region.clone(),
+            pool: self.pool.clone(),
+            labels: labels.collect(),
+        }
     }
 
     /// The keys of `trusted_keys`, decoded.

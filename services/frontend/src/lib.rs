@@ -15,6 +15,7 @@ pub mod budget;
 mod config;
 pub mod content;
 pub mod downloads;
+mod events;
 mod fuse;
 mod idle;
 mod image_service;
@@ -45,6 +46,7 @@ pub use reservation::{node_memory, reservation};
 
 use content::Mesh;
 use downloads::Downloads;
+use events::NodeEvents;
 use fuse::{Registry, Remote, Session};
 use images::Images;
 use mount::Mounts;
@@ -73,7 +75,9 @@ impl Frontend {
         let lock = node::lock(&config.state)?;
         let objects = Arc::new(Objects::open(&config.state)?);
         let (held, mounts) = take_over_or_prepare(&config, &objects)?;
-        let downloads = Downloads::start(objects.clone(), download_options(&config), tasks, shutdown.clone());
+        let events = NodeEvents::new(bus.events().clone(), &config.node);
+        let options = download_options(&config);
+        let downloads = Downloads::start(objects.clone(), events.clone(), options, tasks, shutdown.clone());
         let known = Arc::new(Registry::default());
         let remote = Remote::new(known.clone(), downloads.clone(), Handle::current());
         let (point, read_ahead) = (mounts.remote_point(), config.read_ahead.as_u64());
@@ -81,7 +85,8 @@ impl Frontend {
             Some(device) => Session::resume(remote, &point, device, &config.state)?,
             None => Session::start(remote, &point, read_ahead, config.hold.then_some(&*config.state))?,
         };
-        let mesh = Mesh::new(bus.clone(), store, content_options(&config));
+        let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config));
+        tasks.spawn(locate(mesh.clone(), shutdown.clone()));
         let credentials = Arc::new(Sources::open(&config.credentials)?);
         let (image_service, runtime) = (config.image_service.clone(), config.runtime.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
@@ -91,6 +96,7 @@ impl Frontend {
         let images = Images::start(images::Parts {
             config,
             bus,
+            events,
             credentials: credentials.clone(),
             trusted,
             mesh,
@@ -146,6 +152,11 @@ impl Frontend {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+}
+
+/// Finds the replicas and connects to them before the first image is asked for.
+async fn locate(mesh: Mesh, shutdown: CancellationToken) {
+    shutdown.run_until_cancelled(mesh.locate()).await;
 }
 
 /// The connection and the mounts of the process before, if a holder kept them; else fresh mounts.

@@ -248,12 +248,7 @@ async fn what_one_start_read_the_next_node_prefetches() {
     let mut one = mesh.node("one", settle).await.unwrap();
     one.mount(mesh.request("one", &first)).await.unwrap();
     assert_eq!(read(first.join("etc/small")).await.unwrap(), noise("small", 20_000));
-    let project = mesh.store().project("default").unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while project.profile(&manifest).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "no profile was reported");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    reported(&mesh, &manifest).await;
     // On another node nobody reads anything, and it comes all the same.
     let mut two = mesh.node("two", settle).await.unwrap();
     two.mount(mesh.request("one", &second)).await.unwrap();
@@ -264,6 +259,48 @@ async fn what_one_start_read_the_next_node_prefetches() {
     assert_eq!(image.progress.unwrap().demand_bytes, 0);
     assert_eq!(read(second.join("etc/small")).await.unwrap(), noise("small", 20_000));
     assert_eq!(two.image(&manifest).await.unwrap().progress.unwrap().demand_bytes, 0);
+    one.stop().await;
+    two.stop().await;
+}
+
+/// Waits until a start of the image was reported.
+async fn reported(mesh: &Mesh, manifest: &str) {
+    let project = mesh.store().project("default").unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while project.profile(manifest).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "no profile was reported");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_start_read_is_prefetched_for_the_next_image_of_the_repository() {
+    let mut mesh = Mesh::start().await;
+    let older = mesh.image("older", tar());
+    // Small files travel packed: what is new stands before the one that is read, and moves it.
+    let changed = Tarball::new().directory("etc").file("etc/before", &noise("before", 30_000));
+    let changed = changed.file("etc/small", &noise("small", 20_000)).file("etc/big", &noise("new", 900_000));
+    let newer = mesh.image("newer", changed.finish());
+    let (first, second) = (mesh.target("first"), mesh.target("second"));
+    let settle = |config: &mut frontend::Config| {
+        config.background = false;
+        config.start_settled = Duration::from_millis(200);
+    };
+    let mut one = mesh.node("one", settle).await.unwrap();
+    one.mount(mesh.request("older", &first)).await.unwrap();
+    read(first.join("etc/small")).await.unwrap();
+    reported(&mesh, &older).await;
+    // Nobody has ever started it.
+    let mut two = mesh.node("two", settle).await.unwrap();
+    two.mount(mesh.request("newer", &second)).await.unwrap();
+    let has = |image: &proto::NodeImage| {
+        image.progress.as_ref().is_some_and(|progress| progress.prefetch_bytes > 20_000)
+    };
+    let image = two.until(&newer, has).await;
+    assert_eq!(read(second.join("etc/small")).await.unwrap(), noise("small", 20_000));
+    let progress = two.image(&newer).await.unwrap().progress.unwrap();
+    assert_eq!(progress.demand_bytes, 0, "the read waited: {image:?}");
+    assert!(progress.prefetch_bytes < 500_000, "what changed is no part of it: {progress:?}");
     one.stop().await;
     two.stop().await;
 }

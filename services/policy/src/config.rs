@@ -17,7 +17,7 @@ pub struct Settings {
     pub policy: Config,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// A TOML file with the policy set, instead of `set`. Looked at every two seconds: what changes in it is in use a
@@ -27,6 +27,33 @@ pub struct Config {
     pub limits: Limits,
     /// Where decisions are written down; nowhere by default.
     pub record: Option<RecordConfig>,
+    /// How registries are reached for plugins.
+    pub registry: registry::Config,
+    pub trust: TrustConfig,
+    /// The folder of pulled plugins, each checked whenever it is loaded: a restart needs no registry.
+    pub kept: PathBuf,
+}
+
+/// Whose plugins are believed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustConfig {
+    /// Public keys, each as PEM or as the name of a PEM file: ECDSA on P-256, as `sluice policy keygen` and cosign make them.
+    pub public_keys: Vec<String>,
+    pub required: Required,
+}
+
+/// Which plugins must be signed by one of the keys. Those that come with sluice need no signature.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Required {
+    /// Those from registries, as soon as there is a key.
+    #[default]
+    WithKeys,
+    /// Those from registries; that there is no key is an error.
+    Registry,
+    /// Those from files as well.
+    All,
 }
 
 /// Which policies decide, in order.
@@ -57,7 +84,7 @@ pub enum Combine {
 pub struct PolicyConfig {
     /// By which logs, metrics and reasons name it. Unique within the set.
     pub name: String,
-    /// `builtin:NAME`, or `file:PATH@sha256:HEX`.
+    /// `builtin:NAME`, `file:PATH@sha256:HEX`, or `oci://HOST/REPOSITORY[:TAG]@sha256:HEX`.
     pub source: String,
     #[serde(default)]
     pub mode: Mode,
@@ -106,6 +133,19 @@ pub struct Limits {
     pub calls_at_once: usize,
     /// A plugin's file.
     pub plugin_size: ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            file: None,
+            set: SetConfig::default(),
+            limits: Limits::default(),
+            registry: registry::Config::default(),
+            trust: TrustConfig::default(),
+            kept: PathBuf::from("/var/lib/sluice/plugins"),
+        }
+    }
 }
 
 impl Default for SetConfig {

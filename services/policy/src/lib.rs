@@ -3,22 +3,25 @@
 //! ```text
 //! bus --> service --> set       one generation of policies, replaced as a whole
 //!            |          `-- plugin --> host    a fresh WebAssembly instance per call, within limits
-//!          watch                 verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
-//!          record                what was decided, for `sluice policy replay`
+//!          watch                   `---> source   builtin, a file, or `remote`: a registry, with signatures
+//!                                verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
+//!                                record    what was decided, for `sluice policy replay`
 //! trial --> set                  the same without a bus, for who writes policies
 //! ```
 //!
-//! It keeps nothing: any number of policy services answer side by side. The contract that plugins are written against is
-//! `plugins/wit`; this is the only crate that links an engine for WebAssembly.
+//! It keeps nothing but copies of what it pulled: any number of policy services answer side by side. The contract that plugins
+//! are written against is `plugins/wit`; this is the only crate that links an engine for WebAssembly.
 
 mod breaker;
 mod config;
 mod facts;
 mod host;
 mod meters;
+mod outline;
 mod plan;
 mod plugin;
 pub mod record;
+mod remote;
 mod service;
 mod set;
 mod settings;
@@ -40,9 +43,16 @@ use host::{Host, Unusable};
 use record::Recorder;
 use service::Service;
 use set::Set;
+use source::{Given, Sources};
 use watch::SetFile;
 
-pub use config::{Combine, Config, Limits, Mode, OnFailure, PolicyConfig, SetConfig, Settings};
+pub use config::{
+    Combine, Config, Limits, Mode, OnFailure, PolicyConfig, Required, SetConfig, Settings, TrustConfig,
+};
+pub use outline::{Outline, outline};
+pub use registry::{Access, Credential};
+pub use remote::{PulledPlugin, Registries, RemoteName, SigningKey};
+pub use source::{read_plugin, sign_file, signature_file};
 pub use trial::{Cost, Trial};
 
 /// Policies that answer. Dropped, they take no more questions.
@@ -60,7 +70,18 @@ impl Policies {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Policies> {
-        let Config { file, set, limits, record } = config;
+        let sources = Sources::new(&config, shutdown.clone())?;
+        Policies::start_with(config, sources, bus, tasks, shutdown).await
+    }
+
+    async fn start_with(
+        config: Config,
+        sources: Sources,
+        bus: Bus,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Policies> {
+        let Config { file, set, limits, record, .. } = config;
         let total_time = limits.total_time;
         let recorder = record.map(Recorder::new).transpose()?;
         let file = file.map(|path| SetFile { path });
@@ -71,12 +92,13 @@ impl Policies {
                 _ => (set, PathBuf::new()),
             };
             let host = Host::new(limits)?;
-            let set = Set::load(&host, &set, &folder, None)?;
-            Ok((host, set, file.zip(text)))
+            let set = Set::load(&host, &set, &sources, &folder, None)?;
+            Ok((host, sources, set, file.zip(text)))
         };
-        let (host, set, file) = tokio::task::spawn_blocking(load).await.context("loading the policies")??;
+        let (host, sources, set, file) =
+            tokio::task::spawn_blocking(load).await.context("loading the policies")??;
         tracing::info!(policies = set.shown().len(), pooled = host.is_pooled(), "loaded the policies");
-        let service = Arc::new(Service::new(host, total_time, set, recorder));
+        let service = Arc::new(Service::new(host, sources, total_time, set, bus.events().clone(), recorder));
         let answering = service.answer_all(&bus).await?;
         if let Some((file, loaded)) = file {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));
@@ -94,12 +116,38 @@ pub async fn try_plugin(
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<Policies> {
-    let source = source::pinned(file, limits.plugin_size.as_u64())?;
-    let policy = PolicyConfig { settings, source, ..PolicyConfig::builtin("plugin") };
+    let given = Given::file(file, &limits)?;
+    try_given(given, settings, limits, bus, tasks, shutdown).await
+}
+
+/// Runs one plugin that was pulled, in the same way.
+pub async fn try_pulled(
+    plugin: PulledPlugin,
+    settings: toml::Table,
+    limits: Limits,
+    bus: Bus,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Policies> {
+    let given = Given { source: plugin.name.to_string(), bytes: plugin.bytes };
+    try_given(given, settings, limits, bus, tasks, shutdown).await
+}
+
+async fn try_given(
+    given: Given,
+    settings: toml::Table,
+    limits: Limits,
+    bus: Bus,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Policies> {
+    let policy = PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
     let start = |eligibility, prefetch| {
         let set = SetConfig { combine: Combine::All, eligibility, prefetch };
-        let config = Config { file: None, set, limits: limits.clone(), record: None };
-        Policies::start(config, bus.clone(), tasks, shutdown.clone())
+        let config = Config { set, limits: limits.clone(), ..Config::default() };
+        let sources = Sources::new(&config, shutdown.clone()).map(|sources| sources.with(given.clone()));
+        let (bus, shutdown) = (bus.clone(), shutdown.clone());
+        async move { Policies::start_with(config, sources?, bus, tasks, shutdown).await }
     };
     match start(vec![policy.clone()], Vec::new()).await {
         Err(error) if error.downcast_ref().is_some_and(Unusable::is_other_world) => {

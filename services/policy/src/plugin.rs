@@ -13,7 +13,7 @@ use crate::config::{Mode, PolicyConfig};
 use crate::facts;
 use crate::host::{About, Facts, Fault, Guest, Host, Judge, Planner, Setting, Spent, World, plan};
 use crate::plan::sensible_plan;
-use crate::source::Source;
+use crate::source::{Source, Sources};
 use crate::verdict::{after_failure, brief, sensible};
 use crate::{meters, settings};
 
@@ -25,11 +25,20 @@ pub(crate) struct Plugin<W> {
     about: About,
     settings: Vec<Setting>,
     guest: Guest<W>,
-    /// How long that took to compile.
-    compiled_in: Duration,
+    /// How long that took: nearly all of it to compile.
+    loaded_in: Duration,
     breaker: Mutex<Breaker>,
     /// The most memory that a call has used, in bytes.
     high_water: AtomicUsize,
+}
+
+/// How a policy failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) policy: String,
+    /// As in `docs/policies.md`.
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
 }
 
 impl<W: World> Plugin<W> {
@@ -38,17 +47,13 @@ impl<W: World> Plugin<W> {
     pub(crate) fn load(
         host: &Host,
         config: &PolicyConfig,
+        sources: &Sources,
         folder: &Path,
         known: &[Plugin<W>],
     ) -> anyhow::Result<Plugin<W>> {
-        let fetched = config.source.parse::<Source>()?.fetch(folder, host.plugin_size_max())?;
         let began = Instant::now();
-        let guest = match known.iter().find(|plugin| plugin.digest == fetched.digest) {
-            Some(plugin) => plugin.guest.renamed(&config.name),
-            None => Guest::load(host, &config.name, &fetched.bytes)
-                .with_context(|| format!("{} cannot be used", config.source))?,
-        };
-        let compiled_in = began.elapsed();
+        let (digest, guest) = Plugin::guest(host, config, sources, folder, known)?;
+        let loaded_in = began.elapsed();
         let about = guest.describe().context("asking it about itself")?;
         let settings = settings::typed(&about, &config.settings)
             .map_err(|problems| anyhow!("its settings are wrong: {}", settings::listed(&problems)))?;
@@ -58,14 +63,38 @@ impl<W: World> Plugin<W> {
         }
         Ok(Plugin {
             config: config.clone(),
-            digest: fetched.digest,
+            digest,
             about,
             settings,
             guest,
-            compiled_in,
+            loaded_in,
             breaker: Mutex::default(),
             high_water: AtomicUsize::new(0),
         })
+    }
+
+    /// The plugin's digest, and the plugin compiled.
+    fn guest(
+        host: &Host,
+        config: &PolicyConfig,
+        sources: &Sources,
+        folder: &Path,
+        known: &[Plugin<W>],
+    ) -> anyhow::Result<(String, Guest<W>)> {
+        let source: Source = config.source.parse()?;
+        let renamed = |plugin: &Plugin<W>| (plugin.digest.clone(), plugin.guest.renamed(&config.name));
+        // A registry's digest means the same plugin for ever: what is in use needs no registry.
+        let same = |plugin: &&Plugin<W>| source.is_remote() && plugin.config.source == config.source;
+        if let Some(plugin) = known.iter().find(same) {
+            return Ok(renamed(plugin));
+        }
+        let fetched = sources.fetch(&source, folder)?;
+        if let Some(plugin) = known.iter().find(|plugin| plugin.digest == fetched.digest) {
+            return Ok(renamed(plugin));
+        }
+        let guest = Guest::load(host, &config.name, &fetched.bytes);
+        let guest = guest.with_context(|| format!("{} cannot be used", config.source))?;
+        Ok((fetched.digest, guest))
     }
 
     pub(crate) fn monitored(&self) -> bool {
@@ -76,8 +105,8 @@ impl<W: World> Plugin<W> {
         &self.config.name
     }
 
-    pub(crate) fn compiled_in(&self) -> Duration {
-        self.compiled_in
+    pub(crate) fn loaded_in(&self) -> Duration {
+        self.loaded_in
     }
 
     /// From now on it is run also after repeated failures.
@@ -190,17 +219,20 @@ impl Plugin<Planner> {
         (outcome.and_then(sensible_plan), spent)
     }
 
-    /// None after a failure: then the next policy plans.
+    /// After a failure the next policy plans.
     pub(crate) fn plan(
         &self,
         facts: &Facts,
         profile: plan::Profile,
         deadline: Instant,
-    ) -> Option<PlanReply> {
+    ) -> Result<PlanReply, Failure> {
         let (outcome, _) = self.run(deadline, || self.ask(facts, profile, deadline));
         meters::planned(self.name(), outcome.as_ref().err().map(|(kind, _)| *kind));
-        let mut plan = outcome.ok()?;
-        plan.policy = self.config.name.clone();
-        Some(plan)
+        match outcome {
+            Ok(plan) => Ok(PlanReply { policy: self.config.name.clone(), ..plan }),
+            Err((kind, error)) => {
+                Err(Failure { policy: self.config.name.clone(), kind, message: brief(&error) })
+            }
+        }
     }
 }

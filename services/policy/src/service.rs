@@ -7,41 +7,58 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bus::{Answer, Answering, Bus};
-use proto::{Call, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest};
+use bus::{Answer, Answering, Bus, Events};
+use proto::subjects::SET_LOADED;
+use proto::{
+    Call, Event, EventKind, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest,
+};
 use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::config::SetConfig;
-use crate::host::{Host, plan};
+use crate::host::{Facts, Host, plan};
 use crate::record::Recorder;
 use crate::set::Set;
+use crate::source::Sources;
 use crate::{facts, meters};
 
 /// Questions that are being answered or wait for room.
 const REQUESTS_IN_FLIGHT: usize = 1024;
+/// As events name it.
+const SERVICE: &str = "policy";
 /// How long a question waits for room.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Service {
     host: Host,
+    sources: Sources,
     total_time: Duration,
     room: Arc<Semaphore>,
     current: RwLock<Arc<Set>>,
+    events: Events,
     /// Why the newest configuration is not in use.
     last_error: Mutex<Option<String>>,
     recorder: Option<Arc<Recorder>>,
 }
 
 impl Service {
-    pub(crate) fn new(host: Host, total_time: Duration, set: Set, recorder: Option<Recorder>) -> Service {
+    pub(crate) fn new(
+        host: Host,
+        sources: Sources,
+        total_time: Duration,
+        set: Set,
+        events: Events,
+        recorder: Option<Recorder>,
+    ) -> Service {
         meters::loaded(set.generation());
         Service {
             room: Arc::new(Semaphore::new(host.calls_at_once())),
             host,
+            sources,
             total_time,
             current: RwLock::new(Arc::new(set)),
+            events,
             last_error: Mutex::default(),
             recorder: recorder.map(Arc::new),
         }
@@ -71,30 +88,41 @@ impl Service {
 
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
         let asked = request.facts.ok_or_else(|| no_facts("judge"))?;
+        let facts = facts::from_proto(asked.clone());
         let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
+        let image = asked_about(&facts);
         let judge = move || {
-            let reply = set.judge(&facts::from_proto(asked.clone()), Instant::now() + total_time);
+            let reply = set.judge(&facts, Instant::now() + total_time);
             if let Some(recorder) = recorder {
                 recorder.judged(asked, &reply);
             }
             reply
         };
-        self.with_room(judge).await
+        let reply = self.with_room(judge).await?;
+        for verdict in reply.verdicts.iter().filter(|verdict| !verdict.failure.is_empty()) {
+            self.events.tell(failed(&image, &verdict.policy, &verdict.failure, &verdict.message));
+        }
+        Ok(reply)
     }
 
     async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
         let asked = request.facts.ok_or_else(|| no_facts("plan"))?;
         let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
+        let facts = facts::from_proto(asked.clone());
         let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
+        let image = asked_about(&facts);
         let plan = move || {
-            let plan = set.plan(&facts::from_proto(asked.clone()), profile, Instant::now() + total_time);
+            let planned = set.plan(&facts, profile, Instant::now() + total_time);
             if let Some(recorder) = recorder {
-                recorder.planned(asked, profile, plan.as_ref());
+                recorder.planned(asked, profile, planned.plan.as_ref());
             }
-            plan
+            planned
         };
-        let plan = self.with_room(plan).await?;
-        plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
+        let planned = self.with_room(plan).await?;
+        for failure in &planned.failures {
+            self.events.tell(failed(&image, &failure.policy, failure.kind, &failure.message));
+        }
+        planned.plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
     }
 
     async fn policies(self: Arc<Self>, _request: PoliciesRequest) -> Result<PoliciesReply, Status> {
@@ -110,13 +138,15 @@ impl Service {
     /// Replaces the set by the one that `config` describes, or keeps it and says why. Blocks.
     pub(crate) fn reload(&self, config: anyhow::Result<SetConfig>, folder: &Path) -> bool {
         let before = self.current();
-        match config.and_then(|config| Set::load(&self.host, &config, folder, Some(&before))) {
+        match config.and_then(|config| Set::load(&self.host, &config, &self.sources, folder, Some(&before))) {
             Ok(set) => {
                 let generation = set.generation();
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
                 self.last_error().take();
                 meters::loaded(generation);
                 tracing::info!(generation, "a new policy set is in use");
+                let message = format!("policy set {generation} is in use");
+                self.tell_set(SET_LOADED, message, generation);
                 true
             }
             Err(error) => {
@@ -129,10 +159,17 @@ impl Service {
                         error,
                         "the new policy set cannot be used: the one before stays"
                     );
+                    let message = format!("the new policy set cannot be used, {generation} stays: {error}");
+                    self.tell_set("unusable", message, generation);
                 }
                 false
             }
         }
+    }
+
+    fn tell_set(&self, reason: &str, message: String, generation: u64) {
+        let event = Event::new(EventKind::PolicySet, reason, message).with("generation", generation);
+        self.events.tell(Event { service: SERVICE.to_owned(), ..event });
     }
 
     async fn with_room<T: Send + 'static>(
@@ -157,6 +194,25 @@ impl Service {
     fn last_error(&self) -> MutexGuard<'_, Option<String>> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reference and manifest digest of the image, and the node that asks.
+fn asked_about(facts: &Facts) -> Event {
+    Event {
+        image: facts.image.reference.clone(),
+        manifest_digest: facts.image.manifest_digest.clone(),
+        node: facts.asker.node.clone(),
+        service: SERVICE.to_owned(),
+        ..Event::default()
+    }
+}
+
+/// `kind`: of failure, as in docs/policies.md. What it leads to is the policy's failure rule.
+fn failed(about: &Event, policy: &str, kind: &str, message: &str) -> Event {
+    let message = format!("policy {policy} failed: {message}");
+    let Event { kind, reason, message, count, details, .. } =
+        Event::new(EventKind::PolicyFailed, kind, message).with("policy", policy);
+    Event { kind, reason, message, count, details, ..about.clone() }
 }
 
 fn no_facts(call: &str) -> Status {

@@ -9,7 +9,8 @@ use proto::{JudgeReply, LoadedPolicy, PlanReply};
 
 use crate::config::{Combine, Mode, PolicyConfig, SetConfig};
 use crate::host::{Facts, Host, Judge, Planner, World, plan};
-use crate::plugin::Plugin;
+use crate::plugin::{Failure, Plugin};
+use crate::source::Sources;
 use crate::verdict::{combined, decides};
 
 /// Policies of one set: each may take its full time.
@@ -25,11 +26,19 @@ pub(crate) struct Set {
     prefetch: Vec<Plugin<Planner>>,
 }
 
+/// What the prefetch policies say of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    pub(crate) plan: Option<PlanReply>,
+    pub(crate) failures: Vec<Failure>,
+}
+
 impl Set {
     /// The next generation: every policy verified, compiled and tried, or an error that names the one that cannot be used.
     pub(crate) fn load(
         host: &Host,
         config: &SetConfig,
+        sources: &Sources,
         folder: &Path,
         before: Option<&Set>,
     ) -> anyhow::Result<Set> {
@@ -38,8 +47,10 @@ impl Set {
             Some(set) => (&set.eligibility, &set.prefetch),
             None => (&[], &[]),
         };
-        let eligibility = load_all(host, &config.eligibility, folder, judges, Plugin::<Judge>::try_out)?;
-        let prefetch = load_all(host, &config.prefetch, folder, planners, Plugin::<Planner>::try_out)?;
+        let eligibility =
+            load_all(host, &config.eligibility, sources, folder, judges, Plugin::<Judge>::try_out)?;
+        let prefetch =
+            load_all(host, &config.prefetch, sources, folder, planners, Plugin::<Planner>::try_out)?;
         let generation = before.map_or(1, |set| set.generation + 1);
         Ok(Set { generation, combine: config.combine, eligibility, prefetch })
     }
@@ -64,16 +75,19 @@ impl Set {
     }
 
     /// The plan of the first policy that has one. Those that are only monitored plan for the figures' sake.
-    pub(crate) fn plan(&self, facts: &Facts, profile: plan::Profile, deadline: Instant) -> Option<PlanReply> {
-        let mut chosen = None;
+    pub(crate) fn plan(&self, facts: &Facts, profile: plan::Profile, deadline: Instant) -> Planned {
+        let mut planned = Planned::default();
         for policy in &self.prefetch {
-            if policy.monitored() {
-                policy.plan(facts, profile, deadline);
-            } else if chosen.is_none() {
-                chosen = policy.plan(facts, profile, deadline);
+            if !policy.monitored() && planned.plan.is_some() {
+                continue;
+            }
+            match policy.plan(facts, profile, deadline) {
+                Ok(plan) if !policy.monitored() => planned.plan = Some(plan),
+                Ok(_) => {}
+                Err(failure) => planned.failures.push(failure),
             }
         }
-        chosen
+        planned
     }
 
     /// From now on every policy is run, also after repeated failures.
@@ -98,14 +112,15 @@ impl Set {
 fn load_all<W: World>(
     host: &Host,
     configs: &[PolicyConfig],
+    sources: &Sources,
     folder: &Path,
     known: &[Plugin<W>],
     try_out: fn(&Plugin<W>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Plugin<W>>> {
     let mut loaded = Vec::new();
     for config in configs {
-        let plugin =
-            Plugin::load(host, config, folder, known).and_then(|plugin| try_out(&plugin).map(|()| plugin));
+        let plugin = Plugin::load(host, config, sources, folder, known)
+            .and_then(|plugin| try_out(&plugin).map(|()| plugin));
         loaded.push(plugin.with_context(|| format!("loading the {} policy {:?}", W::NAME, config.name))?);
     }
     Ok(loaded)

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proto::{Facts, JudgeReply, LoadedPolicy, PlanReply};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Combine, Config, Limits, PolicyConfig, SetConfig};
 use crate::host::{Fault, Host, Spent, Unusable, plan};
 use crate::set::Set;
 use crate::watch::SetFile;
-use crate::{facts, source};
+use crate::facts;
+use crate::source::{Given, Sources};
 
 /// A policy set that was loaded as the service would.
 #[derive(Debug)]
@@ -33,12 +35,13 @@ pub struct Cost {
 impl Trial {
     /// One plugin from a file, whichever its world; its author need not pin it. Blocks.
     pub fn of_plugin(file: &Path, settings: toml::Table, limits: Limits) -> anyhow::Result<Trial> {
-        let source = source::pinned(file, limits.plugin_size.as_u64())?;
-        let policy = PolicyConfig { settings, source, ..PolicyConfig::builtin("plugin") };
+        let given = Given::file(file, &limits)?;
+        let policy = PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
         let host = Host::new(limits)?;
+        let sources = Sources::new(&Config::default(), CancellationToken::new())?.with(given);
         let load = |eligibility, prefetch| {
             let set = SetConfig { combine: Combine::All, eligibility, prefetch };
-            Trial::load(&host, &set, &PathBuf::new())
+            Trial::load(&host, &set, &sources, &PathBuf::new())
         };
         match load(vec![policy.clone()], Vec::new()) {
             Err(error) if error.downcast_ref().is_some_and(Unusable::is_other_world) => {
@@ -51,17 +54,18 @@ impl Trial {
     /// The set of a configuration. Blocks.
     pub fn of_config(config: &Config) -> anyhow::Result<Trial> {
         let host = Host::new(config.limits.clone())?;
+        let sources = Sources::new(config, CancellationToken::new())?;
         match &config.file {
             Some(path) => {
                 let file = SetFile { path: path.clone() };
-                Trial::load(&host, &file.parse(&file.read()?)?, &file.folder())
+                Trial::load(&host, &file.parse(&file.read()?)?, &sources, &file.folder())
             }
-            None => Trial::load(&host, &config.set, &PathBuf::new()),
+            None => Trial::load(&host, &config.set, &sources, &PathBuf::new()),
         }
     }
 
-    fn load(host: &Host, set: &SetConfig, folder: &Path) -> anyhow::Result<Trial> {
-        let set = Set::load(host, set, folder, None)?;
+    fn load(host: &Host, set: &SetConfig, sources: &Sources, folder: &Path) -> anyhow::Result<Trial> {
+        let set = Set::load(host, set, sources, folder, None)?;
         set.never_rest();
         Ok(Trial { set })
     }
@@ -77,13 +81,13 @@ impl Trial {
 
     /// The plan of the first prefetch policy that has one. Blocks.
     pub fn plan(&self, facts: Facts, starts: u32, chunks: u32) -> Option<PlanReply> {
-        self.set.plan(&facts::from_proto(facts), plan::Profile { starts, chunks }, crate::far())
+        self.set.plan(&facts::from_proto(facts), plan::Profile { starts, chunks }, crate::far()).plan
     }
 
-    /// How long the first policy took to compile.
-    pub fn compiled_in(&self) -> Duration {
-        let judge = self.set.judges().first().map(|plugin| plugin.compiled_in());
-        judge.or_else(|| self.set.planners().first().map(|plugin| plugin.compiled_in())).unwrap_or_default()
+    /// How long the first policy took to read and compile.
+    pub fn loaded_in(&self) -> Duration {
+        let judge = self.set.judges().first().map(|plugin| plugin.loaded_in());
+        judge.or_else(|| self.set.planners().first().map(|plugin| plugin.loaded_in())).unwrap_or_default()
     }
 
     /// Asks the first policy `calls` times; what each call cost. Without facts it is asked about an ordinary image. Blocks.

@@ -1,12 +1,16 @@
 //! `sluice policy`: what is loaded, and tools for who writes policies.
 
+mod pull;
+mod push;
+mod sign;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use bus::Bus;
 use clap::{Args, Subcommand};
-use policy::Policies;
+use policy::{Access, Policies};
 use proto::plan_item::Item;
 use proto::plan_reply::Mode;
 use proto::{
@@ -34,22 +38,29 @@ Examples:
   sluice policy check mine.wasm --settings mine.toml
   sluice policy run mine.wasm --facts facts.json
   sluice policy run mine.wasm debian:12
+  sluice policy push mine.wasm oci://registry.example/team/mine:1.0
 
 How to write one: docs/policies.md")]
 pub enum PolicyCommand {
     /// List the policies that are in use
     Ls,
     /// Print what policies are told of an image, as JSON
-    Facts { image: String },
+    Facts {
+        image: String,
+    },
     /// Load a plugin as the service would: digest, world, imports, settings, a trial; and say what it is
     Check(Plugin),
     /// Ask a plugin about an image; exit code 3 when it refuses
     Run(RunArgs),
+    Push(push::PushArgs),
+    Pull(pull::PullArgs),
+    Sign(sign::SignArgs),
+    Keygen(sign::KeygenArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct Plugin {
-    /// A WebAssembly component
+    /// A WebAssembly component: a file, or oci://HOST/REPOSITORY with a tag or a digest
     #[arg(value_name = "PLUGIN")]
     file: PathBuf,
     /// Its settings, as a TOML file: largest-image = 1000000
@@ -81,6 +92,10 @@ pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<Ex
         }
         PolicyCommand::Check(plugin) => check(context, &plugin).await,
         PolicyCommand::Run(args) => ask(context, args).await,
+        PolicyCommand::Push(args) => push::run(context, args).await,
+        PolicyCommand::Pull(args) => pull::run(context, args).await,
+        PolicyCommand::Sign(args) => sign::run(context, args).await,
+        PolicyCommand::Keygen(args) => sign::keygen(&args),
     }
 }
 
@@ -173,10 +188,23 @@ async fn start(context: &Context, plugin: &Plugin) -> anyhow::Result<Tried> {
     };
     let (bus, limits) = (Bus::in_process(), context.settings.policy.limits.clone());
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let policies = policy::try_plugin(&plugin.file, settings, limits, bus.clone(), &tasks, shutdown).await?;
+    let policies = match is_remote(&plugin.file) {
+        Some(name) => {
+            // A password on the command line is for the registry of the image.
+            let access = Access { credential: None, plain_http: context.global.plain_http };
+            let pulled = pull::pull(context, &name.parse()?, access).await?;
+            policy::try_pulled(pulled, settings, limits, bus.clone(), &tasks, shutdown).await?
+        }
+        None => policy::try_plugin(&plugin.file, settings, limits, bus.clone(), &tasks, shutdown).await?,
+    };
     let reply = bus.call_once(PoliciesRequest {}, session::ASK).await?;
     let loaded = reply.policies.into_iter().next().context("the plugin was not loaded")?;
     Ok(Tried { bus, loaded, _policies: policies })
+}
+
+/// The name of a plugin in a registry, if it is one.
+fn is_remote(plugin: &Path) -> Option<&str> {
+    plugin.to_str().filter(|name| name.starts_with("oci://"))
 }
 
 async fn check(context: &Context, plugin: &Plugin) -> anyhow::Result<ExitCode> {

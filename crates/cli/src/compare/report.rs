@@ -66,6 +66,8 @@ pub struct Start {
     /// Moved over the link until ready, to the node and from it.
     pub bytes_down: u64,
     pub bytes_up: u64,
+    /// Questions to the cache that a read waited for, until ready.
+    pub round_trips: u64,
 }
 
 /// Ready times, streaming divided by normal.
@@ -112,6 +114,7 @@ impl Start {
             ready: (started.ready - asked).as_secs_f64(),
             bytes_down,
             bytes_up,
+            round_trips: 0,
         }
     }
 
@@ -128,6 +131,7 @@ impl Start {
             ready: seconds(|start| start.ready),
             bytes_down: bytes(|start| start.bytes_down),
             bytes_up: bytes(|start| start.bytes_up),
+            round_trips: bytes(|start| start.round_trips),
         }
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use bus::Bus;
 use futures::TryStreamExt as _;
 use image::{ImageRecord, Profile};
+use proto::read_trace::ChunkClass;
 use proto::{DownloadProgress, MountRequest, ReadTrace, ResolveRequest, Resolved, StatusReply};
 use store::{Kind, ProjectStore, Stored};
 use tokio::time::Instant;
@@ -214,7 +215,7 @@ impl FreshNode {
         start_up.profile = if known.starts == 0 { server.first_profile().await? } else { known };
         start_up.pulled = pulled - asked;
         start_up.ready = ready;
-        Ok((start, start_up))
+        Ok((Start { round_trips: start_up.round_trips(), ..start }, start_up))
     }
 }
 
@@ -223,6 +224,18 @@ impl StartUp {
         let image = status.images.into_iter().find(|image| image.manifest_digest == manifest_digest);
         let image = image.unwrap_or_default();
         StartUp { trace: image.trace, progress: image.progress.unwrap_or_default(), ..StartUp::default() }
+    }
+
+    /// Questions that were asked because a read waited. Chunks that arrive together were asked for together.
+    fn round_trips(&self) -> u64 {
+        let ready = self.ready.as_micros() as u64;
+        let waited = |arrival: &&ReadTrace| {
+            arrival.class() == ChunkClass::Demand && arrival.waiters > 0 && arrival.at_us <= ready
+        };
+        // By the millisecond: both times are rounded.
+        let asked = |arrival: &ReadTrace| arrival.at_us.saturating_sub(arrival.took_us) / 1000;
+        let asked: HashSet<u64> = self.trace.iter().filter(waited).map(asked).collect();
+        asked.len() as u64
     }
 
     /// Stored bytes that this start could not do without: tree, map, and the chunks that it read and that had

@@ -8,7 +8,7 @@ const COVER: &str = "(secret)";
 /// A key that has one of these in its name holds a secret …
 const SECRET: [&str; 6] = ["password", "secret", "token", "seed", "credential", "key"];
 /// … unless it ends in one of these: the place of a secret, or keys that are public, is none.
-const PUBLIC: [&str; 3] = ["_file", "trusted_keys", "_key_id"];
+const PUBLIC: [&str; 4] = ["_file", "trusted_keys", "public_keys", "_key_id"];
 
 /// Renders `configuration` as TOML. Keys and values stand as [`super::load`] reads them.
 pub fn show(configuration: &impl Serialize) -> anyhow::Result<String> {

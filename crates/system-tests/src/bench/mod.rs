@@ -1,4 +1,5 @@
-//! Measures a node under containerd: sluice beside containerd's own overlayfs, in one run, behind one simulated link.
+//! Measures a node under containerd: sluice beside containerd's own overlayfs, in one run, behind one simulated link; and,
+//! by itself, the policy service ([`policies`]).
 //!
 //! ```text
 //!                       registry --.
@@ -11,6 +12,7 @@
 pub mod cold;
 pub mod killed;
 pub mod many;
+pub mod policies;
 pub mod prepare;
 pub mod ready;
 pub mod site;

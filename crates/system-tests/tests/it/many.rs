@@ -7,9 +7,9 @@ use std::thread;
 use system_tests::Numbered;
 use system_tests::kubernetes::{Node, Options};
 
-const IMAGES: usize = 20;
+const IMAGES: usize = 100;
 /// After a first one in which the process grows to its size.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// What it may grow by afterwards.
 const GROWTH_MAX: u64 = 16 * 1024 * 1024;
 

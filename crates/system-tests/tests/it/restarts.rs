@@ -88,11 +88,21 @@ impl Reading {
     }
 }
 
+/// How often every process is killed; `SLUICE_KILL_ROUNDS` makes an hour of it.
+fn rounds() -> anyhow::Result<u64> {
+    std::env::var("SLUICE_KILL_ROUNDS").map_or(Ok(4), |rounds| Ok(rounds.parse()?))
+}
+
 #[test]
-fn each_service_is_killed_and_comes_back() -> anyhow::Result<()> {
-    const ROUNDS: u64 = 2;
-    let mut reading = Reading::start(5 * ROUNDS)?;
-    for _ in 0..ROUNDS {
+fn each_process_is_killed_and_comes_back() -> anyhow::Result<()> {
+    let rounds = rounds()?;
+    let mut reading = Reading::start(6 * rounds)?;
+    for round in 0..rounds {
+        println!("round {round}");
+        reading.during(|node, options| {
+            node.sluice.kill()?;
+            node.restart_sluice(options)
+        })?;
         reading.during(|node, _| {
             node.backend()?.cache.kill()?;
             node.backend()?.cache.restart()

@@ -63,6 +63,35 @@ fn a_container_streams_and_leaves_nothing_behind() -> anyhow::Result<()> {
 }
 
 #[test]
+fn ctr_runs_and_executes_in_what_streams() -> anyhow::Result<()> {
+    let node = Node::start(&Options::default())?;
+    let image = node.push("app", &application(5)?)?;
+    let containerd = &node.containerd;
+    // containerd 1.6 labels layers for the CRI alone: `ctr images pull` names no image to a snapshotter.
+    node.cri.pull(&image)?;
+    assert_eq!(blobs(&node)?.len(), 2, "containerd fetched layers");
+    let status = node.status()?;
+    assert_eq!(status["images"].as_array().map(Vec::len), Some(1), "it does not stream: {status}");
+
+    containerd.ctr(&["run", "--detach", "--net-host", &image, "one", "/bin/sleep", "1000"])?;
+    let execute =
+        |command: &[&str]| containerd.ctr(&[&["tasks", "exec", "--exec-id", "e", "one"], command].concat());
+    let printed = execute(&["/bin/sha256sum", "/data/read"])?;
+    assert!(printed.starts_with(&sum(&noise(5, LEN))), "{printed}");
+    assert!(node.status()?["images"][0]["received_bytes"].as_u64() > Some(0), "nothing was streamed");
+    execute(&[
+        "/bin/sh",
+        "-euc",
+        "mv /data /moved && echo new > /moved/read && [ \"$(cat /moved/read)\" = new ]",
+    ])?;
+    containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", "one"])?;
+    containerd.ctr(&["tasks", "delete", "--force", "one"])?;
+    containerd.ctr(&["containers", "delete", "one"])?;
+    node.cri.remove_image(&image)?;
+    node.settle(|status| status["images"].as_array().is_some_and(Vec::is_empty))
+}
+
+#[test]
 fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
     let node = Node::start(&Options { annotations: false, ..Options::default() })?;
     let image = node.push("app", &application(3)?)?;
@@ -76,6 +105,8 @@ fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
     // Manifests and configs of two images, and two layers: they share the lower one.
     assert_eq!(blobs(&node)?.len(), 6);
     assert!(node.sluice.log().contains("no-annotations"), "nobody was told: {}", node.sluice.log());
+    let told = node.scratch().succeed(["events", "--kind", "fallback"])?;
+    assert!(told.contains("no-annotations") && told.contains("disable_snapshot_annotations"), "{told}");
     node.cri.stop(&container)?;
     node.cri.remove_pod(&pod)
 }

@@ -16,6 +16,7 @@ use store::{Index, Kind, ProjectStore, Stored, verify};
 use tonic::Status;
 
 use super::Service;
+use super::seeding::repositories;
 use crate::marker::{self, Busy};
 
 /// Deletions at the same time.
@@ -73,6 +74,9 @@ impl Service {
         let manifest = record.manifest_digest.trim_start_matches("sha256:");
         marked.keep_hex(Kind::Source, manifest);
         marked.keep_hex(Kind::Profile, manifest);
+        for repository in repositories(record) {
+            marked.keep_hex(Kind::Repository, &repository);
+        }
         marked.0.insert((Kind::Tree, *record.tree.digest.as_bytes()));
         marked.0.insert((Kind::Map, *record.map.digest.as_bytes()));
         for chunk in self.map(project, record).await?.chunks {

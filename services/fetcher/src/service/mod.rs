@@ -11,6 +11,7 @@ mod jobs;
 mod judging;
 mod part;
 mod resolve;
+mod seeding;
 mod starts;
 
 use std::sync::Arc;

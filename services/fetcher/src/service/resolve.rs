@@ -166,6 +166,9 @@ impl Service {
                     }
                 };
                 lease.release().await;
+                if !order.repair {
+                    self.seed_profile(&order.project, &outcome.image.record).await;
+                }
                 return Ok(Outcome {
                     image: outcome.image,
                     summary: Some(outcome.summary),

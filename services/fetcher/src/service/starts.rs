@@ -19,13 +19,16 @@ impl Service {
         let manifest = &request.manifest_digest;
         let start = Profile::decode(&request.profile)
             .map_err(|error| Status::invalid_argument(format!("report a start of {manifest}: {error}")))?;
-        if self.records.image(&project, manifest).await?.is_none() {
-            return Err(Status::not_found(format!("report a start of {manifest}: no such image")));
-        }
+        let image = self.records.image(&project, manifest).await?;
+        let image =
+            image.ok_or_else(|| Status::not_found(format!("report a start of {manifest}: no such image")))?;
         let mut history = history(&project, manifest).await?;
         history.add(&start.chunks);
         let encoded = history.encode().map_err(|error| Status::internal(error.to_string()))?;
         project.put_profile(manifest, encoded.into()).await?;
+        if history.starts() == 1 {
+            self.note_started(&project, &image.record).await;
+        }
         Ok(ReportReply {})
     }
 
@@ -38,14 +41,14 @@ impl Service {
                 return Vec::new();
             }
         };
-        if profile.starts == 0 {
+        if profile.chunks.is_empty() {
             return Vec::new();
         }
         profile.encode().unwrap_or_default()
     }
 }
 
-async fn history(project: &ProjectStore, manifest: &str) -> Result<History, StoreError> {
+pub(super) async fn history(project: &ProjectStore, manifest: &str) -> Result<History, StoreError> {
     match project.profile(manifest).await {
         Ok(stored) => Ok(History::decode(&stored).unwrap_or_else(|error| {
             tracing::warn!(manifest, %error, "what was learned of an image's starts is forgotten");

@@ -1,18 +1,15 @@
-//! Manifests, indexes and configs: what of them is read, and their bounds.
+//! Manifests, indexes and configs: what of them is read.
 //!
 //! Both families (OCI and Docker schema 2) have the same shape and differ in media types. What a
 //! document is, its own `mediaType` decides: the digest covers it, the HTTP header is anyone's.
 
 use std::collections::BTreeMap;
 
+use registry::document::{OCI_CONFIG, OCI_MANIFEST, PlatformField};
+use registry::{BlobDigest, Descriptor, brief};
 use serde::Deserialize;
 
-use super::{BlobDigest, Compression, SourceError};
-
-/// One manifest or index, in bytes: what registries accept at most.
-pub(super) const MANIFEST_MAX: u64 = 4 * 1024 * 1024;
-/// One image config, in bytes. Large ones are some 100 KiB (long histories).
-pub(super) const CONFIG_MAX: u64 = 8 * 1024 * 1024;
+use super::Compression;
 
 /// What is asked for: everything that [`Document::read`] can make sense of or refuse by name.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -21,40 +18,11 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
-
-/// Where a blob is said to be, and what it is said to be.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    #[serde(default)]
-    pub(super) media_type: String,
-    pub(super) digest: BlobDigest,
-    pub(super) size: u64,
-    #[serde(default)]
-    pub(super) platform: Option<PlatformField>,
-    #[serde(default)]
-    pub(super) annotations: BTreeMap<String, String>,
-    /// Set on things attached to an image (signatures, attestations), which are not images.
-    #[serde(default)]
-    pub(super) artifact_type: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct PlatformField {
-    #[serde(default)]
-    pub(super) os: String,
-    #[serde(default)]
-    pub(super) architecture: String,
-    #[serde(default)]
-    pub(super) variant: String,
-}
 
 #[derive(Debug)]
 pub(super) enum Document {
@@ -130,42 +98,6 @@ struct Shape {
     fs_layers: Option<serde_json::Value>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
-}
-
-impl Descriptor {
-    /// The descriptor of a document that nobody else describes.
-    pub(super) fn of(media_type: &str, bytes: &[u8]) -> Descriptor {
-        Descriptor {
-            media_type: media_type.to_owned(),
-            digest: BlobDigest::of(bytes),
-            size: bytes.len() as u64,
-            platform: None,
-            annotations: BTreeMap::new(),
-            artifact_type: None,
-        }
-    }
-
-    /// Refuses a document that is said to be larger than `max` bytes, before it is read.
-    pub(super) fn within(&self, image: &str, max: u64) -> Result<(), SourceError> {
-        if self.size > max {
-            let reason =
-                format!("{} is said to have {} bytes; at most {max} are accepted", self.digest, self.size);
-            return Err(SourceError::unsupported(image, reason));
-        }
-        Ok(())
-    }
-
-    /// Checks what was read against what was promised; the error says how it differs.
-    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), String> {
-        let (digest, size) = (BlobDigest::of(bytes), bytes.len() as u64);
-        if size != self.size {
-            return Err(format!("it has {size} bytes, {} were promised", self.size));
-        }
-        if digest != self.digest {
-            return Err(format!("its content is {digest}"));
-        }
-        Ok(())
-    }
 }
 
 impl Document {
@@ -258,12 +190,6 @@ fn parse<T: for<'de> Deserialize<'de>>(value: serde_json::Value, what: &str) -> 
 
 fn missing(what: &str) -> Unreadable {
     Unreadable::Malformed(format!("it has no {what}"))
-}
-
-/// Hostile text, short enough for a message and on one line.
-pub(super) fn brief(text: &str) -> String {
-    const SHOWN_CHARS: usize = 120;
-    format!("{:?}", text.chars().take(SHOWN_CHARS).collect::<String>())
 }
 
 #[cfg(test)]

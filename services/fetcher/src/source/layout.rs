@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use registry::document::{CONFIG_MAX, MANIFEST_MAX};
+use registry::{Descriptor, brief};
 
-use super::document::{CONFIG_MAX, Descriptor, Document, Index, MANIFEST_MAX, OCI_INDEX, brief};
+use super::document::{Document, Index, OCI_INDEX};
 use super::file::LocalFile;
 use super::{BlobDigest, ByteStream, SourceError};
 

@@ -7,16 +7,14 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `reference` | how people name images |
-//! | `registry` | the OCI distribution protocol |
 //! | `layout`, `archive` | images in local folders and files |
-//! | `document`, `platform`, `resolve` | manifests, indexes, the choice of a platform: the same for all three |
+//! | `document`, `platform`, `resolve` | manifests, indexes, the choice of a platform: the same for all of them |
+//!
+//! The protocol that registries speak is in `crates/registry`.
 //!
 //! A source is a handle: cheap to clone, used from many tasks at once. Manifests and configs are
 //! verified here; a layer's bytes are not, because the import hashes them anyway.
 
-pub mod config;
-pub mod digest;
-pub mod error;
 pub mod platform;
 pub mod reference;
 
@@ -24,42 +22,26 @@ mod archive;
 mod document;
 mod file;
 mod layout;
-mod registry;
 mod resolve;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use image::record::LayerRef;
 use proto::Platform;
 
-use document::Descriptor;
+use registry::{Client, Descriptor, Repository};
 
-pub use config::SourceConfig;
-pub use credentials::Credential;
-pub use digest::BlobDigest;
-pub use error::SourceError;
 pub use reference::ImageName;
-
-/// A blob's bytes, in order, without gaps.
-pub type ByteStream = BoxStream<'static, Result<Bytes, SourceError>>;
+pub use registry::{
+    Access, BlobDigest, ByteStream, Config as SourceConfig, Credential, Error as SourceError,
+};
 
 /// Opens sources. One per process: connections are shared by all images.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    config: Arc<SourceConfig>,
-    client: reqwest::Client,
-}
-
-/// What a caller brings along when it asks for an image.
-#[derive(Clone, Debug, Default)]
-pub struct Access {
-    /// Used before anything that the docker config holds.
-    pub credential: Option<Credential>,
-    /// Speak plain HTTP to the registry: only because the user asked.
-    pub plain_http: bool,
+    client: Client,
 }
 
 /// One image's source.
@@ -71,7 +53,7 @@ pub struct Source {
 
 #[derive(Clone, Debug)]
 enum Place {
-    Registry(Arc<registry::Registry>),
+    Registry(Arc<Repository>),
     Layout(Arc<layout::Layout>),
     Archive(Arc<archive::Archive>),
 }
@@ -135,8 +117,7 @@ impl LayerDescriptor {
 
 impl Sources {
     pub fn new(config: SourceConfig) -> anyhow::Result<Sources> {
-        let client = registry::client(&config)?;
-        Ok(Sources { config: Arc::new(config), client })
+        Ok(Sources { client: Client::new(config)? })
     }
 
     /// The source of `name`. Reads what is local; asks no registry yet.
@@ -144,8 +125,7 @@ impl Sources {
         let image: Arc<str> = name.to_string().into();
         let place = match name {
             ImageName::Registry(reference) => {
-                let registry = registry::Registry::new(self, reference, access)?;
-                Place::Registry(Arc::new(registry))
+                Place::Registry(Arc::new(self.client.repository(reference, access)?))
             }
             ImageName::Layout { dir, tag } => {
                 let layout = layout::Layout::open(image.clone(), dir, tag.as_deref()).await?;
@@ -179,9 +159,7 @@ impl Source {
             return Err(SourceError::corrupt(&self.image, format!("layer {digest}"), reason));
         }
         match &self.place {
-            Place::Registry(registry) => {
-                registry::blob::open(registry.clone(), digest, layer.size, from).await
-            }
+            Place::Registry(repository) => repository.blob(digest, layer.size, from).await,
             Place::Layout(layout) => layout.blob(&digest, layer.size, from).await,
             Place::Archive(archive) => archive.blob(&digest, layer.size, from),
         }
@@ -190,7 +168,7 @@ impl Source {
     /// The document that the name leads to: an index or a manifest.
     async fn root(&self) -> Result<(Descriptor, Bytes), SourceError> {
         match &self.place {
-            Place::Registry(registry) => registry.root().await,
+            Place::Registry(repository) => repository.root("the image", document::ACCEPT).await,
             Place::Layout(layout) => layout.root().await,
             Place::Archive(archive) => Ok(archive.root()),
         }
@@ -199,7 +177,7 @@ impl Source {
     /// A manifest or an index that another document names; verified.
     async fn manifest_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
         match &self.place {
-            Place::Registry(registry) => registry.manifest_document(descriptor).await,
+            Place::Registry(repository) => repository.manifest(descriptor, document::ACCEPT).await,
             Place::Layout(layout) => layout.document(descriptor).await,
             Place::Archive(archive) => archive.document(descriptor),
         }
@@ -208,7 +186,7 @@ impl Source {
     /// A config; verified.
     async fn config_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
         match &self.place {
-            Place::Registry(registry) => registry.config_document(descriptor).await,
+            Place::Registry(repository) => repository.config(descriptor).await,
             Place::Layout(layout) => layout.document(descriptor).await,
             Place::Archive(archive) => archive.document(descriptor),
         }

@@ -1,8 +1,7 @@
 //! Platforms: one spelling for each, and which of an index's images runs on one.
 
 use proto::Platform;
-
-use super::document::PlatformField;
+use registry::document::PlatformField;
 
 /// The platform asked for, in the usual spelling; an empty one is this machine's.
 pub fn wanted(asked: &Platform) -> Platform {

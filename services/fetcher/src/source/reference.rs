@@ -34,6 +34,15 @@ const FOREIGN_TRANSPORTS: [(&str, &str); 6] = [
 ];
 
 impl ImageName {
+    /// What images are tagged in: the name without tag and digest. An archive is its own and only one.
+    pub fn repository(&self) -> Option<String> {
+        match self {
+            ImageName::Registry(name) => Some(format!("{}/{}", name.registry(), name.repository())),
+            ImageName::Layout { dir, .. } => Some(format!("oci:{}", dir.display())),
+            ImageName::Archive { .. } => None,
+        }
+    }
+
     /// Read from this machine's disk, not through a registry.
     pub fn is_local(&self) -> bool {
         !matches!(self, ImageName::Registry(_))

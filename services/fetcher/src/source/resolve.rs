@@ -10,9 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use proto::Platform;
 
-use super::digest::BlobDigest;
-use super::document::{Config, Descriptor, Document, Index, Manifest, OldManifest, Unreadable, compression};
-use super::{Compression, Found, LayerDescriptor, Source, SourceError, platform};
+use super::document::{Config, Document, Index, Manifest, OldManifest, Unreadable, compression};
+use super::{BlobDigest, Compression, Descriptor, Found, LayerDescriptor, Source, SourceError, platform};
 
 /// Indexes inside indexes; real ones have one level, tools that nest have two.
 const DEPTH_MAX: usize = 4;

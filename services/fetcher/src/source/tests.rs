@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use proto::Platform;
 
-use super::config::RetryConfig;
 use super::{Access, ImageName, LayerDescriptor, Source, SourceConfig, SourceError, Sources};
+use registry::RetryConfig;
 
 /// Pauses too short to notice, and no config of whoever runs the tests.
 fn config() -> SourceConfig {

@@ -195,7 +195,10 @@ impl Content {
                     delivered[index as usize] = true;
                     request.deliver(one.chunk, plain).await.map_err(|()| Stopped::Unwanted)?;
                 }
-                Err(error) => one.failed = error,
+                Err(error) => {
+                    self.tell_corrupt(&error);
+                    one.failed = error;
+                }
             }
         }
         Ok(())
@@ -218,10 +221,12 @@ impl Content {
             match arrived {
                 Ok(plain) => {
                     metrics::read_from_store();
+                    self.mesh.events.past_caches(&self.manifest_digest);
                     let _ = request.deliver(one.chunk, plain).await;
                     None
                 }
                 Err(error) => {
+                    self.tell_corrupt(&error);
                     one.failed = error;
                     Some(one)
                 }

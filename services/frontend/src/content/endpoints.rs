@@ -1,7 +1,7 @@
 //! The cache replicas that this node knows, and its connections to them.
 //!
-//! Asked of the bus when first needed, and again after a failure or [`KNOWN_FOR`]; what was known stays in use
-//! while the bus does not answer. A replica has two connections: one for what processes wait for, one for
+//! Asked of the bus when the node starts, and when needed again after a failure or [`KNOWN_FOR`]; what was known stays in use
+//! while the bus does not answer. A new replica is connected to at once: the first read of a node is waited for. A replica has two connections: one for what processes wait for, one for
 //! everything else. One task asks the bus at a time; readers never wait for it when something is known.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bus::Bus;
 use image::Digest;
-use proto::LocateRequest;
 use proto::content_client::ContentClient;
+use proto::{ChunksRequest, LocateRequest};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
@@ -144,6 +144,18 @@ impl Replica {
         })
     }
 
+    /// Connects before anybody waits for it. Nothing is asked for, and without a grant nothing is given: the question is
+    /// there for its connection.
+    fn open(&self) {
+        for class in [Class::Demand, Class::Background] {
+            let mut client = self.client(class);
+            tokio::spawn(async move {
+                let refused = client.get_chunks(ChunksRequest::default());
+                tokio::time::timeout(CONNECT_TIMEOUT, refused).await.map(drop)
+            });
+        }
+    }
+
     pub(super) fn client(&self, class: Class) -> ContentClient<Channel> {
         ContentClient::new(match class {
             Class::Demand => self.demand.clone(),
@@ -163,9 +175,8 @@ fn known_or_new(known: &[Replica], url: &str) -> Option<Replica> {
     if let Some(replica) = known.iter().find(|replica| replica.url == url) {
         return Some(replica.clone());
     }
-    Replica::connect(url)
-        .inspect_err(
-            |error| tracing::warn!(url, %error, "ignored a content replica with an unusable address"),
-        )
-        .ok()
+    let new = Replica::connect(url).inspect_err(
+        |error| tracing::warn!(url, %error, "ignored a content replica with an unusable address"),
+    );
+    new.inspect(Replica::open).ok()
 }

@@ -44,7 +44,10 @@ impl Content {
             error = match self.index_from_replica(replica, kind, index).await {
                 Ok(stored) => match verify(digest, stored).await {
                     Ok(plain) => return Ok(plain),
-                    Err(corrupt) => corrupt,
+                    Err(corrupt) => {
+                        self.tell_corrupt(&corrupt);
+                        corrupt
+                    }
                 },
                 Err(status) => FetchError::from_status(digest, &status),
             };
@@ -55,8 +58,9 @@ impl Content {
         {
             let stored =
                 store.index(kind, digest).await.map_err(|error| FetchError::from_store(digest, &error))?;
-            let plain = verify(digest, stored.into()).await?;
+            let plain = verify(digest, stored.into()).await.inspect_err(|error| self.tell_corrupt(error))?;
             metrics::read_from_store();
+            self.mesh.events.past_caches(&self.manifest_digest);
             return Ok(plain);
         }
         Err(error)

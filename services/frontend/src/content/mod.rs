@@ -31,6 +31,7 @@ use proto::chunks_request::Priority;
 use store::{ProjectStore, Store};
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
+use crate::events::NodeEvents;
 use endpoints::Endpoints;
 
 pub(crate) use chunks::{Fetched, Gate, Plain};
@@ -76,6 +77,7 @@ impl Default for Options {
 pub struct Mesh {
     endpoints: Arc<Endpoints>,
     store: Option<Store>,
+    events: NodeEvents,
     options: Options,
 }
 
@@ -114,8 +116,8 @@ pub enum FetchError {
 }
 
 impl Mesh {
-    pub fn new(bus: Bus, store: Option<Store>, options: Options) -> Mesh {
-        Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, options }
+    pub fn new(bus: Bus, store: Option<Store>, events: NodeEvents, options: Options) -> Mesh {
+        Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, events, options }
     }
 
     /// Finds the replicas, unless they are known, for who will soon need them.
@@ -151,6 +153,12 @@ impl Content {
     /// Whether this is the same way to the same image, and not one that was opened later.
     pub fn is(&self, other: &Content) -> bool {
         Arc::ptr_eq(&self.grant, &other.grant)
+    }
+
+    fn tell_corrupt(&self, error: &FetchError) {
+        if let FetchError::Corrupt(digest) = error {
+            self.mesh.events.corrupt(&self.manifest_digest, digest);
+        }
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {

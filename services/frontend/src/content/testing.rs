@@ -23,6 +23,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::{Access, Content, Mesh, Options};
+use crate::events::NodeEvents;
 
 /// One chunk that a replica sends: which, and for whom.
 pub(crate) type Sent = (Digest, Priority);
@@ -103,7 +104,9 @@ impl Site {
             grant: Signed::default(),
             manifest_digest: "sha256:test".to_owned(),
         };
-        Mesh::new(self.bus.clone(), store, options).content(access).unwrap()
+        Mesh::new(self.bus.clone(), store, NodeEvents::new(self.bus.events().clone(), "node"), options)
+            .content(access)
+            .unwrap()
     }
 
     pub(crate) async fn keep(&self, plain: &[u8]) -> ChunkRef {

@@ -43,6 +43,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::events::NodeEvents;
 use crate::objects::Objects;
 use image::Image;
 use memory::Memory;
@@ -101,6 +102,7 @@ pub struct Downloads {
 #[derive(Debug)]
 struct Shared {
     objects: Arc<Objects>,
+    events: NodeEvents,
     memory: Mutex<Memory>,
     /// The present images, the newest last.
     images: RwLock<Arc<[Arc<Image>]>>,
@@ -110,12 +112,14 @@ impl Downloads {
     /// Starts the scheduler and the regular sync on `tasks`; both end with `shutdown`.
     pub fn start(
         objects: Arc<Objects>,
+        events: NodeEvents,
         options: Options,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Downloads {
         let shared = Arc::new(Shared {
             objects,
+            events,
             memory: Mutex::new(Memory::new(options.buffers.memory as usize)),
             images: RwLock::new(Arc::default()),
         });

@@ -33,10 +33,16 @@ impl Downloads {
     /// Up to `len` bytes of an object at `offset`: fewer only at its end. Waits until they are here.
     pub async fn read(&self, object: Digest, offset: u64, len: usize) -> Result<Bytes, ReadError> {
         let read = self.try_read(object, offset, len).await;
-        if read.is_err() {
+        if let Err(error) = &read {
             metrics::read_failed();
+            self.tell_failed(&object, offset, len, error);
         }
         read
+    }
+
+    fn tell_failed(&self, object: &Digest, offset: u64, len: usize, error: &ReadError) {
+        let image = self.find(object).map(|(image, _)| image.id.to_string()).unwrap_or_default();
+        self.shared.events.read_failed(&image, object, offset, len, error);
     }
 
     async fn try_read(&self, object: Digest, offset: u64, len: usize) -> Result<Bytes, ReadError> {

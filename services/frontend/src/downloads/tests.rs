@@ -24,7 +24,8 @@ impl TestNode {
     fn start(site: &Site, options: Options) -> TestNode {
         let objects = Arc::new(Objects::open(&site.folder.path().join("state")).unwrap());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let downloads = Downloads::start(objects, options, &tasks, shutdown.clone());
+        let events = NodeEvents::new(bus::Bus::in_process().events().clone(), "node");
+        let downloads = Downloads::start(objects, events, options, &tasks, shutdown.clone());
         TestNode { downloads, tasks, shutdown }
     }
 

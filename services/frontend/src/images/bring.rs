@@ -53,6 +53,7 @@ impl Images {
             }
             return Ok(());
         }
+        let begins = earlier.as_ref().is_none_or(|image| image.content.is_none());
         let (content, learned) = match earlier.as_ref().and_then(|image| image.content.clone()) {
             Some(content) => {
                 if !grant.payload.is_empty() {
@@ -66,7 +67,8 @@ impl Images {
                 let content = self.node.mesh.content(access);
                 let content = content
                     .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
-                let learned = profile.chunks.len();
+                // A guess is not what a start read: the first one is reported whatever it reads.
+                let learned = if profile.starts > 0 { profile.chunks.len() } else { 0 };
                 if let Err(error) = self.load(&record, &content, profile, asked).await {
                     self.unload(&manifest);
                     return Err(error);
@@ -84,6 +86,9 @@ impl Images {
         image.reported = image.reported.max(learned);
         image.last_used = SystemTime::now();
         // Those who unmounted meanwhile have already been taken off the list, those of `earlier` may not.
+        if begins {
+            self.node.events.streaming(&request.reference, &manifest);
+        }
         let mut present = self.present();
         if let Some(now) = present.get(&manifest) {
             image.targets.clone_from(&now.targets);

@@ -45,6 +45,7 @@ use tonic::Status;
 use crate::config::Config;
 use crate::content::{Content, Mesh};
 use crate::downloads::Downloads;
+use crate::events::NodeEvents;
 use crate::fuse::Registry;
 use crate::mount::Mounts;
 use crate::objects::Objects;
@@ -62,6 +63,7 @@ pub(crate) struct Images {
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) bus: Bus,
+    pub(crate) events: NodeEvents,
     pub(crate) credentials: Arc<Sources>,
     pub(crate) trusted: Vec<VerifyingKey>,
     pub(crate) mesh: Mesh,
@@ -77,6 +79,7 @@ pub(crate) struct Parts {
 struct Node {
     config: Config,
     bus: Bus,
+    events: NodeEvents,
     credentials: Arc<Sources>,
     resolver: Resolver,
     names: Names,
@@ -120,6 +123,7 @@ impl Images {
         let Parts {
             config,
             bus,
+            events,
             credentials,
             trusted,
             mesh,
@@ -135,6 +139,7 @@ impl Images {
             resolver: Resolver::new(bus.clone(), trusted),
             config,
             bus,
+            events,
             credentials,
             mesh,
             objects,
@@ -154,6 +159,10 @@ impl Images {
         images.notice_unmounts()?;
         images.keep_budget();
         Ok(images)
+    }
+
+    pub(crate) fn events(&self) -> &NodeEvents {
+        &self.node.events
     }
 
     /// All images, by manifest digest.

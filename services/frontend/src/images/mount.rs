@@ -34,7 +34,7 @@ impl Images {
         let mut phases = Phases::begin();
         let mut image =
             request.image.ok_or_else(|| Status::invalid_argument("the request names no image"))?;
-        image.node.clone_from(&self.node.config.node);
+        self.sign(&mut image);
         let (point, upper, work) = (request.target, request.upper, request.work);
         // Before anything is fetched, so that a mistake is told at once; and again at the end.
         let target = check_target(self, &point, &upper, &work).await?;
@@ -72,6 +72,7 @@ impl Images {
             (Err(status), Some(remembered)) if away(&status) => {
                 let image = &remembered.record.manifest_digest;
                 tracing::warn!(image, error = %status, "the mesh is away: mounting what this name meant last");
+                self.node.events.mesh_away(&request.reference, image, &status);
                 Ok(remembered)
             }
             (answer, _) => answer,

@@ -21,7 +21,7 @@ impl Images {
     pub(super) async fn plan(&self, record: &ImageRecord, profile: &Profile) -> Option<PlanReply> {
         let config = &self.node.config;
         let request = PlanRequest {
-            facts: Some(facts(record, &config.node)),
+            facts: Some(facts(record, config.asker(&record.project))),
             starts: profile.starts,
             chunks: u32::try_from(profile.chunks.len()).unwrap_or(u32::MAX),
         };
@@ -60,9 +60,7 @@ pub(super) fn prefetch(plan: PlanReply, profile: &Profile, map: &Map) -> Prefetc
     Prefetch { chunks, background, bandwidth: plan.bandwidth }
 }
 
-fn facts(record: &ImageRecord, node: &str) -> Facts {
-    let asker =
-        AskerFacts { project: record.project.clone(), node: node.to_owned(), ..AskerFacts::default() };
+fn facts(record: &ImageRecord, asker: AskerFacts) -> Facts {
     Facts {
         image: Some(image_facts(record)),
         asker: Some(asker),

@@ -22,12 +22,20 @@ impl Images {
             if !images.node.downloads.completed(&ImageId::new(&manifest)).await {
                 return;
             }
+            images.tell_complete(&manifest);
             while images.starting(&manifest) {
                 sleep(LOOK_EVERY).await;
             }
             images.rest(&manifest, &content).await;
         };
         self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
+    }
+
+    fn tell_complete(&self, manifest: &str) {
+        let progress = self.node.downloads.progress(&ImageId::new(manifest));
+        if let (Ok(image), Some(progress)) = (self.get(manifest), progress) {
+            self.node.events.complete(&image.reference, manifest, &progress);
+        }
     }
 
     async fn rest(&self, manifest: &str, content: &Content) {

@@ -19,12 +19,19 @@ impl Images {
             return Err(Status::unavailable("the node is ending"));
         }
         let asked = Instant::now();
-        request.node.clone_from(&self.node.config.node);
+        self.sign(&mut request);
         request.credential = self.credential(&request.reference).await;
         let answered = self.resolve(&request, |_| ()).await?;
         let record = Arc::new(answered.record.clone());
         drop(self.bring(request, answered, asked).await?);
         Ok(record)
+    }
+
+    /// Says in whose name an image is asked for.
+    pub(super) fn sign(&self, request: &mut ResolveRequest) {
+        let config = &self.node.config;
+        request.node.clone_from(&config.node);
+        request.asker = Some(config.asker(&request.project));
     }
 
     /// What this node may show the registry for the image.

@@ -8,12 +8,13 @@ mod listen;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::Stream;
+use bus::EventStream;
+use futures::{Stream, StreamExt};
 use proto::mount_event::Event;
 use proto::node_server::{Node, NodeServer};
 use proto::{
-    CompleteRequest, DownloadProgress, EvictReply, EvictRequest, MountEvent, MountRequest, StatusReply,
-    StatusRequest, UnmountReply, UnmountRequest,
+    CompleteRequest, DownloadProgress, EventsRequest, EvictReply, EvictRequest, MountEvent, MountRequest,
+    StatusReply, StatusRequest, UnmountReply, UnmountRequest,
 };
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -54,6 +55,7 @@ struct Door {
 #[tonic::async_trait]
 impl Node for Door {
     type MountStream = Answers<MountEvent>;
+    type EventsStream = Answers<proto::Event>;
     type CompleteStream = Answers<DownloadProgress>;
 
     async fn mount(&self, request: Request<MountRequest>) -> Result<Response<Self::MountStream>, Status> {
@@ -105,6 +107,16 @@ impl Node for Door {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let events = self.images.events().all();
+        let shutdown = self.shutdown.clone().cancelled_owned();
+        let told: EventStream = match request.into_inner().follow {
+            true => Box::pin(events.recent_and_next().take_until(shutdown)),
+            false => Box::pin(futures::stream::iter(events.recent())),
+        };
+        Ok(Response::new(Box::pin(told.map(Ok))))
     }
 
     async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictReply>, Status> {

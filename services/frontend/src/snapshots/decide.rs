@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use image::ImageRecord;
+use proto::EventKind;
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use super::wanted::{Layer, Place};
 
@@ -19,6 +21,8 @@ pub(crate) enum Reason {
     NotEligible,
     /// The registry refused us, or the mesh did.
     Denied,
+    /// A quota of the mesh is used up.
+    Quota,
     /// The mesh did not answer in time.
     MeshAway,
     /// The image is not as containerd sees it: other layers, or another order.
@@ -35,6 +39,7 @@ impl Reason {
             Reason::NoAnnotations => "no-annotations",
             Reason::NotEligible => "not-eligible",
             Reason::Denied => "denied",
+            Reason::Quota => "quota",
             Reason::MeshAway => "mesh-away",
             Reason::Mismatch => "layers-differ",
             Reason::Failed => "failed",
@@ -45,6 +50,7 @@ impl Reason {
         match status.code() {
             Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Reason::NotEligible,
             Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
+            Code::ResourceExhausted if status.get_details_quota_failure().is_some() => Reason::Quota,
             Code::Unavailable | Code::DeadlineExceeded => Reason::MeshAway,
             _ => Reason::Failed,
         }
@@ -56,11 +62,40 @@ impl Reason {
 pub(crate) struct Ordinary {
     pub(crate) reason: Reason,
     pub(crate) message: String,
+    pub(crate) refused_by: Option<Refusal>,
+}
+
+/// The policy that refused an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) policy: String,
+    /// Its own stable code.
+    pub(crate) code: String,
 }
 
 impl Ordinary {
     pub(super) fn new(reason: Reason, message: impl Into<String>) -> Ordinary {
-        Ordinary { reason, message: message.into() }
+        Ordinary { reason, message: message.into(), refused_by: None }
+    }
+
+    /// What of it an operator is told.
+    pub(crate) fn kind(&self) -> EventKind {
+        match self.reason {
+            Reason::Denied => EventKind::Denied,
+            Reason::NotEligible if self.refused_by.is_some() => EventKind::Denied,
+            Reason::Quota => EventKind::Quota,
+            _ => EventKind::Fallback,
+        }
+    }
+}
+
+impl From<&Status> for Ordinary {
+    fn from(status: &Status) -> Ordinary {
+        let refusal = status.get_details_error_info().and_then(|info| {
+            let policy = info.metadata.get("policy")?.clone();
+            Some(Refusal { policy, code: info.reason })
+        });
+        Ordinary { refused_by: refusal, ..Ordinary::new(Reason::of(status), status.message()) }
     }
 }
 
@@ -70,7 +105,7 @@ pub(super) fn decide(
     parent: Option<&str>,
     answer: Result<Arc<ImageRecord>, Status>,
 ) -> Result<Vec<Place>, Ordinary> {
-    let record = answer.map_err(|status| Ordinary::new(Reason::of(&status), status.message()))?;
+    let record = answer.map_err(|status| Ordinary::from(&status))?;
     layer.places_in(&record, parent).ok_or_else(|| {
         let (image, target) = (&record.manifest_digest, &layer.target);
         Ordinary::new(

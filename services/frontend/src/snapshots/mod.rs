@@ -30,6 +30,7 @@ use anyhow::Context as _;
 use proto::containerd::types::Mount;
 use tonic::Status;
 
+pub(crate) use decide::Ordinary;
 pub(crate) use door::serve;
 use filter::Filter;
 use folders::Folders;

@@ -89,10 +89,24 @@ impl Snapshots {
         match self.try_to_stream(layer, parent).await? {
             Ok(places) => Ok(Some(places)),
             Err(ordinary) => {
-                tell(layer, &ordinary);
+                self.tell(layer, &ordinary);
                 Ok(None)
             }
         }
+    }
+
+    fn tell(&self, layer: &Layer, ordinary: &Ordinary) {
+        let (reason, message) = (ordinary.reason.code(), &ordinary.message);
+        metrics::layer_ordinary(reason);
+        let image = layer.image.as_ref();
+        let (image, manifest) =
+            image.map_or(("", ""), |image| (image.reference.as_str(), image.manifest.as_str()));
+        let layer_id = &layer.target;
+        if ordinary.reason == Reason::OverOrdinary {
+            return tracing::debug!(image, layer_id, reason, message);
+        }
+        tracing::warn!(image, layer_id, reason, message, "pulled without streaming");
+        self.shared.images.events().ordinary(image, manifest, layer_id, ordinary);
     }
 
     async fn try_to_stream(
@@ -152,16 +166,6 @@ impl Snapshots {
 
 fn key(image: &Image) -> Key {
     (image.reference.clone(), image.manifest.clone())
-}
-
-fn tell(layer: &Layer, Ordinary { reason, message }: &Ordinary) {
-    metrics::layer_ordinary(reason.code());
-    let reference = layer.image.as_ref().map_or("", |image| image.reference.as_str());
-    let (target, code) = (&layer.target, reason.code());
-    if *reason == Reason::OverOrdinary {
-        return tracing::debug!(image = reference, layer_id = target, reason = code, message);
-    }
-    tracing::warn!(image = reference, layer_id = target, reason = code, message, "pulled without streaming");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

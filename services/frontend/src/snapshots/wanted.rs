@@ -74,11 +74,10 @@ impl Layer {
 }
 
 impl Image {
-    /// The same image by its digest: what a tag means may have changed since containerd looked.
+    /// The same image by its digest: what a tag means may have changed since containerd looked. The tag stays, for policies.
     pub(super) fn pinned(&self) -> String {
         let name = self.reference.split('@').next().unwrap_or_default();
-        let tag = name.rfind(':').filter(|colon| !name[*colon..].contains('/'));
-        format!("{}@{}", &name[..tag.unwrap_or(name.len())], self.manifest)
+        format!("{name}@{}", self.manifest)
     }
 }
 
@@ -131,15 +130,15 @@ mod tests {
         labels.insert(IMAGE.to_owned(), "docker.io/library/a:1".to_owned());
         assert_eq!(Layer::of(&labels).unwrap().image, None);
         labels.insert(MANIFEST.to_owned(), "sha256:m".to_owned());
-        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a@sha256:m");
+        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a:1@sha256:m");
     }
 
     #[test]
     fn names_are_pinned_whatever_they_are() {
         for (name, pinned) in [
             ("127.0.0.1:5000/a", "127.0.0.1:5000/a@sha256:m"),
-            ("127.0.0.1:5000/a:1", "127.0.0.1:5000/a@sha256:m"),
-            ("r.io/a:1@sha256:x", "r.io/a@sha256:m"),
+            ("127.0.0.1:5000/a:1", "127.0.0.1:5000/a:1@sha256:m"),
+            ("r.io/a:1@sha256:x", "r.io/a:1@sha256:m"),
             ("r.io/a@sha256:x", "r.io/a@sha256:m"),
         ] {
             let image = Image { reference: name.to_owned(), manifest: "sha256:m".to_owned() };

@@ -59,11 +59,6 @@ impl Host {
         self.calls_at_once
     }
 
-    /// Of a plugin, in bytes.
-    pub(crate) fn plugin_size_max(&self) -> u64 {
-        self.limits.plugin_size.as_u64()
-    }
-
     pub(crate) fn is_pooled(&self) -> bool {
         self.pooled
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use wasmtime::Store;
-use wasmtime::component::{HasSelf, InstancePre, Linker};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
 
 use super::bindings::eligibility::{Eligibility, EligibilityPre};
 use super::bindings::prefetch::{Prefetch, PrefetchPre};
@@ -23,6 +23,7 @@ pub(crate) trait World: Clone + Send + Sync + Sized + 'static {
     fn link(linker: &mut Linker<State>) -> wasmtime::Result<()>;
     fn of(linked: InstancePre<State>) -> wasmtime::Result<Self>;
     fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<()>;
+    fn component(&self) -> &Component;
     fn describe(&self, store: &mut Store<State>) -> wasmtime::Result<About>;
     fn check_settings(
         &self,
@@ -51,6 +52,10 @@ impl World for Judge {
 
     fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
         self.0.instantiate(store).map(drop)
+    }
+
+    fn component(&self) -> &Component {
+        self.0.instance_pre().component()
     }
 
     fn describe(&self, store: &mut Store<State>) -> wasmtime::Result<About> {
@@ -82,6 +87,10 @@ impl World for Planner {
         self.0.instantiate(store).map(drop)
     }
 
+    fn component(&self) -> &Component {
+        self.0.instance_pre().component()
+    }
+
     fn describe(&self, store: &mut Store<State>) -> wasmtime::Result<About> {
         self.0.instantiate(&mut *store)?.sluice_policy_plan().call_describe(store)
     }
@@ -109,6 +118,13 @@ impl<W: World> Guest<W> {
         let linked = component::load::<W>(&host.engine, bytes)?;
         let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, reason: format!("{error:#}") };
         Ok(Guest { host: host.clone(), policy: policy.into(), world: W::of(linked).map_err(shape)? })
+    }
+
+    /// The names of what it imports, and of what it exports.
+    pub(crate) fn surface(&self) -> (Vec<String>, Vec<String>) {
+        let (engine, shape) = (&self.host.engine, self.world.component().component_type());
+        let imports = shape.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        (imports, shape.exports(engine).map(|(name, _)| name.to_owned()).collect())
     }
 
     /// The same plugin under another name.

@@ -1,6 +1,6 @@
 //! Policies that misbehave: each ends in a precise error, and in what its failure rule says.
 
-use proto::Decision;
+use proto::{Decision, EventKind};
 
 use crate::harness::{Harness, decisions, facts, hostile, misbehaving};
 
@@ -37,6 +37,11 @@ async fn each_misbehaviour_is_a_failure_of_its_kind() {
         );
         assert!(verdict.message.contains(message), "{how}: {}", verdict.message);
         assert_eq!(verdict.reason, "policy-failed");
+        let told = harness.bus.events().recent();
+        assert_eq!(told.len(), 1, "{how}: {told:?}");
+        assert_eq!((told[0].kind(), told[0].reason.as_str()), (EventKind::PolicyFailed, kind), "{how}");
+        assert_eq!((&*told[0].details["policy"], &*told[0].image), ("bad", "registry.example/team/app:1"));
+        assert!(told[0].message.contains(message), "{how}: {told:?}");
         let after = harness.judge(facts()).await;
         assert_eq!(decisions(&after), [Decision::Accept, Decision::Accept], "after {how}");
     }

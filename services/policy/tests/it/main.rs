@@ -8,4 +8,6 @@ mod harness;
 mod hostile;
 mod load;
 mod refused;
+mod registry;
 mod sets;
+mod signed;

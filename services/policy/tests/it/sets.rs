@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{Decision, PoliciesReply};
+use proto::{Decision, EventKind, PoliciesReply};
 
 use crate::harness::{Harness, decisions, facts, hostile, misbehaving};
 
@@ -50,7 +50,7 @@ async fn the_default_set_judges_and_plans() {
     assert_eq!(harness.plan(2, 7).await.unwrap().policy, "learned");
 }
 
-async fn until(harness: &Harness, wanted: impl Fn(&PoliciesReply) -> bool) -> PoliciesReply {
+pub(crate) async fn until(harness: &Harness, wanted: impl Fn(&PoliciesReply) -> bool) -> PoliciesReply {
     for _ in 0..300 {
         let reply = harness.policies().await;
         if wanted(&reply) {
@@ -84,9 +84,15 @@ async fn a_new_set_replaces_the_old_one_only_when_all_of_it_works() {
         assert_eq!(harness.judge(facts()).await.decision(), Decision::Refuse, "the old set answers");
     }
 
+    let told = harness.bus.events().recent();
+    assert!(told.iter().all(|event| event.kind() == EventKind::PolicySet && event.is_warning()), "{told:?}");
+    assert!(told[0].message.contains("missing field"), "{told:?}");
+
     std::fs::write(&file, two("all", "monitor")).unwrap();
     let reply = until(&harness, |reply| reply.generation == 2).await;
     assert_eq!(reply.last_error, "");
+    let told = harness.bus.events().recent();
+    assert!(told.iter().any(|event| event.reason == "loaded" && !event.is_warning()), "{told:?}");
     assert_eq!(harness.judge(facts()).await.decision(), Decision::Accept);
 }
 

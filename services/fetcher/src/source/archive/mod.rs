@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use registry::document::{CONFIG_MAX, MANIFEST_MAX, OCI_CONFIG, OCI_MANIFEST};
+use registry::{Descriptor, brief};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::document::{
-    CONFIG_MAX, Config, Descriptor, MANIFEST_MAX, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, brief,
-};
+use super::document::{Config, OCI_LAYER};
 use super::file::{LocalFile, read_exact_at};
 use super::{BlobDigest, ByteStream, SourceError};
 use walk::Members;

@@ -91,6 +91,7 @@ impl Scheduler {
             None => {}
             Some(PutError::Full(object)) => {
                 tracing::warn!(%object, "the disk is full: the background stops, reads go on from memory");
+                self.shared.events.disk_full();
                 self.disk_full_until = Some(Instant::now() + DISK_FULL_FOR);
             }
             Some(error) => {

@@ -1,11 +1,11 @@
-//! Why a source did not give what was asked of it.
+//! Why a registry, or another place that holds images, did not give what was asked of it.
 //!
 //! Each kind tells the caller what to do next; every message names the image and the cause.
 
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub enum Error {
     /// There is no such image, or no such part of it.
     #[error("{image}: {what} not found{}", spaced(detail))]
     NotFound { image: String, what: String, detail: String },
@@ -32,29 +32,35 @@ pub enum SourceError {
     Local { image: String, path: PathBuf, source: std::io::Error },
 }
 
-impl SourceError {
-    pub(super) fn corrupt(image: &str, what: impl Into<String>, reason: impl Into<String>) -> SourceError {
-        SourceError::Corrupt { image: image.to_owned(), what: what.into(), reason: reason.into() }
+impl Error {
+    pub fn corrupt(image: &str, what: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Corrupt { image: image.to_owned(), what: what.into(), reason: reason.into() }
     }
 
-    pub(super) fn unsupported(image: &str, reason: impl Into<String>) -> SourceError {
-        SourceError::Unsupported { image: image.to_owned(), reason: reason.into() }
+    pub fn unsupported(image: &str, reason: impl Into<String>) -> Error {
+        Error::Unsupported { image: image.to_owned(), reason: reason.into() }
     }
 
-    pub(super) fn not_found(image: &str, what: impl Into<String>, detail: impl Into<String>) -> SourceError {
-        SourceError::NotFound { image: image.to_owned(), what: what.into(), detail: detail.into() }
+    pub fn not_found(image: &str, what: impl Into<String>, detail: impl Into<String>) -> Error {
+        Error::NotFound { image: image.to_owned(), what: what.into(), detail: detail.into() }
     }
 
-    pub(super) fn local(image: &str, path: impl Into<PathBuf>, source: std::io::Error) -> SourceError {
+    pub fn local(image: &str, path: impl Into<PathBuf>, source: std::io::Error) -> Error {
         let path = path.into();
         if source.kind() == std::io::ErrorKind::NotFound {
-            return SourceError::not_found(image, path.display().to_string(), "");
+            return Error::not_found(image, path.display().to_string(), "");
         }
-        SourceError::Local { image: image.to_owned(), path, source }
+        Error::Local { image: image.to_owned(), path, source }
     }
 }
 
 /// `: detail`, or nothing.
 fn spaced(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+/// Hostile text, short enough for a message and on one line.
+pub fn brief(text: &str) -> String {
+    const SHOWN_CHARS: usize = 120;
+    format!("{:?}", text.chars().take(SHOWN_CHARS).collect::<String>())
 }

@@ -1,6 +1,6 @@
-//! Images in registries, by the OCI distribution protocol.
+//! One repository, and how it is asked.
 //!
-//! A [`Registry`] is one repository as one caller may read it, behind one or more endpoints: the
+//! A [`Repository`] is one repository as one caller may read it, behind one or more endpoints: the
 //! registry's mirrors in the configured order, then the registry itself. Every request goes
 //! through the same three layers:
 //!
@@ -10,39 +10,29 @@
 //!
 //! Docker Hub's names are normalised by the reference; only its host name is special here.
 
-pub(super) mod blob;
-
-mod auth;
-mod challenge;
-mod endpoint;
-mod retry;
-mod transfer;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RANGE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use oci_spec::distribution::Reference;
 use reqwest::Response;
 
-use super::document::{ACCEPT as MANIFESTS, CONFIG_MAX, Descriptor, MANIFEST_MAX};
-use super::{Access, BlobDigest, SourceError, Sources};
-use challenge::Challenge;
-use endpoint::Endpoint;
-use retry::Retry;
-use transfer::{Failure, Transfer};
-
-pub(super) use transfer::client;
+use crate::challenge::Challenge;
+use crate::document::{CONFIG_MAX, Descriptor, MANIFEST_MAX};
+use crate::endpoint::Endpoint;
+use crate::retry::Retry;
+use crate::transfer::{Failure, Request, Transfer};
+use crate::{Access, BlobDigest, ByteStream, Client, Error, blob};
 
 #[derive(Debug)]
-pub(super) struct Registry {
-    image: Arc<str>,
-    reference: Reference,
-    transfer: Transfer,
+pub struct Repository {
+    pub(super) image: Arc<str>,
+    pub(super) reference: Reference,
+    pub(super) transfer: Transfer,
     /// Mirrors first, the registry itself last.
-    endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Vec<Endpoint>,
 }
 
 /// One thing to get.
@@ -70,42 +60,56 @@ enum Answer {
     Stream { response: Response, host: String },
 }
 
-impl Registry {
-    pub(super) fn new(
-        sources: &Sources,
-        reference: &Reference,
-        access: Access,
-    ) -> Result<Registry, SourceError> {
+impl Repository {
+    pub(super) fn new(client: &Client, reference: &Reference, access: Access) -> Result<Repository, Error> {
         let image: Arc<str> = reference.to_string().into();
         let registry = reference.registry();
         let repository = reference.repository();
-        let config = &sources.config;
+        let config = &client.config;
         let mut endpoints = Vec::new();
         for base in config.mirrors.get(registry).into_iter().flatten() {
             endpoints.push(Endpoint::mirror(base, registry, repository).ok_or_else(|| {
-                SourceError::unsupported(
-                    &image,
-                    format!("the mirror {base} of {registry} is not an HTTP URL"),
-                )
+                Error::unsupported(&image, format!("the mirror {base} of {registry} is not an HTTP URL"))
             })?);
         }
         let plain_http = access.plain_http || config.plain_http.iter().any(|host| host == registry);
         endpoints.push(Endpoint::origin(registry, repository, access, plain_http).ok_or_else(|| {
-            SourceError::unsupported(&image, format!("{registry:?} is not the host of a registry"))
+            Error::unsupported(&image, format!("{registry:?} is not the host of a registry"))
         })?);
-        let transfer = Transfer::new(sources.client.clone(), config.clone());
-        Ok(Registry { image, reference: reference.clone(), transfer, endpoints })
+        let transfer = Transfer::new(client.http.clone(), config.clone());
+        Ok(Repository { image, reference: reference.clone(), transfer, endpoints })
     }
 
-    /// What the reference names. With a digest, that is what must come.
-    pub(super) async fn root(&self) -> Result<(Descriptor, Bytes), SourceError> {
+    /// What the reference names, and its media type as the registry says it. With a digest, that is what must come.
+    /// `what` it is, for messages.
+    pub async fn root(&self, what: &str, accept: &'static str) -> Result<(Descriptor, Bytes), Error> {
         let name = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
-        // A reference with a digest of another kind was refused when its name was read.
+        // Digests of other kinds are refused by whoever reads names.
         let digest = self.reference.digest().and_then(|digest| digest.parse().ok());
+        self.named(what, name, digest, accept).await
+    }
+
+    /// What a tag of this repository names; `what` it is, for messages.
+    pub async fn tagged(
+        &self,
+        what: &str,
+        tag: &str,
+        accept: &'static str,
+    ) -> Result<(Descriptor, Bytes), Error> {
+        self.named(what, tag, None, accept).await
+    }
+
+    async fn named(
+        &self,
+        what: &str,
+        name: &str,
+        digest: Option<BlobDigest>,
+        accept: &'static str,
+    ) -> Result<(Descriptor, Bytes), Error> {
         let ask = Ask {
-            what: "the image".into(),
+            what: what.to_owned(),
             path: format!("manifests/{name}"),
-            accept: Some(MANIFESTS),
+            accept: Some(accept),
             body: Body::Whole { max: MANIFEST_MAX, digest },
         };
         let (media_type, bytes) = self.whole(&ask).await?;
@@ -113,28 +117,43 @@ impl Registry {
         Ok((descriptor, bytes))
     }
 
-    pub(super) async fn manifest_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
-        self.described("manifests", descriptor, MANIFEST_MAX, Some(MANIFESTS)).await
+    /// A manifest or an index that another document names; verified.
+    pub async fn manifest(&self, descriptor: &Descriptor, accept: &'static str) -> Result<Bytes, Error> {
+        self.described("the manifest", "manifests", descriptor, MANIFEST_MAX, Some(accept)).await
     }
 
-    pub(super) async fn config_document(&self, descriptor: &Descriptor) -> Result<Bytes, SourceError> {
-        self.described("blobs", descriptor, CONFIG_MAX, None).await
+    /// An image's config; verified.
+    pub async fn config(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
+        self.whole_blob("the config", descriptor, CONFIG_MAX).await
+    }
+
+    /// A blob of at most `max` bytes, in memory; verified.
+    pub async fn whole_blob(&self, what: &str, descriptor: &Descriptor, max: u64) -> Result<Bytes, Error> {
+        self.described(what, "blobs", descriptor, max, None).await
+    }
+
+    /// The bytes of a blob of `size` bytes, from byte `from` on, whatever connections do meanwhile. Exactly those, or an
+    /// error; whether they are the right ones is for the reader to hash.
+    pub async fn blob(
+        self: &Arc<Self>,
+        digest: BlobDigest,
+        size: u64,
+        from: u64,
+    ) -> Result<ByteStream, Error> {
+        blob::open(self.clone(), digest, size, from).await
     }
 
     async fn described(
         &self,
+        what: &str,
         kind: &str,
         descriptor: &Descriptor,
         max: u64,
         accept: Option<&'static str>,
-    ) -> Result<Bytes, SourceError> {
+    ) -> Result<Bytes, Error> {
         descriptor.within(&self.image, max)?;
         let ask = Ask {
-            what: format!(
-                "{} {}",
-                if kind == "blobs" { "the config" } else { "the manifest" },
-                descriptor.digest
-            ),
+            what: format!("{what} {}", descriptor.digest),
             path: format!("{kind}/{}", descriptor.digest),
             accept,
             body: Body::Whole { max, digest: Some(descriptor.digest) },
@@ -142,11 +161,11 @@ impl Registry {
         let (_, bytes) = self.whole(&ask).await?;
         match descriptor.check(&bytes) {
             Ok(()) => Ok(bytes),
-            Err(reason) => Err(SourceError::corrupt(&self.image, ask.what, reason)),
+            Err(reason) => Err(Error::corrupt(&self.image, ask.what, reason)),
         }
     }
 
-    async fn whole(&self, ask: &Ask) -> Result<(Option<String>, Bytes), SourceError> {
+    async fn whole(&self, ask: &Ask) -> Result<(Option<String>, Bytes), Error> {
         match self.answer(ask).await? {
             Answer::Whole { media_type, bytes } => Ok((media_type, bytes)),
             Answer::Stream { host, .. } => Err(self.unreachable(&host, "it answers with part of a document")),
@@ -154,7 +173,7 @@ impl Registry {
     }
 
     /// A blob's bytes from `from` on, or from the start when the server knows no ranges.
-    async fn stream(&self, digest: &BlobDigest, from: u64) -> Result<(Response, String), SourceError> {
+    pub(super) async fn stream(&self, digest: &BlobDigest, from: u64) -> Result<(Response, String), Error> {
         let ask = Ask {
             what: format!("layer {digest}"),
             path: format!("blobs/{digest}"),
@@ -163,22 +182,21 @@ impl Registry {
         };
         match self.answer(&ask).await? {
             Answer::Stream { response, host } => Ok((response, host)),
-            Answer::Whole { .. } => Err(SourceError::corrupt(&self.image, ask.what, "it came as a document")),
+            Answer::Whole { .. } => Err(Error::corrupt(&self.image, ask.what, "it came as a document")),
         }
     }
 
     /// The first endpoint's answer that is one; of failures, the registry's own.
-    async fn answer(&self, ask: &Ask) -> Result<Answer, SourceError> {
+    async fn answer(&self, ask: &Ask) -> Result<Answer, Error> {
         let mut failed = None;
         for endpoint in self.endpoints.iter().filter(|endpoint| !endpoint.down.load(Ordering::Relaxed)) {
-            match self.tries(endpoint, ask).await {
+            match self.tries(endpoint, &ask.what, || self.exchange(endpoint, ask)).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
-                    let error = self.error(endpoint, ask, failure).await;
+                    let error = self.error(endpoint, &ask.what, failure).await;
                     if endpoint.mirror_of.is_some() {
                         tracing::warn!(mirror = endpoint.host, %error, "a mirror failed: asking the next one");
-                        let gone =
-                            matches!(error, SourceError::Unreachable { .. } | SourceError::Limited { .. });
+                        let gone = matches!(error, Error::Unreachable { .. } | Error::Limited { .. });
                         endpoint.down.fetch_or(gone, Ordering::Relaxed);
                     }
                     failed = Some(error);
@@ -188,10 +206,19 @@ impl Registry {
         Err(failed.unwrap_or_else(|| self.unreachable(self.reference.registry(), "it has no endpoint")))
     }
 
-    async fn tries(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Failure> {
+    /// Attempts, until one succeeds or there is no use in another.
+    pub(super) async fn tries<T, F>(
+        &self,
+        endpoint: &Endpoint,
+        what: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let mut retry = Retry::new(&self.transfer.config.retry);
         loop {
-            let failure = match self.exchange(endpoint, ask).await {
+            let failure = match attempt().await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -201,33 +228,43 @@ impl Registry {
             // Behind a mirror there is always somebody else to ask.
             let pause = if endpoint.mirror_of.is_some() { None } else { retry.pause(*wait) };
             let Some(pause) = pause else { return Err(failure) };
-            tracing::debug!(host = endpoint.host, what = ask.what, reason, ?pause, "trying again");
+            tracing::debug!(host = endpoint.host, what, reason, ?pause, "trying again");
             tokio::time::sleep(pause).await;
         }
     }
 
-    /// One request and its answer; a second one when the authorisation had to be renewed.
     async fn exchange(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Failure> {
         let url = endpoint.url(self.reference.repository(), &ask.path);
+        let request = Request { method: Method::GET, url, headers: ask.headers(), body: Bytes::new() };
+        let response = self.authorised(endpoint, &request).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT => self.accept(endpoint, ask, response).await,
+            _ => Err(self.transfer.failure(response).await),
+        }
+    }
+
+    /// One request and its answer, whatever that is; a second one when the authorisation had to be renewed.
+    pub(super) async fn authorised(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request,
+    ) -> Result<Response, Failure> {
         let mut authorisation = endpoint.login.authorisation(&self.transfer).await?;
         let mut renewed = false;
         loop {
             let header = authorisation.as_ref().map(|authorisation| &authorisation.header);
-            let response = self.transfer.get(&url, ask.headers(), header).await?;
-            let status = response.status();
-            if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-                return self.accept(endpoint, ask, response).await;
+            let response = self.transfer.exchange(request, endpoint.home(), header).await?;
+            let refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if !refused || renewed {
+                return Ok(response);
             }
-            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !renewed {
-                renewed = true;
-                let challenge = Challenge::of(response.headers());
-                let fresh = endpoint.login.renew(&self.transfer, authorisation.as_ref(), challenge).await?;
-                if fresh.is_some() {
-                    authorisation = fresh;
-                    continue;
-                }
+            renewed = true;
+            let challenge = Challenge::of(response.headers());
+            let fresh = endpoint.login.renew(&self.transfer, authorisation.as_ref(), challenge).await?;
+            if fresh.is_none() {
+                return Ok(response);
             }
-            return Err(self.transfer.failure(response).await);
+            authorisation = fresh;
         }
     }
 
@@ -245,40 +282,32 @@ impl Registry {
         Ok(Answer::Whole { media_type, bytes })
     }
 
-    async fn error(&self, endpoint: &Endpoint, ask: &Ask, failure: Failure) -> SourceError {
-        let (image, host, what) = (self.image.to_string(), endpoint.host.clone(), ask.what.clone());
+    pub(super) async fn error(&self, endpoint: &Endpoint, what: &str, failure: Failure) -> Error {
+        let (image, host, what) = (self.image.to_string(), endpoint.host.clone(), what.to_owned());
         match failure {
-            Failure::Passing { reason, .. } => SourceError::Unreachable { image, host, reason },
-            Failure::Limited { reason: detail, .. } => SourceError::Limited { image, host, detail },
-            Failure::Absent(detail) => {
-                SourceError::NotFound { image, what, detail: format!("{host}: {detail}") }
-            }
-            Failure::Denied(detail) => SourceError::Denied { image, host, detail },
+            Failure::Passing { reason, .. } => Error::Unreachable { image, host, reason },
+            Failure::Limited { reason: detail, .. } => Error::Limited { image, host, detail },
+            Failure::Absent(detail) => Error::NotFound { image, what, detail: format!("{host}: {detail}") },
+            Failure::Denied(detail) => Error::Denied { image, host, detail },
             Failure::Unauthorized(detail) => {
                 let detail = match endpoint.login.trouble().await {
                     Some(trouble) => format!("{detail}; the docker config gave none: {trouble}"),
                     None => detail,
                 };
-                SourceError::Unauthorized { image, host, detail }
+                Error::Unauthorized { image, host, detail }
             }
             Failure::OutOfRange => {
-                SourceError::Corrupt { image, what, reason: "it is shorter than the manifest says".into() }
+                Error::Corrupt { image, what, reason: "it is shorter than the manifest says".into() }
             }
-            Failure::Corrupt(reason) => {
-                SourceError::Corrupt { image, what, reason: format!("{host}: {reason}") }
-            }
+            Failure::Corrupt(reason) => Error::Corrupt { image, what, reason: format!("{host}: {reason}") },
             Failure::Refused(reason) => {
-                SourceError::Unsupported { image, reason: format!("{what}: {host}: {reason}") }
+                Error::Unsupported { image, reason: format!("{what}: {host}: {reason}") }
             }
         }
     }
 
-    fn unreachable(&self, host: &str, reason: impl Into<String>) -> SourceError {
-        SourceError::Unreachable {
-            image: self.image.to_string(),
-            host: host.to_owned(),
-            reason: reason.into(),
-        }
+    pub(super) fn unreachable(&self, host: &str, reason: impl Into<String>) -> Error {
+        Error::Unreachable { image: self.image.to_string(), host: host.to_owned(), reason: reason.into() }
     }
 }
 

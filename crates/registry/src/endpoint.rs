@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use url::Url;
 
 use super::auth::Login;
-use crate::source::Access;
+use crate::Access;
 
 /// How Docker Hub is named, and where it answers.
 const DOCKER_HUB: &str = "docker.io";
@@ -51,6 +51,11 @@ impl Endpoint {
         let login = Login::new(None, host.clone(), repository.to_owned(), base.scheme() == "http");
         let mirror_of = Some(registry.to_owned());
         Some(Endpoint { base: base.clone(), host, mirror_of, login, down: AtomicBool::new(false) })
+    }
+
+    /// What its authorisation is for.
+    pub(super) fn home(&self) -> &Url {
+        &self.base
     }
 
     pub(super) fn url(&self, repository: &str, path: &str) -> Url {

@@ -14,22 +14,22 @@ use http::StatusCode;
 use http::header::CONTENT_RANGE;
 use reqwest::Response;
 
-use super::Registry;
-use super::retry::Retry;
-use crate::source::{BlobDigest, ByteStream, SourceError};
+use crate::repository::Repository;
+use crate::retry::Retry;
+use crate::{BlobDigest, ByteStream, Error};
 
 /// So many bytes are worth a new set of tries.
 const PROGRESS: u64 = 1024 * 1024;
 
-pub(in crate::source) async fn open(
-    registry: Arc<Registry>,
+pub(super) async fn open(
+    repository: Arc<Repository>,
     digest: BlobDigest,
     size: u64,
     from: u64,
-) -> Result<ByteStream, SourceError> {
-    let retry = Retry::new(&registry.transfer.config.retry);
+) -> Result<ByteStream, Error> {
+    let retry = Retry::new(&repository.transfer.config.retry);
     let mut reader =
-        Reader { registry, digest, size, position: from, counted: from, retry, connection: None };
+        Reader { repository, digest, size, position: from, counted: from, retry, connection: None };
     if from < size {
         // Now, so that a missing blob is an error of the opening.
         reader.connect().await?;
@@ -41,7 +41,7 @@ pub(in crate::source) async fn open(
 }
 
 struct Reader {
-    registry: Arc<Registry>,
+    repository: Arc<Repository>,
     digest: BlobDigest,
     size: u64,
     position: u64,
@@ -59,13 +59,13 @@ struct Connection {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<Option<Bytes>, SourceError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         while self.position < self.size {
             let Some(connection) = &mut self.connection else {
                 self.connect().await?;
                 continue;
             };
-            let reason = match self.registry.transfer.chunk(&mut connection.response).await {
+            let reason = match self.repository.transfer.chunk(&mut connection.response).await {
                 Ok(Some(bytes)) => match self.take(bytes)? {
                     Some(bytes) => return Ok(Some(bytes)),
                     None => continue,
@@ -79,7 +79,7 @@ impl Reader {
     }
 
     /// What of these bytes is new.
-    fn take(&mut self, mut bytes: Bytes) -> Result<Option<Bytes>, SourceError> {
+    fn take(&mut self, mut bytes: Bytes) -> Result<Option<Bytes>, Error> {
         if let Some(connection) = &mut self.connection {
             let skipped = connection.skip.min(bytes.len() as u64);
             connection.skip -= skipped;
@@ -102,20 +102,20 @@ impl Reader {
         Ok(Some(bytes))
     }
 
-    async fn broken(&mut self, reason: String) -> Result<(), SourceError> {
+    async fn broken(&mut self, reason: String) -> Result<(), Error> {
         let host = self.connection.take().map(|connection| connection.host).unwrap_or_default();
         let (position, size) = (self.position, self.size);
         let Some(pause) = self.retry.pause(None) else {
             let reason = format!("layer {} broke off at byte {position} of {size}: {reason}", self.digest);
-            return Err(self.registry.unreachable(&host, reason));
+            return Err(self.repository.unreachable(&host, reason));
         };
         tracing::debug!(host, layer = %self.digest, position, size, reason, "a transfer broke: resuming");
         tokio::time::sleep(pause).await;
         Ok(())
     }
 
-    async fn connect(&mut self) -> Result<(), SourceError> {
-        let (response, host) = self.registry.stream(&self.digest, self.position).await?;
+    async fn connect(&mut self) -> Result<(), Error> {
+        let (response, host) = self.repository.stream(&self.digest, self.position).await?;
         let left = self.size - self.position;
         let (skip, promised) = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -137,8 +137,8 @@ impl Reader {
         Ok(())
     }
 
-    fn corrupt(&self, reason: String) -> SourceError {
-        SourceError::corrupt(&self.registry.image, format!("layer {}", self.digest), reason)
+    fn corrupt(&self, reason: String) -> Error {
+        Error::corrupt(&self.repository.image, format!("layer {}", self.digest), reason)
     }
 }
 

@@ -11,18 +11,28 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use reqwest::{RequestBuilder, Response};
 use serde::Deserialize;
 use url::Url;
 
-use crate::source::SourceConfig;
-use crate::source::document::brief;
+use crate::{Config, brief};
 
 /// Redirects followed for one request; registries use one or two.
 const REDIRECTS_MAX: usize = 8;
 /// What is read of an error's body, in bytes.
 const ERROR_BODY_MAX: u64 = 16 * 1024;
+/// The slowest upload that is waited for, in bytes a second.
+const UPLOAD_RATE_MIN: u64 = 64 * 1024;
+
+/// What is asked of a registry, or given to it.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
 
 /// Why an exchange did not give what was asked. The kinds say what can be done about it.
 #[derive(Debug)]
@@ -72,11 +82,11 @@ impl Failure {
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
     client: reqwest::Client,
-    pub(super) config: Arc<SourceConfig>,
+    pub(super) config: Arc<Config>,
 }
 
 /// The client for all registries of a process.
-pub(in crate::source) fn client(config: &SourceConfig) -> anyhow::Result<reqwest::Client> {
+pub(super) fn client(config: &Config) -> anyhow::Result<reqwest::Client> {
     let mut headers = HeaderMap::new();
     // A blob's digest is that of its stored bytes: nobody may encode it on the way.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -98,7 +108,7 @@ pub(in crate::source) fn client(config: &SourceConfig) -> anyhow::Result<reqwest
 }
 
 impl Transfer {
-    pub(super) fn new(client: reqwest::Client, config: Arc<SourceConfig>) -> Transfer {
+    pub(super) fn new(client: reqwest::Client, config: Arc<Config>) -> Transfer {
         Transfer { client, config }
     }
 
@@ -106,28 +116,29 @@ impl Transfer {
         &self.client
     }
 
-    /// GET, through redirects. The answer's status is for the caller to judge.
-    pub(super) async fn get(
+    /// One request, through redirects when it asks for something. The answer's status is for the caller to judge. The
+    /// authorisation is for `home` alone.
+    pub(super) async fn exchange(
         &self,
-        start: &Url,
-        headers: HeaderMap,
+        request: &Request,
+        home: &Url,
         authorisation: Option<&HeaderValue>,
     ) -> Result<Response, Failure> {
-        let mut url = start.clone();
+        let mut url = request.url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = self.client.get(url.clone()).headers(headers.clone());
-            if let Some(value) = authorisation.filter(|_| url.origin() == start.origin()) {
-                request = request.header(AUTHORIZATION, value.clone());
+            let mut builder = self.client.request(request.method.clone(), url.clone());
+            builder = builder.headers(request.headers.clone()).body(request.body.clone());
+            if let Some(value) = authorisation.filter(|_| url.origin() == home.origin()) {
+                builder = builder.header(AUTHORIZATION, value.clone());
             }
-            let response = self.send(request).await?;
+            let response = self.send(builder, request.body.len()).await?;
             if !is_redirect(response.status()) {
                 return Ok(response);
             }
-            url = target(&url, response.headers())?;
-            if url.scheme() != "https" && start.scheme() == "https" {
-                let host = url.host_str().unwrap_or_default();
-                return Err(Failure::refused(format!("it redirects to {host} without HTTPS")));
+            if request.method != Method::GET {
+                return Err(Failure::refused("it redirects an upload"));
             }
+            url = target(&url, response.headers())?;
         }
         Err(Failure::refused(format!("it redirects more than {REDIRECTS_MAX} times")))
     }
@@ -139,7 +150,7 @@ impl Transfer {
         max: u64,
         what: &str,
     ) -> Result<Bytes, Failure> {
-        let response = self.send(request).await?;
+        let response = self.send(request, 0).await?;
         let status = response.status();
         if status.is_success() {
             return self.body(response, max).await;
@@ -193,8 +204,11 @@ impl Transfer {
         }
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let limit = self.config.connect_timeout.saturating_add(self.config.stall_timeout);
+    /// Up to the answer's head; `uploaded` bytes go first.
+    async fn send(&self, request: RequestBuilder, uploaded: usize) -> Result<Response, Failure> {
+        let upload = Duration::from_secs(uploaded as u64 / UPLOAD_RATE_MIN);
+        let limit =
+            self.config.connect_timeout.saturating_add(self.config.stall_timeout).saturating_add(upload);
         match tokio::time::timeout(limit, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(unsent(error)),
@@ -220,11 +234,18 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn target(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
+/// Where an answer sends to: HTTPS is never given up for plain HTTP.
+pub(super) fn target(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let url = location.and_then(|location| from.join(location).ok());
-    url.filter(|url| matches!(url.scheme(), "http" | "https"))
-        .ok_or_else(|| Failure::refused("it redirects to nowhere"))
+    let url = url
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or_else(|| Failure::refused("it redirects to nowhere"))?;
+    if url.scheme() != "https" && from.scheme() == "https" {
+        let host = url.host_str().unwrap_or_default();
+        return Err(Failure::refused(format!("it redirects to {host} without HTTPS")));
+    }
+    Ok(url)
 }
 
 /// Only the form in seconds: registries do not send dates.

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::challenge::{Bearer, Challenge};
 use super::transfer::{Failure, Transfer};
-use crate::source::Credential;
+use crate::{Credential, brief};
 
 /// What a token is good for when its server does not say (the specification's default).
 const TOKEN_DEFAULT: Duration = Duration::from_secs(60);
@@ -210,7 +210,7 @@ impl Login {
     }
 
     fn realm(&self, bearer: &Bearer) -> Result<Url, Failure> {
-        let shown = crate::source::document::brief(&bearer.realm);
+        let shown = brief(&bearer.realm);
         match Url::parse(&bearer.realm) {
             Ok(realm) if realm.scheme() == "https" || (realm.scheme() == "http" && self.plain_http) => {
                 Ok(realm)

@@ -1,4 +1,4 @@
-//! How sources are reached.
+//! How registries are reached.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use url::Url;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SourceConfig {
+pub struct Config {
     /// Mirrors by registry host, asked in order before the registry itself:
     /// `"docker.io" = ["https://mirror.example:5000/prefix"]`. A mirror gets what the docker config
     /// holds for its own host, never a caller's credential; what it serves without one, every
@@ -50,15 +50,15 @@ pub struct RetryConfig {
     pub total_pause: Duration,
 }
 
-impl SourceConfig {
+impl Config {
     pub(super) fn docker(&self) -> Places {
         Places { config: self.docker_config.clone(), helper_path: self.helper_path.clone() }
     }
 }
 
-impl Default for SourceConfig {
-    fn default() -> SourceConfig {
-        SourceConfig {
+impl Default for Config {
+    fn default() -> Config {
+        Config {
             mirrors: BTreeMap::new(),
             plain_http: Vec::new(),
             docker_config: None,

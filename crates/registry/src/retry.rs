@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::source::config::RetryConfig;
+use crate::config::RetryConfig;
 
 /// One request's remaining tries: exponential pauses, spread at random so that the clients that
 /// failed together do not come back together, bounded in number and in total time.

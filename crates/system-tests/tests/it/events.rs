@@ -1,0 +1,146 @@
+//! What happens to images is told as events: on the node, and to the whole mesh.
+
+use std::process::{Child, Stdio};
+
+use anyhow::Context as _;
+use serde_json::Value;
+use system_tests::kubernetes::{Node, Options, busybox};
+use system_tests::noise;
+use testkit::ImageSpec;
+
+/// A program, and so much data beside it.
+fn application(seed: u64, len: usize) -> anyhow::Result<ImageSpec> {
+    Ok(ImageSpec::new([busybox()?.directory("data").file("data/read", &noise(seed, len)).finish()]))
+}
+
+/// What `sluice events --json` prints, of one image.
+fn events(node: &Node, image: &str) -> anyhow::Result<Vec<Value>> {
+    lines(&node.scratch().succeed(["--json", "events", "--image", image])?)
+}
+
+fn lines(text: &str) -> anyhow::Result<Vec<Value>> {
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Kind and reason of each.
+fn told(events: &[Value]) -> Vec<(&str, &str)> {
+    let text = |event: &'_ Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    let pairs = events.iter().map(|event| (text(event, "kind"), text(event, "reason")));
+    pairs.map(|(kind, reason)| (&*kind.leak(), &*reason.leak())).collect()
+}
+
+/// `sluice events --mesh`, in the background until dropped.
+struct Listener {
+    process: Child,
+    output: std::path::PathBuf,
+}
+
+impl Listener {
+    fn start(node: &mut Node) -> anyhow::Result<Listener> {
+        let url = node.backend()?.nats.url();
+        let output = node.scratch().path("mesh-events");
+        let mut command = node.scratch().command(["--nats", &url, "--json", "events", "--mesh"])?;
+        let process = command.stdout(std::fs::File::create(&output)?).stderr(Stdio::null()).spawn()?;
+        Ok(Listener { process, output })
+    }
+
+    fn heard(&self) -> anyhow::Result<Vec<Value>> {
+        // The last line may not be whole yet.
+        let text = std::fs::read_to_string(&self.output)?;
+        lines(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
+    }
+
+    /// Waits until an event is heard that is wanted.
+    fn until(&self, node: &Node, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        node.settle(|_| self.heard().is_ok_and(|heard| heard.iter().any(&wanted)))?;
+        self.heard()?.into_iter().find(wanted).context("heard and lost")
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+#[test]
+fn a_node_tells_what_streams_what_is_complete_and_what_is_refused() -> anyhow::Result<()> {
+    let refusal = r#"policy.set.eligibility=[{name="sizes", source="builtin:size-limits", settings={largest-image=4000000}}]"#;
+    let node = Node::start(&Options { settings: vec![refusal.to_owned()], ..Options::default() })?;
+    let (small, large) =
+        (node.push("small", &application(1, 1_000)?)?, node.push("large", &application(2, 5_000_000)?)?);
+    node.cri.pull(&small)?;
+    node.cri.pull(&large)?;
+    node.settle(|_| events(&node, &small).is_ok_and(|events| events.len() == 2))?;
+    let of_small = events(&node, &small)?;
+    assert_eq!(told(&of_small), [("streaming", "image-streaming"), ("complete", "image-complete")]);
+    assert_eq!(of_small[0]["message"], format!("Image {small} is backed by image streaming."));
+    assert_eq!(of_small[0]["warning"], false);
+    assert!(of_small[1]["details"]["bytes"].as_str().is_some_and(|bytes| bytes != "0"), "{}", of_small[1]);
+
+    let of_large = events(&node, &large)?;
+    assert_eq!(told(&of_large), [("denied", "not-eligible")], "once, whatever the number of layers");
+    let details = &of_large[0]["details"];
+    assert_eq!((&details["policy"], &details["policy_reason"]), (&"sizes".into(), &"image-too-large".into()));
+    assert_eq!(of_large[0]["warning"], true);
+    // For people, and of one kind.
+    let denied = node.scratch().succeed(["events", "--kind", "denied"])?;
+    assert!(denied.lines().count() == 1 && denied.contains("  denied  not-eligible  "), "{denied}");
+    Ok(())
+}
+
+#[test]
+fn policies_know_where_the_node_is_and_what_was_asked_for() -> anyhow::Result<()> {
+    let settings = [
+        r#"policy.set.eligibility=[{name="near", source="builtin:registry-region"}]"#,
+        "frontend.region=us-1",
+        r#"frontend.labels={disk="ssd"}"#,
+    ]
+    .map(str::to_owned);
+    let node = Node::start(&Options { settings: settings.to_vec(), ..Options::default() })?;
+    let image = node.push("app", &application(1, 1_000)?)?;
+    node.cri.pull(&image)?;
+    let told = events(&node, &image)?;
+    assert_eq!(told[0]["details"]["policy_reason"], "registry-region-unknown", "{told:?}");
+    let message = told[0]["message"].to_string();
+    assert!(message.contains("the nodes are in us-1") && message.contains("app:latest"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn the_mesh_hears_what_goes_wrong_on_its_nodes() -> anyhow::Result<()> {
+    let settings = [
+        "frontend.resolve_timeout=8s",
+        "frontend.read_timeout=8s",
+        "frontend.node=node-7",
+        "frontend.background=false",
+    ];
+    let options =
+        Options { services: true, settings: settings.map(str::to_owned).to_vec(), ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let listener = Listener::start(&mut node)?;
+    let (first, second) =
+        (node.push("first", &application(1, 3_000_000)?)?, node.push("second", &application(2, 1_000)?)?);
+    node.cri.pull(&first)?;
+    let streams = listener.until(&node, |event| event["image"] == first.as_str())?;
+    assert_eq!((&streams["kind"], &streams["node"]), (&"streaming".into(), &"node-7".into()), "{streams}");
+
+    let pod = node.cri.pod("one")?;
+    node.backend()?.fetcher.kill()?;
+    node.cri.pull(&second)?;
+    let fallback = listener.until(&node, |event| event["image"] == second.as_str())?;
+    assert_eq!((&fallback["kind"], &fallback["reason"]), (&"fallback".into(), &"mesh-away".into()));
+    assert_eq!(told(&events(&node, &second)?), [("fallback", "mesh-away")], "the node itself says the same");
+
+    // Nothing has its content any more: a read fails, in the end, and says so.
+    node.backend()?.cache.kill()?;
+    let container = node.cri.start(&pod, "reader", &first, &["/bin/sleep", "1000"]);
+    assert!(container.is_err() || node.cri.exec(&container?, &["/bin/cat", "/data/read"]).is_err());
+    let failed = listener.until(&node, |event| event["reason"] == "read-failed")?;
+    assert_eq!(failed["kind"], "degraded");
+    for detail in ["object", "offset", "size"] {
+        assert!(failed["details"][detail].is_string(), "{failed}");
+    }
+    Ok(())
+}
