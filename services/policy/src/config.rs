@@ -141,6 +141,7 @@ impl Default for Config {
             file: None,
             set: SetConfig::default(),
             limits: Limits::default(),
+            record: None,
             registry: registry::Config::default(),
             trust: TrustConfig::default(),
             kept: PathBuf::from("/var/lib/sluice/plugins"),

@@ -243,14 +243,14 @@ fn the_example_of_the_guide_is_checked_tried_and_used() -> anyhow::Result<()> {
         let output = scratch.run([&["policy", "run", plugin.as_str()][..], &about].concat())?;
         assert_eq!(output.status.code(), Some(NOT_ELIGIBLE), "{}", String::from_utf8_lossy(&output.stderr));
         let verdict: Value = serde_json::from_slice(&output.stdout)?;
-        assert_eq!(verdict["reason"], "tag-latest", "{verdict}");
+        assert_eq!(verdict["reason"], "tag-refused", "{verdict}");
     }
 
     let set = format!("policy.set.eligibility=[{{name=\"mine\", source=\"{source}\"}}]");
     let output = scratch.run(["--set", &set, "import", "--plain-http", &latest])?;
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(NOT_ELIGIBLE), "{message}");
-    assert!(message.contains("name a version") && message.contains("(policy mine: tag-latest)"), "{message}");
+    assert!(message.contains("name another") && message.contains("(policy mine: tag-refused)"), "{message}");
     let listed = scratch.json(["--set", &set, "policy", "ls"])?;
     assert_eq!(listed["policies"][0]["name"], "mine", "{listed}");
     Ok(())

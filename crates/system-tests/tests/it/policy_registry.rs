@@ -104,7 +104,7 @@ fn a_signed_policy_comes_into_a_running_mesh_is_replaced_and_rolled_back() -> an
 
     let refused = import()?;
     assert_eq!(refused.status.code(), Some(NOT_ELIGIBLE), "{}", message(&refused));
-    assert!(message(&refused).contains("(policy mine: tag-latest)"), "{}", message(&refused));
+    assert!(message(&refused).contains("(policy mine: tag-refused)"), "{}", message(&refused));
 
     author.write_set(&file, second)?;
     until(&|listed| listed["last_error"].to_string().contains("it is not signed"))?;
@@ -131,7 +131,7 @@ fn in_one_process_a_pulled_policy_decides_also_without_its_registry() -> anyhow:
     let image = author.image.clone();
     let refused = author.scratch.run([&flags[..], &["import", "--plain-http", &image]].concat())?;
     assert_eq!(refused.status.code(), Some(NOT_ELIGIBLE), "{}", message(&refused));
-    assert!(message(&refused).contains("(policy mine: tag-latest)"), "{}", message(&refused));
+    assert!(message(&refused).contains("(policy mine: tag-refused)"), "{}", message(&refused));
 
     let checked =
         author.scratch.json([&flags[..4], &["policy", "check", "--plain-http", &first]].concat())?;
