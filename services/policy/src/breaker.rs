@@ -14,6 +14,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Breaker {
     failures: u32,
     open: Option<Open>,
+    tireless: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,11 @@ struct Open {
 }
 
 impl Breaker {
+    /// Never opens: where each answer counts by itself.
+    pub(crate) fn tireless() -> Breaker {
+        Breaker { tireless: true, ..Breaker::default() }
+    }
+
     /// Whether the policy may run now. After a pause only one may try, until it is known how that went.
     pub(crate) fn admits(&mut self, now: Instant) -> bool {
         match &mut self.open {
@@ -36,13 +42,13 @@ impl Breaker {
     }
 
     pub(crate) fn succeeded(&mut self) {
-        *self = Breaker::default();
+        (self.failures, self.open) = (0, None);
     }
 
     /// Notes a failure; true when the circuit was closed and opens now.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);
-        if self.failures < FAILURES_MAX {
+        if self.failures < FAILURES_MAX || self.tireless {
             return false;
         }
         let was_closed = self.open.is_none();
@@ -69,6 +75,15 @@ mod tests {
         }
         assert!(!breaker.failed(now) && !breaker.failed(now) && breaker.failed(now));
         assert!(breaker.is_open() && !breaker.admits(now));
+    }
+
+    #[test]
+    fn one_that_is_tireless_never_opens() {
+        let (mut breaker, now) = (Breaker::tireless(), Instant::now());
+        breaker.succeeded();
+        for _ in 0..10 {
+            assert!(!breaker.failed(now) && breaker.admits(now));
+        }
     }
 
     #[test]

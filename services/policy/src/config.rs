@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::record::RecordConfig;
+
 /// The whole configuration of the service as a process of its own.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,6 +25,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub set: SetConfig,
     pub limits: Limits,
+    /// Where decisions are written down; nowhere by default.
+    pub record: Option<RecordConfig>,
     /// How registries are reached for plugins.
     pub registry: registry::Config,
     pub trust: TrustConfig,
@@ -137,6 +141,7 @@ impl Default for Config {
             file: None,
             set: SetConfig::default(),
             limits: Limits::default(),
+            record: None,
             registry: registry::Config::default(),
             trust: TrustConfig::default(),
             kept: PathBuf::from("/var/lib/sluice/plugins"),

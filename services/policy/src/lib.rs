@@ -5,6 +5,8 @@
 //!            |          `-- plugin --> host    a fresh WebAssembly instance per call, within limits
 //!          watch                   `---> source   builtin, a file, or `remote`: a registry, with signatures
 //!                                verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
+//!                                record    what was decided, for `sluice policy replay`
+//! trial --> set                  the same without a bus, for who writes policies
 //! ```
 //!
 //! It keeps nothing but copies of what it pulled: any number of policy services answer side by side. The contract that plugins
@@ -18,11 +20,13 @@ mod meters;
 mod outline;
 mod plan;
 mod plugin;
+pub mod record;
 mod remote;
 mod service;
 mod set;
 mod settings;
 mod source;
+mod trial;
 mod verdict;
 mod watch;
 
@@ -36,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use host::{Host, Unusable};
+use record::Recorder;
 use service::Service;
 use set::Set;
 use source::{Given, Sources};
@@ -48,6 +53,7 @@ pub use outline::{Outline, outline};
 pub use registry::{Access, Credential};
 pub use remote::{PulledPlugin, Registries, RemoteName, SigningKey};
 pub use source::{read_plugin, sign_file, signature_file};
+pub use trial::{Cost, Trial};
 
 /// Policies that answer. Dropped, they take no more questions.
 #[derive(Debug)]
@@ -75,8 +81,9 @@ impl Policies {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Policies> {
-        let Config { file, set, limits, .. } = config;
+        let Config { file, set, limits, record, .. } = config;
         let total_time = limits.total_time;
+        let recorder = record.map(Recorder::new).transpose()?;
         let file = file.map(|path| SetFile { path });
         let load = move || -> anyhow::Result<_> {
             let text = file.as_ref().map(SetFile::read).transpose()?;
@@ -91,7 +98,7 @@ impl Policies {
         let (host, sources, set, file) =
             tokio::task::spawn_blocking(load).await.context("loading the policies")??;
         tracing::info!(policies = set.shown().len(), pooled = host.is_pooled(), "loaded the policies");
-        let service = Arc::new(Service::new(host, sources, total_time, set, bus.events().clone()));
+        let service = Arc::new(Service::new(host, sources, total_time, set, bus.events().clone(), recorder));
         let answering = service.answer_all(&bus).await?;
         if let Some((file, loaded)) = file {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));

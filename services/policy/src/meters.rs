@@ -12,6 +12,7 @@
 //! | `sluice_policy_log_lines_dropped_total` | `policy` | beyond what one call may log |
 //! | `sluice_policy_generation` | | of the set in use |
 //! | `sluice_policy_reloads_total` | `outcome` | `done`, `failed` |
+//! | `sluice_policy_unrecorded_total` | | decisions that could not be written down |
 
 use proto::{Decision, Verdict};
 
@@ -60,6 +61,10 @@ pub(crate) fn loaded(generation: u64) {
 
 pub(crate) fn not_loaded() {
     metrics::counter!("sluice_policy_reloads_total", "outcome" => "failed").increment(1);
+}
+
+pub(crate) fn unrecorded() {
+    metrics::counter!("sluice_policy_unrecorded_total").increment(1);
 }
 
 fn failed(policy: &str, kind: &str) {

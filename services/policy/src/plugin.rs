@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use proto::{LoadedPolicy, PlanReply, Verdict};
@@ -25,6 +25,8 @@ pub(crate) struct Plugin<W> {
     about: About,
     settings: Vec<Setting>,
     guest: Guest<W>,
+    /// How long that took: nearly all of it to compile.
+    loaded_in: Duration,
     breaker: Mutex<Breaker>,
     /// The most memory that a call has used, in bytes.
     high_water: AtomicUsize,
@@ -49,7 +51,9 @@ impl<W: World> Plugin<W> {
         folder: &Path,
         known: &[Plugin<W>],
     ) -> anyhow::Result<Plugin<W>> {
+        let began = Instant::now();
         let (digest, guest) = Plugin::guest(host, config, sources, folder, known)?;
+        let loaded_in = began.elapsed();
         let about = guest.describe().context("asking it about itself")?;
         let settings = settings::typed(&about, &config.settings)
             .map_err(|problems| anyhow!("its settings are wrong: {}", settings::listed(&problems)))?;
@@ -63,6 +67,7 @@ impl<W: World> Plugin<W> {
             about,
             settings,
             guest,
+            loaded_in,
             breaker: Mutex::default(),
             high_water: AtomicUsize::new(0),
         })
@@ -98,6 +103,21 @@ impl<W: World> Plugin<W> {
 
     pub(crate) fn name(&self) -> &str {
         &self.config.name
+    }
+
+    pub(crate) fn loaded_in(&self) -> Duration {
+        self.loaded_in
+    }
+
+    /// From now on it is run also after repeated failures.
+    pub(crate) fn never_rest(&self) {
+        *self.breaker() = Breaker::tireless();
+    }
+
+    /// What an instance costs without any call.
+    pub(crate) fn instance(&self) -> Result<Spent, Fault> {
+        let (outcome, spent) = self.guest.instantiate();
+        outcome.map(|()| spent)
     }
 
     pub(crate) fn shown(&self) -> LoadedPolicy {
@@ -156,15 +176,17 @@ impl<W: World> Plugin<W> {
 impl Plugin<Judge> {
     /// Whether it works at all.
     pub(crate) fn try_out(&self) -> anyhow::Result<()> {
-        let (outcome, _) = self.guest.judge(&self.settings, &facts::canned(), crate::far());
-        outcome.and_then(sensible).map(drop).context("trying it on an ordinary image")
+        self.ask(&facts::canned(), crate::far()).0.map(drop).context("trying it on an ordinary image")
+    }
+
+    /// One call, whatever calls before it did.
+    pub(crate) fn ask(&self, facts: &Facts, deadline: Instant) -> (Result<Verdict, Fault>, Spent) {
+        let (outcome, spent) = self.guest.judge(&self.settings, facts, deadline);
+        (outcome.and_then(sensible), spent)
     }
 
     pub(crate) fn judge(&self, facts: &Facts, deadline: Instant) -> Verdict {
-        let (outcome, spent) = self.run(deadline, || {
-            let (outcome, spent) = self.guest.judge(&self.settings, facts, deadline);
-            (outcome.and_then(sensible), spent)
-        });
+        let (outcome, spent) = self.run(deadline, || self.ask(facts, deadline));
         let mut verdict = match outcome {
             Ok(verdict) => verdict,
             Err((kind, error)) => after_failure(self.config.on_failure, kind, &error),
@@ -182,8 +204,19 @@ impl Plugin<Judge> {
 impl Plugin<Planner> {
     pub(crate) fn try_out(&self) -> anyhow::Result<()> {
         let profile = plan::Profile { starts: 1, chunks: 3 };
-        let (outcome, _) = self.guest.plan(&self.settings, &facts::canned(), profile, crate::far());
-        outcome.and_then(sensible_plan).map(drop).context("trying it on an ordinary image")
+        let (outcome, _) = self.ask(&facts::canned(), profile, crate::far());
+        outcome.map(drop).context("trying it on an ordinary image")
+    }
+
+    /// One call, whatever calls before it did.
+    pub(crate) fn ask(
+        &self,
+        facts: &Facts,
+        profile: plan::Profile,
+        deadline: Instant,
+    ) -> (Result<PlanReply, Fault>, Spent) {
+        let (outcome, spent) = self.guest.plan(&self.settings, facts, profile, deadline);
+        (outcome.and_then(sensible_plan), spent)
     }
 
     /// After a failure the next policy plans.
@@ -193,10 +226,7 @@ impl Plugin<Planner> {
         profile: plan::Profile,
         deadline: Instant,
     ) -> Result<PlanReply, Failure> {
-        let (outcome, _) = self.run(deadline, || {
-            let (outcome, spent) = self.guest.plan(&self.settings, facts, profile, deadline);
-            (outcome.and_then(sensible_plan), spent)
-        });
+        let (outcome, _) = self.run(deadline, || self.ask(facts, profile, deadline));
         meters::planned(self.name(), outcome.as_ref().err().map(|(kind, _)| *kind));
         match outcome {
             Ok(plan) => Ok(PlanReply { policy: self.config.name.clone(), ..plan }),

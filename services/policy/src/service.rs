@@ -17,6 +17,7 @@ use tonic::Status;
 
 use crate::config::SetConfig;
 use crate::host::{Facts, Host, plan};
+use crate::record::Recorder;
 use crate::set::Set;
 use crate::source::Sources;
 use crate::{facts, meters};
@@ -38,6 +39,7 @@ pub(crate) struct Service {
     events: Events,
     /// Why the newest configuration is not in use.
     last_error: Mutex<Option<String>>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Service {
@@ -47,6 +49,7 @@ impl Service {
         total_time: Duration,
         set: Set,
         events: Events,
+        recorder: Option<Recorder>,
     ) -> Service {
         meters::loaded(set.generation());
         Service {
@@ -57,6 +60,7 @@ impl Service {
             current: RwLock::new(Arc::new(set)),
             events,
             last_error: Mutex::default(),
+            recorder: recorder.map(Arc::new),
         }
     }
 
@@ -83,10 +87,18 @@ impl Service {
     }
 
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
-        let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("judge"))?);
-        let (set, total_time) = (self.current(), self.total_time);
+        let asked = request.facts.ok_or_else(|| no_facts("judge"))?;
+        let facts = facts::from_proto(asked.clone());
+        let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
         let image = asked_about(&facts);
-        let reply = self.with_room(move || set.judge(&facts, Instant::now() + total_time)).await?;
+        let judge = move || {
+            let reply = set.judge(&facts, Instant::now() + total_time);
+            if let Some(recorder) = recorder {
+                recorder.judged(asked, &reply);
+            }
+            reply
+        };
+        let reply = self.with_room(judge).await?;
         for verdict in reply.verdicts.iter().filter(|verdict| !verdict.failure.is_empty()) {
             self.events.tell(failed(&image, &verdict.policy, &verdict.failure, &verdict.message));
         }
@@ -94,11 +106,19 @@ impl Service {
     }
 
     async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
-        let facts = facts::from_proto(request.facts.ok_or_else(|| no_facts("plan"))?);
+        let asked = request.facts.ok_or_else(|| no_facts("plan"))?;
         let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
-        let (set, total_time) = (self.current(), self.total_time);
+        let facts = facts::from_proto(asked.clone());
+        let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
         let image = asked_about(&facts);
-        let planned = self.with_room(move || set.plan(&facts, profile, Instant::now() + total_time)).await?;
+        let plan = move || {
+            let planned = set.plan(&facts, profile, Instant::now() + total_time);
+            if let Some(recorder) = recorder {
+                recorder.planned(asked, profile, planned.plan.as_ref());
+            }
+            planned
+        };
+        let planned = self.with_room(plan).await?;
         for failure in &planned.failures {
             self.events.tell(failed(&image, &failure.policy, failure.kind, &failure.message));
         }

@@ -90,6 +90,20 @@ impl Set {
         planned
     }
 
+    /// From now on every policy is run, also after repeated failures.
+    pub(crate) fn never_rest(&self) {
+        self.eligibility.iter().for_each(Plugin::never_rest);
+        self.prefetch.iter().for_each(Plugin::never_rest);
+    }
+
+    pub(crate) fn judges(&self) -> &[Plugin<Judge>] {
+        &self.eligibility
+    }
+
+    pub(crate) fn planners(&self) -> &[Plugin<Planner>] {
+        &self.prefetch
+    }
+
     pub(crate) fn shown(&self) -> Vec<LoadedPolicy> {
         self.eligibility.iter().map(Plugin::shown).chain(self.prefetch.iter().map(Plugin::shown)).collect()
     }

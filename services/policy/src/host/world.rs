@@ -22,6 +22,7 @@ pub(crate) trait World: Clone + Send + Sync + Sized + 'static {
     const EXPORT: &'static str;
     fn link(linker: &mut Linker<State>) -> wasmtime::Result<()>;
     fn of(linked: InstancePre<State>) -> wasmtime::Result<Self>;
+    fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<()>;
     fn component(&self) -> &Component;
     fn describe(&self, store: &mut Store<State>) -> wasmtime::Result<About>;
     fn check_settings(
@@ -47,6 +48,10 @@ impl World for Judge {
 
     fn of(linked: InstancePre<State>) -> wasmtime::Result<Judge> {
         EligibilityPre::new(linked).map(Judge)
+    }
+
+    fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
+        self.0.instantiate(store).map(drop)
     }
 
     fn component(&self) -> &Component {
@@ -76,6 +81,10 @@ impl World for Planner {
 
     fn of(linked: InstancePre<State>) -> wasmtime::Result<Planner> {
         PrefetchPre::new(linked).map(Planner)
+    }
+
+    fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<()> {
+        self.0.instantiate(store).map(drop)
     }
 
     fn component(&self) -> &Component {
@@ -121,6 +130,11 @@ impl<W: World> Guest<W> {
     /// The same plugin under another name.
     pub(crate) fn renamed(&self, policy: &str) -> Guest<W> {
         Guest { policy: policy.into(), ..self.clone() }
+    }
+
+    /// An instance, and no call: what every call pays first.
+    pub(crate) fn instantiate(&self) -> (Result<(), Fault>, Spent) {
+        self.run(crate::far(), |world, store| world.instantiate(store))
     }
 
     pub(crate) fn describe(&self) -> Result<About, Fault> {

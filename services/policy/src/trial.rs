@@ -1,0 +1,113 @@
+//! Policies outside of any service, for who writes them: what the service would answer, and what a call costs. No policy rests
+//! after failures, and only its own limits end a call: each answer stands for itself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use proto::{Facts, JudgeReply, LoadedPolicy, PlanReply};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Combine, Config, Limits, PolicyConfig, SetConfig};
+use crate::host::{Fault, Host, Spent, Unusable, plan};
+use crate::set::Set;
+use crate::watch::SetFile;
+use crate::facts;
+use crate::source::{Given, Sources};
+
+/// A policy set that was loaded as the service would.
+#[derive(Debug)]
+pub struct Trial {
+    set: Set,
+}
+
+/// Of one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Of an instance alone.
+    pub instance: Duration,
+    /// Of an instance and its answer: what the service waits for.
+    pub answer: Duration,
+    /// In bytes, at the most.
+    pub memory: usize,
+}
+
+impl Trial {
+    /// One plugin from a file, whichever its world; its author need not pin it. Blocks.
+    pub fn of_plugin(file: &Path, settings: toml::Table, limits: Limits) -> anyhow::Result<Trial> {
+        let given = Given::file(file, &limits)?;
+        let policy = PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
+        let host = Host::new(limits)?;
+        let sources = Sources::new(&Config::default(), CancellationToken::new())?.with(given);
+        let load = |eligibility, prefetch| {
+            let set = SetConfig { combine: Combine::All, eligibility, prefetch };
+            Trial::load(&host, &set, &sources, &PathBuf::new())
+        };
+        match load(vec![policy.clone()], Vec::new()) {
+            Err(error) if error.downcast_ref().is_some_and(Unusable::is_other_world) => {
+                load(Vec::new(), vec![policy])
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// The set of a configuration. Blocks.
+    pub fn of_config(config: &Config) -> anyhow::Result<Trial> {
+        let host = Host::new(config.limits.clone())?;
+        let sources = Sources::new(config, CancellationToken::new())?;
+        match &config.file {
+            Some(path) => {
+                let file = SetFile { path: path.clone() };
+                Trial::load(&host, &file.parse(&file.read()?)?, &sources, &file.folder())
+            }
+            None => Trial::load(&host, &config.set, &sources, &PathBuf::new()),
+        }
+    }
+
+    fn load(host: &Host, set: &SetConfig, sources: &Sources, folder: &Path) -> anyhow::Result<Trial> {
+        let set = Set::load(host, set, sources, folder, None)?;
+        set.never_rest();
+        Ok(Trial { set })
+    }
+
+    pub fn policies(&self) -> Vec<LoadedPolicy> {
+        self.set.shown()
+    }
+
+    /// What all eligibility policies say. Blocks.
+    pub fn judge(&self, facts: Facts) -> JudgeReply {
+        self.set.judge(&facts::from_proto(facts), crate::far())
+    }
+
+    /// The plan of the first prefetch policy that has one. Blocks.
+    pub fn plan(&self, facts: Facts, starts: u32, chunks: u32) -> Option<PlanReply> {
+        self.set.plan(&facts::from_proto(facts), plan::Profile { starts, chunks }, crate::far()).plan
+    }
+
+    /// How long the first policy took to read and compile.
+    pub fn loaded_in(&self) -> Duration {
+        let judge = self.set.judges().first().map(|plugin| plugin.loaded_in());
+        judge.or_else(|| self.set.planners().first().map(|plugin| plugin.loaded_in())).unwrap_or_default()
+    }
+
+    /// Asks the first policy `calls` times; what each call cost. Without facts it is asked about an ordinary image. Blocks.
+    pub fn measure(&self, asked: Option<Facts>, calls: u32) -> anyhow::Result<Vec<Cost>> {
+        let facts = asked.map_or_else(facts::canned, facts::from_proto);
+        let profile = plan::Profile { starts: 1, chunks: 3 };
+        let one = || match (self.set.judges(), self.set.planners()) {
+            ([judge, ..], _) => cost(judge.instance(), judge.ask(&facts, crate::far())),
+            ([], [planner, ..]) => cost(planner.instance(), planner.ask(&facts, profile, crate::far())),
+            ([], []) => anyhow::bail!("there is no policy to ask"),
+        };
+        (0..calls).map(|_| one()).collect()
+    }
+}
+
+fn cost<T>(
+    instance: Result<Spent, Fault>,
+    (answered, spent): (Result<T, Fault>, Spent),
+) -> anyhow::Result<Cost> {
+    let instance = instance.context("making an instance")?;
+    answered.context("asking it")?;
+    Ok(Cost { instance: instance.time, answer: spent.time, memory: spent.memory })
+}
