@@ -149,6 +149,8 @@ mod tests {
             &["events", "--follow", "--kind", "fallback,denied", "--image", "debian:12"],
             &["events", "--mesh", "--json"],
             &["policy", "ls"],
+            &["policy", "bench", "mine.wasm", "--calls", "10"],
+            &["policy", "replay", "a", "a.1", "--plugin", "mine.wasm", "--as", "mine"],
             &["policy", "check", "mine.wasm", "--settings", "mine.toml"],
             &["policy", "run", "mine.wasm", "debian:12"],
             &["policy", "run", "mine.wasm", "--facts", "facts.json"],

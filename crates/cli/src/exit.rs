@@ -7,6 +7,7 @@
 //! | 2 | wrong usage (clap's own) |
 //! | 3 | the image cannot be streamed; the message says why |
 //! | 4 | the registry refused, or has no such image |
+//! | 5 | `policy replay`: other policies decide differently |
 //! | 125 | `run` only: sluice failed, the container's command did not run |
 //! | other | `run` only: the exit code of the container's command |
 
@@ -21,6 +22,7 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub const FAILED: u8 = 1;
 pub const NOT_ELIGIBLE: u8 = 3;
 pub const REFUSED: u8 = 4;
+pub const DIFFERENT: u8 = 5;
 pub const RUN_FAILED: u8 = 125;
 
 /// Carries the exit code that an error ends in, where its kind does not say it.

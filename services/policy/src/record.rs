@@ -247,8 +247,7 @@ mod tests {
     use super::*;
 
     fn entry(number: usize) -> Entry {
-        let image =
-            proto::ImageFacts { reference: format!("app:{number}"), ..proto::ImageFacts::default() };
+        let image = proto::ImageFacts { reference: format!("app:{number}"), ..proto::ImageFacts::default() };
         let facts = Facts { image: Some(image), ..Facts::default() };
         let verdict = Verdict {
             policy: "mine".to_owned(),

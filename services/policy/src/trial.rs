@@ -9,11 +9,11 @@ use proto::{Facts, JudgeReply, LoadedPolicy, PlanReply};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Combine, Config, Limits, PolicyConfig, SetConfig};
+use crate::facts;
 use crate::host::{Fault, Host, Spent, Unusable, plan};
 use crate::set::Set;
-use crate::watch::SetFile;
-use crate::facts;
 use crate::source::{Given, Sources};
+use crate::watch::SetFile;
 
 /// A policy set that was loaded as the service would.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ impl Trial {
     /// One plugin from a file, whichever its world; its author need not pin it. Blocks.
     pub fn of_plugin(file: &Path, settings: toml::Table, limits: Limits) -> anyhow::Result<Trial> {
         let given = Given::file(file, &limits)?;
-        let policy = PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
+        let policy =
+            PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
         let host = Host::new(limits)?;
         let sources = Sources::new(&Config::default(), CancellationToken::new())?.with(given);
         let load = |eligibility, prefetch| {

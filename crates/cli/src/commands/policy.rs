@@ -1,8 +1,10 @@
 //! `sluice policy`: what is loaded, and tools for who writes policies.
 
+mod bench;
 mod new;
 mod pull;
 mod push;
+mod replay;
 mod sign;
 
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ Examples:
   sluice policy check mine.wasm --settings mine.toml
   sluice policy run mine.wasm --facts facts.json
   sluice policy run mine.wasm debian:12
+  sluice policy bench mine.wasm
+  sluice policy replay decisions --plugin mine.wasm --as mine
   sluice policy push mine.wasm oci://registry.example/team/mine:1.0
 
 How to write one: docs/policies.md")]
@@ -54,6 +58,8 @@ pub enum PolicyCommand {
     Check(Plugin),
     /// Ask a plugin about an image; exit code 3 when it refuses
     Run(RunArgs),
+    Bench(bench::BenchArgs),
+    Replay(replay::ReplayArgs),
     New(new::NewArgs),
     Push(push::PushArgs),
     Pull(pull::PullArgs),
@@ -95,6 +101,8 @@ pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<Ex
         }
         PolicyCommand::Check(plugin) => check(context, &plugin).await,
         PolicyCommand::Run(args) => ask(context, args).await,
+        PolicyCommand::Bench(args) => bench::run(context, args).await,
+        PolicyCommand::Replay(args) => replay::run(context, args).await,
         PolicyCommand::New(args) => new::run(context, args),
         PolicyCommand::Push(args) => push::run(context, args).await,
         PolicyCommand::Pull(args) => pull::run(context, args).await,
@@ -175,6 +183,22 @@ async fn facts_of(context: &Context, image: &str) -> anyhow::Result<Facts> {
     reply.facts.context("the fetcher told no facts: it is older than this command")
 }
 
+impl Plugin {
+    fn settings(&self) -> anyhow::Result<toml::Table> {
+        let Some(file) = &self.settings else { return Ok(toml::Table::new()) };
+        let reading = || format!("read the settings {}", file.display());
+        std::fs::read_to_string(file).with_context(reading)?.parse().with_context(reading)
+    }
+
+    /// Its file, where a registry would be in the way.
+    fn local(&self) -> anyhow::Result<&Path> {
+        match is_remote(&self.file) {
+            None => Ok(&self.file),
+            Some(name) => bail!("pull it first: sluice policy pull {name} -o FILE"),
+        }
+    }
+}
+
 /// A plugin that answers on a bus of its own.
 struct Tried {
     bus: Bus,
@@ -183,13 +207,7 @@ struct Tried {
 }
 
 async fn start(context: &Context, plugin: &Plugin) -> anyhow::Result<Tried> {
-    let settings = match &plugin.settings {
-        Some(file) => {
-            let reading = || format!("read the settings {}", file.display());
-            std::fs::read_to_string(file).with_context(reading)?.parse().with_context(reading)?
-        }
-        None => toml::Table::new(),
-    };
+    let settings = plugin.settings()?;
     let (bus, limits) = (Bus::in_process(), context.settings.policy.limits.clone());
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let policies = match is_remote(&plugin.file) {

@@ -1,12 +1,14 @@
 //! The guide of `docs/policies.md`: a project is begun in each language, built with its own script, and decides within the default
 //! limits. Rust's target may be missing here, so the plugin of that language is the one that `./just plugins` built.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use system_tests::{Scratch, binaries};
+use testkit::{ImageSpec, LayoutWriter, Registry, Tarball};
 
 const NOT_ELIGIBLE: i32 = 3;
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/examples");
@@ -96,4 +98,84 @@ fn the_example_in_javascript_is_built_and_decides() -> anyhow::Result<()> {
 fn the_example_in_c_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     decides(&scratch, &built(&scratch, "c")?, &CASES)
+}
+
+#[test]
+fn recorded_decisions_are_taken_again_by_another_version() -> anyhow::Result<()> {
+    const DIFFERENT: i32 = 5;
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    layout.image("app", &ImageSpec::new([Tarball::new().file("file", b"content").finish()]))?;
+    let registry = Registry::start()?;
+    let [latest, other] = ["app:latest", "app:2"].map(|name| registry.push(&layout.reference("app"), name));
+    let plugin = binaries::plugin("tests/no-latest.wasm")?.display().to_string();
+    let source =
+        scratch.json(["policy", "check", &plugin])?["source"].as_str().unwrap_or_default().to_owned();
+    let set = format!("policy.set.eligibility=[{{name=\"mine\", source=\"{source}\"}}]");
+    let file = scratch.path("decisions").display().to_string();
+    let record = format!("policy.record.file={file}");
+    for image in [&latest?, &other?] {
+        let asked = [
+            "--set",
+            &set,
+            "--set",
+            &record,
+            "inspect",
+            "--plain-http",
+            "--username",
+            "me",
+            "--password-stdin",
+            image,
+        ];
+        let mut inspect = scratch.command(asked)?;
+        let mut inspect =
+            inspect.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        inspect.stdin.take().context("its input")?.write_all(b"a-secret-of-mine")?;
+        inspect.wait()?;
+    }
+    let recorded = std::fs::read_to_string(&file)?;
+    assert_eq!(recorded.lines().count(), 2, "{recorded}");
+    assert!(!recorded.contains("a-secret-of-mine"), "a credential was written down");
+
+    let replay = |settings: &str| {
+        let settings_file = scratch.path("settings.toml");
+        std::fs::write(&settings_file, settings)?;
+        let settings_file = settings_file.display().to_string();
+        let asked = [
+            "--json",
+            "policy",
+            "replay",
+            &file,
+            "--plugin",
+            &plugin,
+            "--as",
+            "mine",
+            "--settings",
+            &settings_file,
+        ];
+        let output = scratch.run(asked)?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let replayed: Value = serde_json::from_slice(&output.stdout).with_context(|| errors)?;
+        anyhow::Ok((output.status.code(), replayed))
+    };
+    let (exit, same) = replay("")?;
+    assert_eq!((exit, &same["decisions"], &same["different"]), (Some(0), &json!(2), &json!(0)), "{same}");
+    let (exit, other) = replay("tags = ['2', '3']")?;
+    assert_eq!((exit, &other["different"]), (Some(DIFFERENT), &json!(2)), "{other}");
+    let differences = other["differences"].as_array().cloned().unwrap_or_default();
+    let said = |image: &str| {
+        let of = differences.iter().find(|one| one["image"].to_string().contains(image));
+        of.map(|one| (one["was"].clone(), one["now"].clone()))
+    };
+    assert_eq!(said("app:latest"), Some((json!("refuse (tag-refused)"), json!("abstain"))), "{other}");
+    assert_eq!(said("app:2"), Some((json!("abstain"), json!("refuse (tag-refused)"))), "{other}");
+    // The default set lets both stream.
+    let output = scratch.run(["policy", "replay", &file])?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.code() == Some(DIFFERENT) && text.starts_with("1 of 2 decisions differ"), "{text}");
+
+    let cost = scratch.json(["policy", "bench", &plugin, "--calls", "50"])?;
+    assert!(cost["answer"]["p99"].as_f64() >= cost["answer"]["p50"].as_f64(), "{cost}");
+    assert!(cost["memory"].as_u64() > Some(0) && cost["compile"].as_u64() > Some(0), "{cost}");
+    Ok(())
 }
