@@ -13,14 +13,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use bus::Bus;
 use clap::{Args, Subcommand};
+use policy::record::Plan;
 use policy::{Access, Policies};
-use proto::plan_item::Item;
-use proto::plan_reply::Mode;
 use proto::{
-    Decision, Facts, JudgeReply, JudgeRequest, LoadedPolicy, PlanItem, PlanReply, PlanRequest, PoliciesReply,
+    Decision, Facts, JudgeReply, JudgeRequest, LoadedPolicy, PlanReply, PlanRequest, PoliciesReply,
     PoliciesRequest,
 };
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -108,41 +106,6 @@ pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<Ex
         PolicyCommand::Pull(args) => pull::run(context, args).await,
         PolicyCommand::Sign(args) => sign::run(context, args).await,
         PolicyCommand::Keygen(args) => sign::keygen(&args),
-    }
-}
-
-/// A prefetch plan, as JSON.
-#[derive(Debug, PartialEq, Serialize)]
-struct Plan {
-    mode: &'static str,
-    items: Vec<PlannedItem>,
-    /// Bytes a second; absent: the node's own limit.
-    bandwidth: Option<u64>,
-    reason: String,
-}
-
-#[derive(Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum PlannedItem {
-    /// Chunks of the profile: the first one's number, and how many.
-    Chunks(u32, u32),
-    Path(String),
-}
-
-impl From<PlanReply> for Plan {
-    fn from(plan: PlanReply) -> Plan {
-        let mode = match plan.mode() {
-            Mode::ListedThenRest => "listed-then-rest",
-            Mode::ListedOnly => "listed-only",
-            Mode::Everything => "everything",
-            Mode::Nothing => "nothing",
-        };
-        let item = |item: PlanItem| match item.item? {
-            Item::Chunks(run) => Some(PlannedItem::Chunks(run.first, run.count)),
-            Item::Path(path) => Some(PlannedItem::Path(path)),
-        };
-        let items = plan.items.into_iter().filter_map(item).collect();
-        Plan { mode, items, bandwidth: plan.bandwidth, reason: plan.reason }
     }
 }
 
@@ -267,7 +230,7 @@ async fn ask(context: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
         let request =
             PlanRequest { facts: Some(facts), starts: u32::from(args.profile > 0), chunks: args.profile };
         let plan: PlanReply = tried.bus.call_once(request, session::ASK).await?;
-        render::json(&Plan::from(plan))?;
+        render::json(&Plan::from(&plan))?;
         return Ok(ExitCode::SUCCESS);
     }
     let reply: JudgeReply = tried.bus.call_once(JudgeRequest { facts: Some(facts) }, session::ASK).await?;
