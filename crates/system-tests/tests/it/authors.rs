@@ -70,6 +70,23 @@ fn decides(scratch: &Scratch, plugin: &Path, cases: &[Case]) -> anyhow::Result<(
     Ok(())
 }
 
+/// Pushed to a registry, pulled from there by its digest, and asked by a real import.
+fn decides_from_a_registry(scratch: &Scratch, plugin: &Path) -> anyhow::Result<()> {
+    let registry = Registry::start()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    layout.image("app", &ImageSpec::new([Tarball::new().file("file", b"content").finish()]))?;
+    let image = registry.push(&layout.reference("app"), "app:latest")?;
+    let (plugin, name) = (plugin.display().to_string(), format!("oci://{}/mine:1", registry.host()));
+    let source = scratch.succeed(["policy", "push", "--plain-http", &plugin, &name])?;
+    let set = format!("policy.set.eligibility=[{{name=\"mine\", source=\"{}\"}}]", source.trim());
+    let plain = format!("policy.registry.plain_http=[\"{}\"]", registry.host());
+    let output = scratch.run(["--set", &set, "--set", &plain, "import", "--plain-http", &image])?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(NOT_ELIGIBLE), "{errors}");
+    assert!(errors.contains("(policy mine: tag-refused)"), "{errors}");
+    Ok(())
+}
+
 #[test]
 fn the_example_in_rust_decides_and_a_project_of_it_is_whole() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
@@ -85,19 +102,25 @@ fn the_example_in_rust_decides_and_a_project_of_it_is_whole() -> anyhow::Result<
 fn the_example_in_python_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     // Each command compiles a whole interpreter, and an unoptimised build of ours takes its time: so fewer of them.
-    decides(&scratch, &built(&scratch, "python")?, &CASES[..1])
+    let plugin = built(&scratch, "python")?;
+    decides(&scratch, &plugin, &CASES[..1])?;
+    decides_from_a_registry(&scratch, &plugin)
 }
 
 #[test]
 fn the_example_in_javascript_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    decides(&scratch, &built(&scratch, "js")?, &CASES)
+    let plugin = built(&scratch, "js")?;
+    decides(&scratch, &plugin, &CASES)?;
+    decides_from_a_registry(&scratch, &plugin)
 }
 
 #[test]
 fn the_example_in_c_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    decides(&scratch, &built(&scratch, "c")?, &CASES)
+    let plugin = built(&scratch, "c")?;
+    decides(&scratch, &plugin, &CASES)?;
+    decides_from_a_registry(&scratch, &plugin)
 }
 
 #[test]
