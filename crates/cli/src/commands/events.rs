@@ -12,6 +12,7 @@ use proto::{Event, EventKind};
 use serde::Serialize;
 
 use super::Context;
+use crate::image_name::absolute;
 use crate::render;
 
 /// Show what happened to images on this node: which stream, which do not and why, what went wrong
@@ -34,7 +35,7 @@ pub struct EventsArgs {
     /// Only these kinds
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<EventKind>,
-    /// Only what concerns this image: a reference, or a manifest digest
+    /// Only what concerns this image: a reference, in full or from some part on (debian:12), or a manifest digest
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 }
@@ -58,7 +59,9 @@ struct Shown<'a> {
     details: BTreeMap<&'a str, &'a str>,
 }
 
-pub async fn run(context: &Context, args: EventsArgs) -> anyhow::Result<ExitCode> {
+pub async fn run(context: &Context, mut args: EventsArgs) -> anyhow::Result<ExitCode> {
+    let here = std::env::current_dir().context("find the working folder")?;
+    args.image = args.image.map(|image| absolute(&image, &here));
     let print = |event: &Event| match args.wants(event) {
         true => render::line(&if context.global.json { as_json(event)? } else { as_text(event) }),
         false => Ok(()),
@@ -84,9 +87,16 @@ pub async fn run(context: &Context, args: EventsArgs) -> anyhow::Result<ExitCode
 impl EventsArgs {
     fn wants(&self, event: &Event) -> bool {
         let of_kind = self.kind.is_empty() || self.kind.contains(&event.kind());
-        let image = self.image.as_ref();
-        of_kind && image.is_none_or(|image| *image == event.image || *image == event.manifest_digest)
+        of_kind && self.image.as_ref().is_none_or(|image| names(image, event))
     }
+}
+
+/// Whether this is what a user calls the event's image.
+fn names(image: &str, event: &Event) -> bool {
+    let is = |name: &str| name == image || name.strip_suffix(image).is_some_and(|head| head.ends_with('/'));
+    // What was asked for by its digest is found by its tag as well.
+    let without_digest = event.image.split_once('@').map_or(&*event.image, |(name, _)| name);
+    image == event.manifest_digest || is(&event.image) || is(without_digest)
 }
 
 fn as_json(event: &Event) -> anyhow::Result<String> {
@@ -163,6 +173,11 @@ mod tests {
         assert!(args(&[EventKind::Fallback], Some("debian:12")).wants(&event()));
         assert!(!args(&[EventKind::Denied], Some("debian:12")).wants(&event()));
         assert!(!args(&[], Some("debian:11")).wants(&event()));
+        let full = Event { image: "docker.io/library/debian:12@sha256:ab".to_owned(), ..event() };
+        for image in ["debian:12", "library/debian:12", "docker.io/library/debian:12", &full.image] {
+            assert!(args(&[], Some(image)).wants(&full), "{image}");
+        }
+        assert!(!args(&[], Some("ian:12")).wants(&full), "whole parts only");
     }
 
     #[test]
