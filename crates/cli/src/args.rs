@@ -25,6 +25,7 @@ Examples:
 
 Exit codes:
   0 done   1 failed   2 wrong usage   3 the image cannot be streamed   4 the registry refused
+  5 policy replay: other policies decide differently
   run: the exit code of the command in the container; 125 when sluice itself failed
 
 Settings: defaults, then /etc/sluice/sluice.toml or --config, then SLUICE__SECTION__KEY variables, then --set and flags.

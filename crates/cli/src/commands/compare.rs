@@ -31,6 +31,7 @@ Examples:
 
 Needs root, containerd, ctr, and runc or crun; for images that are not in a plain-HTTP registry also docker-registry and skopeo.")]
 pub struct CompareArgs {
+    /// A registry reference, oci:DIR[:TAG] or docker-archive:FILE
     image: String,
     #[command(flatten)]
     shape: ShapeArgs,

@@ -23,8 +23,7 @@ Examples:
   sluice events --follow --kind fallback,denied  every image that is pulled the ordinary way, as it happens
   sluice events --mesh --json                    one JSON object a line, of all nodes and services, from now on
 
-Kinds: streaming, complete, fallback, denied, quota, degraded, policy-failed, policy-set.
-Their reasons: docs/events.md")]
+What each kind and its reasons mean: docs/events.md")]
 pub struct EventsArgs {
     /// Go on with what happens from now on
     #[arg(long, short)]
@@ -32,7 +31,7 @@ pub struct EventsArgs {
     /// Listen to all nodes and services on the NATS server of the settings, instead of asking this node; implies --follow
     #[arg(long)]
     mesh: bool,
-    /// Only these kinds
+    /// Only these kinds, separated by commas: streaming, complete, fallback, denied, quota, degraded, policy-failed, policy-set
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<EventKind>,
     /// Only what concerns this image: a reference, in full or from some part on (debian:12), or a manifest digest

@@ -23,6 +23,7 @@ Examples:
   sluice import --verify debian:12        check what the store holds, and repair it
   echo $TOKEN | sluice import --username me --password-stdin ghcr.io/org/app:1")]
 pub struct ImportArgs {
+    /// Registry references, oci:DIR[:TAG] or docker-archive:FILE
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
     /// Read back everything that the store holds of the image; repair what is missing or corrupt

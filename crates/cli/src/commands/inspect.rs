@@ -21,6 +21,7 @@ Examples:
 
 Exit code 3 when the image cannot be streamed.")]
 pub struct InspectArgs {
+    /// A registry reference, oci:DIR[:TAG] or docker-archive:FILE
     image: String,
 }
 

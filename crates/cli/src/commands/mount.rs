@@ -28,6 +28,7 @@ Examples:
   sluice mount --foreground oci:build/app /mnt      ctrl-c unmounts
   sluice mount --complete debian:12 /mnt            wait until everything is here")]
 pub struct MountArgs {
+    /// A registry reference, oci:DIR[:TAG] or docker-archive:FILE
     image: String,
     /// An empty folder
     dir: PathBuf,

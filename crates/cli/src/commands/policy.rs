@@ -30,7 +30,7 @@ use crate::{exit, render, session};
 const FACTS_MAX: u64 = 1024 * 1024;
 const ELIGIBILITY: &str = "eligibility";
 
-/// Show and try the plugins that decide which images stream
+/// Make, try, show and distribute the plugins that decide which images stream and what is fetched first
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -50,6 +50,7 @@ pub enum PolicyCommand {
     Ls,
     /// Print what policies are told of an image, as JSON
     Facts {
+        /// A registry reference, oci:DIR[:TAG] or docker-archive:FILE
         image: String,
     },
     /// Load a plugin as the service would: digest, world, imports, settings, a trial; and say what it is

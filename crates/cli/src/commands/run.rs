@@ -34,6 +34,7 @@ Examples:
 
 The exit code is the command's own; 125 when sluice itself failed.")]
 pub struct RunArgs {
+    /// A registry reference, oci:DIR[:TAG] or docker-archive:FILE
     image: String,
     /// Set a variable; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
