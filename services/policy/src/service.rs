@@ -88,12 +88,14 @@ impl Service {
 
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
         let asked = request.facts.ok_or_else(|| no_facts("judge"))?;
-        let facts = facts::from_proto(asked.clone());
-        let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
+        // Only what is written down is kept as it came.
+        let recorded = self.recorder.clone().map(|recorder| (recorder, asked.clone()));
+        let facts = facts::from_proto(asked);
+        let (set, total_time) = (self.current(), self.total_time);
         let image = asked_about(&facts);
         let judge = move || {
             let reply = set.judge(&facts, Instant::now() + total_time);
-            if let Some(recorder) = recorder {
+            if let Some((recorder, asked)) = recorded {
                 recorder.judged(asked, &reply);
             }
             reply
@@ -108,12 +110,13 @@ impl Service {
     async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
         let asked = request.facts.ok_or_else(|| no_facts("plan"))?;
         let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
-        let facts = facts::from_proto(asked.clone());
-        let (set, total_time, recorder) = (self.current(), self.total_time, self.recorder.clone());
+        let recorded = self.recorder.clone().map(|recorder| (recorder, asked.clone()));
+        let facts = facts::from_proto(asked);
+        let (set, total_time) = (self.current(), self.total_time);
         let image = asked_about(&facts);
         let plan = move || {
             let planned = set.plan(&facts, profile, Instant::now() + total_time);
-            if let Some(recorder) = recorder {
+            if let Some((recorder, asked)) = recorded {
                 recorder.planned(asked, profile, planned.plan.as_ref());
             }
             planned

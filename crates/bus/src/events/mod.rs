@@ -111,15 +111,13 @@ impl Events {
         // Under the lock, so that none is told in between.
         let mut journal = self.shared.journal();
         self.shared.tell_repeats(&mut journal);
-        let next = BroadcastStream::new(self.shared.listeners.subscribe());
-        // One that lags is told what comes next.
-        let next = next.filter_map(|event| std::future::ready(event.ok()));
-        Box::pin(futures::stream::iter(journal.recent()).chain(next))
+        Box::pin(futures::stream::iter(journal.recent()).chain(self.next()))
     }
 
     /// The events of this process from now on.
     pub(crate) fn next(&self) -> EventStream {
         let next = BroadcastStream::new(self.shared.listeners.subscribe());
+        // A listener that lags is told what comes next.
         Box::pin(next.filter_map(|event| std::future::ready(event.ok())))
     }
 }

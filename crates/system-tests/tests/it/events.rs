@@ -24,9 +24,10 @@ fn lines(text: &str) -> anyhow::Result<Vec<Value>> {
 
 /// Kind and reason of each.
 fn told(events: &[Value]) -> Vec<(&str, &str)> {
-    let text = |event: &'_ Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
-    let pairs = events.iter().map(|event| (text(event, "kind"), text(event, "reason")));
-    pairs.map(|(kind, reason)| (&*kind.leak(), &*reason.leak())).collect()
+    fn text(value: &Value) -> &str {
+        value.as_str().unwrap_or_default()
+    }
+    events.iter().map(|event| (text(&event["kind"]), text(&event["reason"]))).collect()
 }
 
 /// `sluice events --mesh`, in the background until dropped.

@@ -75,7 +75,7 @@ impl Service {
         Ok(0)
     }
 
-    /// The image of a repository that was started first of all the newest.
+    /// The image of the repository that was the last to be started for the first time.
     async fn started_of(
         &self,
         project: &ProjectStore,
@@ -93,9 +93,10 @@ impl Service {
 
 /// The names of the repositories that the image is of, as the store knows them.
 pub(super) fn repositories(record: &ImageRecord) -> BTreeSet<String> {
-    let names =
-        record.references.iter().filter_map(|reference| reference.parse::<ImageName>().ok()?.repository());
-    names.take(REPOSITORIES_MAX).map(|name| hex::encode(Sha256::digest(name))).collect()
+    let repository = |reference: &String| reference.parse::<ImageName>().ok()?.repository();
+    // Each once, however many tags of it the image has.
+    let names: BTreeSet<String> = record.references.iter().filter_map(repository).collect();
+    names.into_iter().take(REPOSITORIES_MAX).map(|name| hex::encode(Sha256::digest(name))).collect()
 }
 
 async fn map(project: &ProjectStore, record: &ImageRecord) -> anyhow::Result<Map> {

@@ -1,8 +1,8 @@
 //! The cache replicas that this node knows, and its connections to them.
 //!
 //! Asked of the bus when the node starts, and when needed again after a failure or [`KNOWN_FOR`]; what was known stays in use
-//! while the bus does not answer. A new replica is connected to at once: the first read of a node is waited for. A replica has two connections: one for what processes wait for, one for
-//! everything else. One task asks the bus at a time; readers never wait for it when something is known.
+//! while the bus does not answer. A new replica is connected to at once: the first read of a node is waited for. It has
+//! two connections: one for what processes wait for, one for everything else. One task asks the bus at a time; readers never wait for it when something is known.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

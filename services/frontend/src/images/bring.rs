@@ -92,10 +92,10 @@ impl Images {
         image.content = Some(content);
         image.reported = image.reported.max(learned);
         image.last_used = SystemTime::now();
-        // Those who unmounted meanwhile have already been taken off the list, those of `earlier` may not.
         if begins {
             self.node.events.streaming(&request.reference, &manifest);
         }
+        // Those who unmounted meanwhile have already been taken off the list, those of `earlier` may not.
         let mut present = self.present();
         if let Some(now) = present.get(&manifest) {
             image.targets.clone_from(&now.targets);
