@@ -30,7 +30,7 @@ mod trial;
 mod verdict;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,11 +39,11 @@ use bus::{Answering, Bus};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use host::{Host, Unusable};
+use host::Host;
 use record::Recorder;
 use service::Service;
 use set::Set;
-use source::{Given, Sources};
+use source::Sources;
 use watch::SetFile;
 
 pub use config::{
@@ -71,16 +71,6 @@ impl Policies {
         shutdown: CancellationToken,
     ) -> anyhow::Result<Policies> {
         let sources = Sources::new(&config, shutdown.clone())?;
-        Policies::start_with(config, sources, bus, tasks, shutdown).await
-    }
-
-    async fn start_with(
-        config: Config,
-        sources: Sources,
-        bus: Bus,
-        tasks: &TaskTracker,
-        shutdown: CancellationToken,
-    ) -> anyhow::Result<Policies> {
         let Config { file, set, limits, record, .. } = config;
         let total_time = limits.total_time;
         let recorder = record.map(Recorder::new).transpose()?;
@@ -104,56 +94,6 @@ impl Policies {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));
         }
         Ok(Policies { _answering: answering })
-    }
-}
-
-/// Runs one plugin from a file, as the only policy of its world, whichever that is: for its author, who need not pin it.
-pub async fn try_plugin(
-    file: &Path,
-    settings: toml::Table,
-    limits: Limits,
-    bus: Bus,
-    tasks: &TaskTracker,
-    shutdown: CancellationToken,
-) -> anyhow::Result<Policies> {
-    let given = Given::file(file, &limits)?;
-    try_given(given, settings, limits, bus, tasks, shutdown).await
-}
-
-/// Runs one plugin that was pulled, in the same way.
-pub async fn try_pulled(
-    plugin: PulledPlugin,
-    settings: toml::Table,
-    limits: Limits,
-    bus: Bus,
-    tasks: &TaskTracker,
-    shutdown: CancellationToken,
-) -> anyhow::Result<Policies> {
-    let given = Given { source: plugin.name.to_string(), bytes: plugin.bytes };
-    try_given(given, settings, limits, bus, tasks, shutdown).await
-}
-
-async fn try_given(
-    given: Given,
-    settings: toml::Table,
-    limits: Limits,
-    bus: Bus,
-    tasks: &TaskTracker,
-    shutdown: CancellationToken,
-) -> anyhow::Result<Policies> {
-    let policy = PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
-    let start = |eligibility, prefetch| {
-        let set = SetConfig { combine: Combine::All, eligibility, prefetch };
-        let config = Config { set, limits: limits.clone(), ..Config::default() };
-        let sources = Sources::new(&config, shutdown.clone()).map(|sources| sources.with(given.clone()));
-        let (bus, shutdown) = (bus.clone(), shutdown.clone());
-        async move { Policies::start_with(config, sources?, bus, tasks, shutdown).await }
-    };
-    match start(vec![policy.clone()], Vec::new()).await {
-        Err(error) if error.downcast_ref().is_some_and(Unusable::is_other_world) => {
-            start(Vec::new(), vec![policy]).await
-        }
-        started => started,
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Combine, Config, Limits, PolicyConfig, SetConfig};
 use crate::facts;
 use crate::host::{Fault, Host, Spent, Unusable, plan};
+use crate::remote::PulledPlugin;
 use crate::set::Set;
 use crate::source::{Given, Sources};
 use crate::watch::SetFile;
@@ -35,7 +36,16 @@ pub struct Cost {
 impl Trial {
     /// One plugin from a file, whichever its world; its author need not pin it. Blocks.
     pub fn of_plugin(file: &Path, settings: toml::Table, limits: Limits) -> anyhow::Result<Trial> {
-        let given = Given::file(file, &limits)?;
+        Trial::of_given(Given::file(file, &limits)?, settings, limits)
+    }
+
+    /// The same of one that was pulled.
+    pub fn of_pulled(plugin: PulledPlugin, settings: toml::Table, limits: Limits) -> anyhow::Result<Trial> {
+        let given = Given { source: plugin.name.to_string(), bytes: plugin.bytes };
+        Trial::of_given(given, settings, limits)
+    }
+
+    fn of_given(given: Given, settings: toml::Table, limits: Limits) -> anyhow::Result<Trial> {
         let policy =
             PolicyConfig { settings, source: given.source.clone(), ..PolicyConfig::builtin("plugin") };
         let host = Host::new(limits)?;

@@ -11,16 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use bus::Bus;
 use clap::{Args, Subcommand};
 use policy::record::Plan;
-use policy::{Access, Policies};
-use proto::{
-    Decision, Facts, JudgeReply, JudgeRequest, LoadedPolicy, PlanReply, PlanRequest, PoliciesReply,
-    PoliciesRequest,
-};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use policy::{Access, Trial};
+use proto::{Decision, Facts, LoadedPolicy, PoliciesReply, PoliciesRequest};
 
 use super::Context;
 use super::inspect::Policy;
@@ -163,29 +157,32 @@ impl Plugin {
     }
 }
 
-/// A plugin that answers on a bus of its own.
-struct Tried {
-    bus: Bus,
-    loaded: LoadedPolicy,
-    _policies: Policies,
-}
-
-async fn start(context: &Context, plugin: &Plugin) -> anyhow::Result<Tried> {
-    let settings = plugin.settings()?;
-    let (bus, limits) = (Bus::in_process(), context.settings.policy.limits.clone());
-    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let policies = match is_remote(&plugin.file) {
+/// Loads a plugin as the service would; and what it says of itself.
+async fn load(context: &Context, plugin: &Plugin) -> anyhow::Result<(Trial, LoadedPolicy)> {
+    let (settings, limits) = (plugin.settings()?, context.settings.policy.limits.clone());
+    let pulled = match is_remote(&plugin.file) {
         Some(name) => {
             // A password on the command line is for the registry of the image.
             let access = Access { credential: None, plain_http: context.global.plain_http };
-            let pulled = pull::pull(context, &name.parse()?, access).await?;
-            policy::try_pulled(pulled, settings, limits, bus.clone(), &tasks, shutdown).await?
+            Some(pull::pull(context, &name.parse()?, access).await?)
         }
-        None => policy::try_plugin(&plugin.file, settings, limits, bus.clone(), &tasks, shutdown).await?,
+        None => None,
     };
-    let reply = bus.call_once(PoliciesRequest {}, session::ASK).await?;
-    let loaded = reply.policies.into_iter().next().context("the plugin was not loaded")?;
-    Ok(Tried { bus, loaded, _policies: policies })
+    let file = plugin.file.clone();
+    let trial = blocking(move || match pulled {
+        Some(pulled) => Trial::of_pulled(pulled, settings, limits),
+        None => Trial::of_plugin(&file, settings, limits),
+    });
+    let trial = trial.await?;
+    let loaded = trial.policies().into_iter().next().context("the plugin was not loaded")?;
+    Ok((trial, loaded))
+}
+
+/// Runs what compiles or runs guests beside the runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("running the plugin")?
 }
 
 /// The name of a plugin in a registry, if it is one.
@@ -194,7 +191,7 @@ fn is_remote(plugin: &Path) -> Option<&str> {
 }
 
 async fn check(context: &Context, plugin: &Plugin) -> anyhow::Result<ExitCode> {
-    let loaded = start(context, plugin).await?.loaded;
+    let (_, loaded) = load(context, plugin).await?;
     match context.global.json {
         true => render::json(&loaded)?,
         false => render::line(described(&loaded).trim_end())?,
@@ -226,15 +223,15 @@ async fn ask(context: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
         (None, Some(image)) => facts_of(context, image).await?,
         (None, None) => bail!("name an image, or a file with --facts"),
     };
-    let tried = start(context, &args.plugin).await?;
-    if tried.loaded.world != ELIGIBILITY {
-        let request =
-            PlanRequest { facts: Some(facts), starts: u32::from(args.profile > 0), chunks: args.profile };
-        let plan: PlanReply = tried.bus.call_once(request, session::ASK).await?;
+    let (trial, loaded) = load(context, &args.plugin).await?;
+    if loaded.world != ELIGIBILITY {
+        let chunks = args.profile;
+        let plan = blocking(move || Ok(trial.plan(facts, u32::from(chunks > 0), chunks)));
+        let plan = plan.await?.context("the plugin failed, and has no plan")?;
         render::json(&Plan::from(&plan))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let reply: JudgeReply = tried.bus.call_once(JudgeRequest { facts: Some(facts) }, session::ASK).await?;
+    let reply = blocking(move || Ok(trial.judge(facts))).await?;
     let refused = reply.decision() == Decision::Refuse;
     for verdict in reply.verdicts {
         let failure = verdict.failure.clone();
