@@ -1,9 +1,45 @@
 //! Ports for servers that cannot pick one themselves.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A loopback port that was free a moment ago. Another process may take it first: a server that is
-/// started with it must be tried again with another (see [`crate::Registry::start`]).
+use anyhow::Context;
+
+/// Below the ports that the kernel gives to outgoing connections by default: no client of another test sits on one of these.
+const FIRST: u32 = 12_000;
+const COUNT: u32 = 20_000;
+
+/// Ports given out by this process.
+static GIVEN: AtomicU32 = AtomicU32::new(0);
+
+/// A loopback port on which nobody listens, and that this process gives to nobody else. Two test programs begin at
+/// different places; one that is still met by another is tried again (see [`crate::Registry::start`]).
 pub fn free() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let own = std::process::id().wrapping_mul(97);
+    let mut candidates = (0..COUNT).map(|_| {
+        let number = GIVEN.fetch_add(1, Ordering::Relaxed);
+        FIRST + own.wrapping_add(number) % COUNT
+    });
+    let free = candidates.find_map(|port| {
+        let port = u16::try_from(port).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(port)
+    });
+    free.with_context(|| format!("none of {COUNT} ports from {FIRST} on is free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_no_port_twice_nor_one_that_is_taken() {
+        let mut given: Vec<_> = (0..50).map(|_| free().unwrap()).collect();
+        given.sort_unstable();
+        given.dedup();
+        assert_eq!(given.len(), 50);
+        let taken: Vec<_> =
+            (0..20).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, free().unwrap())).unwrap()).collect();
+        let next = free().unwrap();
+        assert!(taken.iter().all(|listener| listener.local_addr().unwrap().port() != next));
+    }
 }

@@ -42,16 +42,20 @@ impl Server {
     /// Waits until `ready` says so; fails when the process ended or took too long, with its log.
     pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) -> anyhow::Result<()> {
         let started = Instant::now();
-        while !ready() {
+        loop {
+            // Asked before its end is looked for: what answers for one that ended is another's.
+            let ready = ready();
             if let Some(status) = self.child.try_wait()? {
                 bail!("{what}: ended with {status}; its log:\n{}", self.log());
+            }
+            if ready {
+                return Ok(());
             }
             if started.elapsed() > START_MAX {
                 bail!("{what}: not ready after {START_MAX:?}; its log:\n{}", self.log());
             }
             sleep(POLL);
         }
-        Ok(())
     }
 
     /// Waits until the process listens on the loopback `port`.

@@ -1,7 +1,7 @@
 //! Images of which everything is local: their downloads' tables leave memory, however many containers run of them.
 //!
-//! What stays is which objects there are, in a file, for files that were opened while they were missing: those are read
-//! through us for as long as the kernel remembers them.
+//! What stays is which objects there are, in a file, for files that a process has had open since they were missing: those
+//! are read through us.
 
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ impl Images {
             if !images.node.downloads.completed(&ImageId::new(&manifest)).await {
                 return;
             }
+            images.detach_roots(&manifest).await;
             images.tell_complete(&manifest);
             while images.starting(&manifest) {
                 sleep(LOOK_EVERY).await;
@@ -30,6 +31,19 @@ impl Images {
             images.rest(&manifest, &content).await;
         };
         self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
+    }
+
+    /// What roots of it looked up while it was incomplete would go on through us for as long as the kernel remembers it.
+    async fn detach_roots(&self, manifest: &str) {
+        let Ok(image) = self.get(manifest) else { return };
+        let renewed = self.blocking(move |node| Ok(node.mounts.renew_lookups(&image.record.tree.digest)?));
+        if let Err(error) = renewed.await {
+            tracing::warn!(
+                image = manifest,
+                error = error.message(),
+                "files of a root are still read through us"
+            );
+        }
     }
 
     fn tell_complete(&self, manifest: &str) {

@@ -127,6 +127,15 @@ impl Mounts {
         Layers { tree: self.tree_point(tree), local: self.objects.clone(), remote: self.remote_point() }
     }
 
+    /// Files of a tree that were opened while their objects were missing are local from the next open on, in every root of it.
+    pub(crate) fn renew_lookups(&self, tree: &Digest) -> Result<(), MountError> {
+        let roots = self.roots()?;
+        let of_tree = roots.iter().filter(|root| root.tree == *tree);
+        // One that somebody unmounts meanwhile must not keep the others from it.
+        let failed = of_tree.filter_map(|root| root::forget_lookups(&root.point).err());
+        failed.last().map_or(Ok(()), Err)
+    }
+
     /// Unmounts a root; busy is an error.
     pub(crate) fn remove_root(&self, target: &Path) -> Result<(), MountError> {
         match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {

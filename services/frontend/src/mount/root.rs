@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags};
 
 use super::{MountError, Target};
 
@@ -54,6 +54,25 @@ pub(super) fn mount(layers: &Layers, target: &Target) -> Result<(), MountError> 
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
     .map_err(refused("mount at"))
+}
+
+/// Makes the kernel forget what it has looked up in the root at `point`, but for files that are open: it remembers whether an
+/// object was local when its file was first opened. A change of nothing is what does that, for this file system alone.
+pub(super) fn forget_lookups(point: &Path) -> Result<(), MountError> {
+    let renew = |read_only: bool| {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_SYMLINK_NOFOLLOW;
+        let overlay = rustix::mount::fspick(CWD, point, flags)?;
+        if read_only {
+            rustix::mount::fsconfig_set_flag(overlay.as_fd(), "ro")?;
+        }
+        rustix::mount::fsconfig_reconfigure(overlay.as_fd())
+    };
+    let renewed = match renew(false) {
+        // One without an upper folder, which takes no change that does not leave it so.
+        Err(rustix::io::Errno::ROFS) => renew(true),
+        other => other,
+    };
+    renewed.map_err(|errno| MountError::kernel("renew the lookups of", point, errno.into()))
 }
 
 fn settings(layers: &Layers, target: &Target) -> Result<Vec<(&'static str, Vec<u8>)>, MountError> {

@@ -86,6 +86,33 @@ fn a_root_reads_tree_and_local_objects() {
 }
 
 #[test]
+fn a_file_that_was_opened_while_its_object_was_missing_becomes_local() {
+    let scratch = Scratch::new();
+    let object = Digest::of(&scratch.content).path();
+    let (local, remote) = (scratch.mounts.objects.join(&object), scratch.mounts.remote_point().join(&object));
+    fs::create_dir_all(remote.parent().unwrap()).unwrap();
+    fs::copy(&local, &remote).unwrap();
+    fs::remove_file(&local).unwrap();
+    let roots = [scratch.folder("one"), scratch.folder("two")];
+    for root in &roots {
+        scratch.mount(root, "", "").unwrap();
+        assert_eq!(fs::read(root.join("big")).unwrap(), scratch.content);
+    }
+    // Of the same length, so that it shows which of the two is read.
+    let marked = vec![7; scratch.content.len()];
+    fs::write(&local, &marked).unwrap();
+    assert_eq!(fs::read(roots[0].join("big")).unwrap(), scratch.content);
+    scratch.mounts.renew_lookups(&Digest::of(b"another tree")).unwrap();
+    assert_eq!(fs::read(roots[1].join("big")).unwrap(), scratch.content);
+    let open = fs::File::open(roots[1].join("big")).unwrap();
+    scratch.mounts.renew_lookups(&scratch.tree).unwrap();
+    assert_eq!(fs::read(roots[0].join("big")).unwrap(), marked);
+    // What a process has open stays what it was.
+    assert_eq!(fs::read(roots[1].join("big")).unwrap(), scratch.content);
+    drop(open);
+}
+
+#[test]
 fn a_root_outlives_the_mounts_it_is_made_of() {
     let scratch = Scratch::new();
     let target = scratch.folder("root");
