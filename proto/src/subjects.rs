@@ -34,6 +34,7 @@ conversation! {
     "sluice.v1.policy.plan": PlanRequest -> PlanReply;
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply;
+    "sluice.v1.cache.refresh": RefreshRequest -> RefreshReply;
     "sluice.v1.cache.present": PresentRequest -> LocateReply;
 }
 

@@ -41,7 +41,7 @@ use registry::Registry;
 use report::{ImageFacts, Report, Round, Start};
 use scratch::Scratch;
 use start::Starter;
-use streaming::{Server, StartUp};
+use streaming::{Lesson, Server, StartUp};
 
 /// What is to be compared.
 #[derive(Clone, Debug)]
@@ -114,8 +114,9 @@ impl Repetition<'_> {
         let mut first = None;
         if self.plan.first {
             say("first pull: import through the link, mount, start");
-            first = Some(server.start_on_fresh_node(&folder.join("first"), self.starter).await?.0);
-            server.forget_profiles().await?;
+            let first_folder = folder.join("first");
+            let start = server.start_on_fresh_node(&first_folder, self.starter, Lesson::Forgotten);
+            first = Some(start.await?.0);
         } else {
             say("importing");
         }
@@ -123,10 +124,12 @@ impl Repetition<'_> {
         let record = import::record(&resolved)?;
         say("normal pull");
         let normal = self.normal(&folder.join("normal"), &record).await?;
+        let [before, after] = ["streamed", "learned"].map(|name| folder.join(name));
+        let start = |folder| server.start_on_fresh_node(folder, self.starter, Lesson::Learned);
         say("streaming, no earlier start known");
-        let (streamed, start_up) = server.start_on_fresh_node(&folder.join("streamed"), self.starter).await?;
+        let (streamed, start_up) = start(&before).await?;
         say("streaming, with the earlier start's profile");
-        let (learned, _) = server.start_on_fresh_node(&folder.join("learned"), self.starter).await?;
+        let (learned, after) = start(&after).await?;
         server.stop().await;
         let round = Round {
             normal,
@@ -134,7 +137,7 @@ impl Repetition<'_> {
             learned,
             first,
             import: resolved.imported.map(import::Summary::from),
-            needed_bytes: start_up.needed_bytes(&record),
+            needed_bytes: after.needed_bytes(&record),
         };
         Ok((round, record, start_up))
     }

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use testkit::containerd::Setup;
+use testkit::containerd::{Setup, Version};
 use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, port};
 
 use crate::cri::Cri;
@@ -44,6 +44,7 @@ pub struct Around {
 /// What differs from test to test.
 #[derive(Clone, Debug)]
 pub struct Options {
+    pub containerd: Version,
     /// Whether containerd uses sluice, and not its own overlayfs.
     pub snapshotter: bool,
     /// Whether containerd hands annotations on.
@@ -69,6 +70,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         Options {
+            containerd: Version::chosen(),
             snapshotter: true,
             annotations: true,
             settings: Vec::new(),
@@ -94,6 +96,7 @@ impl Node {
         let mut around = Around { memory: options.memory.map(MemoryLimit::new).transpose()?, manager };
         let sluice = serve(&scratch, &plain, backend.as_ref(), &mut around, options)?;
         let setup = Setup {
+            version: options.containerd,
             snapshotter: options.snapshotter.then(|| scratch.path("snapshotter.sock")),
             annotations: options.annotations,
             sandbox_image,

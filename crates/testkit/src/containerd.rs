@@ -6,13 +6,23 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::Server;
+use crate::{Server, tools};
 
 const PACKAGE: &str = "Debian's package `containerd`";
+
+/// Which containerd. `./just setup` fetches those that are not installed from newer releases of Debian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    #[default]
+    Installed,
+    V1_7,
+    V2,
+}
 
 /// How a containerd is to be set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    pub version: Version,
     /// Socket of the remote snapshotter `sluice`, which is then the default one.
     pub snapshotter: Option<PathBuf>,
     /// Whether layers carry annotations to the snapshotter.
@@ -28,7 +38,40 @@ pub struct Setup {
 pub struct Containerd {
     server: Server,
     folder: PathBuf,
+    version: Version,
     snapshotter: &'static str,
+}
+
+impl Version {
+    /// The one that `SLUICE_CONTAINERD` says, so that every test can be run with each.
+    pub fn chosen() -> Version {
+        match std::env::var("SLUICE_CONTAINERD").as_deref() {
+            Ok("1.7") => Version::V1_7,
+            Ok("2") => Version::V2,
+            _ => Version::Installed,
+        }
+    }
+
+    /// Where its programs are, when they are not on the path.
+    fn folder(self) -> Option<PathBuf> {
+        let release = match self {
+            Version::Installed => return None,
+            Version::V1_7 => "trixie",
+            Version::V2 => "forky",
+        };
+        Some(tools().join(release).join("usr/bin"))
+    }
+
+    /// One of its programs; what it starts is of the same version.
+    fn program(self, name: &str) -> Command {
+        let Some(folder) = self.folder() else { return Command::new(name) };
+        let mut command = Command::new(folder.join(name));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let first = [folder].into_iter().chain(std::env::split_paths(&path));
+        // A folder of ours has no colon in its name.
+        command.env("PATH", std::env::join_paths(first).unwrap_or(path.clone()));
+        command
+    }
 }
 
 impl Containerd {
@@ -36,8 +79,9 @@ impl Containerd {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("config.toml"), configuration(folder, setup))?;
         let snapshotter = if setup.snapshotter.is_some() { "sluice" } else { "overlayfs" };
-        let server = serve(folder)?;
-        let mut containerd = Containerd { server, folder: folder.to_owned(), snapshotter };
+        let version = setup.version;
+        let server = serve(folder, version)?;
+        let mut containerd = Containerd { server, folder: folder.to_owned(), version, snapshotter };
         containerd.wait()?;
         Ok(containerd)
     }
@@ -61,7 +105,7 @@ impl Containerd {
     }
 
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.server = serve(&self.folder)?;
+        self.server = serve(&self.folder, self.version)?;
         self.wait()
     }
 
@@ -93,7 +137,8 @@ impl Containerd {
     }
 
     fn client(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command =
+            if program == "ctr" { self.version.program(program) } else { Command::new(program) };
         command.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]);
         command.env("CONTAINERD_SNAPSHOTTER", self.snapshotter);
         command
@@ -109,7 +154,7 @@ impl Containerd {
     }
 
     fn probe(&self) -> Command {
-        let mut probe = Command::new("ctr");
+        let mut probe = self.version.program("ctr");
         probe.arg("--connect-timeout").arg("2s").arg("--address").arg(self.socket()).arg("version");
         probe
     }
@@ -129,27 +174,47 @@ impl Drop for Containerd {
     }
 }
 
-fn serve(folder: &Path) -> anyhow::Result<Server> {
-    let mut command = Command::new("containerd");
+fn serve(folder: &Path, version: Version) -> anyhow::Result<Server> {
+    let mut command = version.program("containerd");
     command.arg("--config").arg(folder.join("config.toml"));
     Server::spawn(command, &folder.join("containerd.log"), PACKAGE)
 }
 
 fn configuration(folder: &Path, setup: &Setup) -> String {
     let (root, state, socket) = (folder.join("root"), folder.join("state"), Containerd::socket_in(folder));
-    let (snapshotter, proxy) = match &setup.snapshotter {
-        None => ("overlayfs", String::new()),
-        Some(address) => {
-            ("sluice", format!("[proxy_plugins.sluice]\ntype = \"snapshot\"\naddress = {address:?}\n"))
-        }
-    };
+    let proxy = setup.snapshotter.as_ref().map(|address| {
+        format!(
+            "[proxy_plugins.sluice]\ntype = \"snapshot\"\naddress = {address:?}\n\
+             [proxy_plugins.sluice.exports]\nenable_remote_snapshot_annotations = \"{}\"\n",
+            setup.annotations
+        )
+    });
     format!(
-        r#"version = 2
-root = {root:?}
+        r#"root = {root:?}
 state = {state:?}
+{cri}
 [grpc]
 address = {socket:?}
 {proxy}
+[plugins."io.containerd.nri.v1.nri"]
+disable = true
+[plugins."io.containerd.internal.v1.opt"]
+path = "{opt}"
+"#,
+        cri = cri(setup),
+        proxy = proxy.unwrap_or_default(),
+        opt = folder.join("opt").display(),
+    )
+}
+
+/// What Kubernetes speaks to; its plugin fell into parts with containerd 2.
+fn cri(setup: &Setup) -> String {
+    let snapshotter = if setup.snapshotter.is_some() { "sluice" } else { "overlayfs" };
+    let (sandbox_image, no_annotations) = (&setup.sandbox_image, !setup.annotations);
+    let hosts = setup.hosts.as_deref().unwrap_or(Path::new("")).display();
+    match setup.version {
+        Version::Installed | Version::V1_7 => format!(
+            r#"version = 2
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{sandbox_image}"
 stream_server_port = "0"
@@ -160,12 +225,27 @@ snapshotter = "{snapshotter}"
 disable_snapshot_annotations = {no_annotations}
 [plugins."io.containerd.grpc.v1.cri".registry]
 config_path = "{hosts}"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{opt}"
-"#,
-        sandbox_image = setup.sandbox_image,
-        no_annotations = !setup.annotations,
-        hosts = setup.hosts.as_deref().unwrap_or(Path::new("")).display(),
-        opt = folder.join("opt").display(),
-    )
+"#
+        ),
+        Version::V2 => format!(
+            r#"version = 3
+[plugins."io.containerd.cri.v1.images"]
+snapshotter = "{snapshotter}"
+disable_snapshot_annotations = {no_annotations}
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{sandbox_image}"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "{hosts}"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri"]
+stream_server_port = "0"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+platform = "linux"
+snapshotter = "{snapshotter}"
+differ = "walking"
+"#
+        ),
+    }
 }

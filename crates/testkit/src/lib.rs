@@ -22,3 +22,8 @@ pub use nats::Nats;
 pub use process::Server;
 pub use registry::Registry;
 pub use tarball::Tarball;
+
+/// What `./just setup` keeps beside the sources.
+pub fn tools() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools")
+}

@@ -163,6 +163,22 @@ impl Content {
         flight
     }
 
+    /// Reads those of these chunks that are kept here from the store again. What cannot be read stays as it was.
+    pub(crate) async fn refresh(&self, project: &str, chunks: &[Digest]) {
+        let Ok(store) = self.store.project(project) else { return };
+        for digest in chunks {
+            let name = Name { project: store.name().into(), kind: Kind::Chunk, digest: *digest };
+            if !self.shelf.tiers.may_hold(&name) {
+                continue;
+            }
+            let Ok(_permit) = self.backgrounds.acquire().await else { return };
+            match self.shelf.fill(&store, &name).await {
+                Ok(stored) => self.shelf.tiers.keep(&name, stored),
+                Err(error) => tracing::debug!(chunk = %digest, %error, "a chunk stays as it is kept"),
+            }
+        }
+    }
+
     pub(crate) async fn close(&self) {
         self.shelf.tiers.close().await;
     }

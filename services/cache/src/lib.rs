@@ -6,6 +6,7 @@
 //!        ├─ tiers    memory and disk under byte budgets
 //!        └─ repair   asks the fetcher to bring back what the store has lost or spoilt
 //! presence  answers locate(), knows the other replicas
+//! refresh   reads again what stands in the store anew
 //! ```
 //!
 //! Keeps nothing that could not be read again from the store. Requests of different classes wait in
@@ -16,6 +17,7 @@ mod content;
 mod grant;
 mod meters;
 mod presence;
+mod refresh;
 mod repair;
 mod serve;
 mod tiers;
@@ -65,6 +67,7 @@ impl Cache {
         let tiers = Tiers::open(&config).await?;
         let repairs = Repairs::new(bus.clone(), tasks.clone(), shutdown.clone());
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
+        let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
         let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), shutdown.clone());
         tasks.spawn(async move {
@@ -74,6 +77,7 @@ impl Cache {
                 shutdown.cancel();
             }
             presence.end().await;
+            refreshing.stop().await;
             content.close().await;
         });
         tracing::info!(%address, endpoint, "serving content");

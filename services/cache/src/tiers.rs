@@ -111,6 +111,11 @@ impl Tiers {
         Some((entry.stored.clone(), tier))
     }
 
+    /// Whether something may be kept under this name; a disk that was asked about may be wrong.
+    pub(crate) fn may_hold(&self, name: &Name) -> bool {
+        self.cache.contains(name)
+    }
+
     /// Keeps bytes that were verified.
     pub(crate) fn keep(&self, name: &Name, stored: Bytes) {
         let kept = Kept { digest: name.digest, stored };

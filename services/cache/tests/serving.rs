@@ -14,7 +14,7 @@ use image::Digest;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::index_request::Kind;
-use proto::{ChunksRequest, IndexRequest, LocateRequest, RepairReply, RepairRequest};
+use proto::{ChunksRequest, IndexRequest, LocateRequest, RefreshRequest, RepairReply, RepairRequest};
 use store::{Index, verify};
 use tonic::Code;
 
@@ -74,6 +74,41 @@ async fn the_store_is_read_once() {
     // Gone from the store, and still served: it was not read again.
     setup.project().delete_chunk(digest).await.unwrap();
     assert_eq!(setup.chunks(&asked[..1], Priority::Demand).await.unwrap(), [Ok(stored)]);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_store_anew_is_read_again() {
+    let setup = Setup::start().await;
+    let plain = vec![7; 100_000];
+    let digest = Digest::of(&plain);
+    let frame = |level| Bytes::from(zstd::bulk::compress(&plain, level).unwrap());
+    let (first, better) = (frame(-50), frame(18));
+    let (kept, spoilt) = (chunk(1, 1000), chunk(2, 1000));
+    for (digest, stored) in [(digest, first.clone()), kept.clone(), spoilt.clone()] {
+        setup.project().put_chunk(digest, stored).await.unwrap();
+    }
+    let asked = [(digest, first.clone()), kept.clone(), spoilt.clone()];
+    let served = setup.chunks(&asked, Priority::Demand).await.unwrap();
+    assert_eq!(served, [Ok(first), Ok(kept.1.clone()), Ok(spoilt.1.clone())]);
+
+    setup.project().replace_chunk(digest, better.clone()).await.unwrap();
+    setup.project().replace_chunk(spoilt.0, kept.1.clone()).await.unwrap();
+    setup.project().delete_chunk(kept.0).await.unwrap();
+    let chunks: Vec<_> = asked.iter().rev().map(|(digest, _)| digest.as_bytes().to_vec()).collect();
+    let request = RefreshRequest { project: String::new(), chunks };
+    assert_eq!(setup.bus.gather(request, SOON).await.unwrap().len(), 1);
+    // What cannot be read, or is not what it should be, stays as it was.
+    let expected = [Ok(better), Ok(kept.1), Ok(spoilt.1)];
+    deadline(async {
+        while setup.chunks(&asked, Priority::Demand).await.unwrap() != expected {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+
+    let bad = |chunks| setup.bus.call(RefreshRequest { project: String::new(), chunks }, SOON);
+    assert_eq!(bad(vec![vec![1; 31]]).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(bad(vec![vec![1; 32]; 257]).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

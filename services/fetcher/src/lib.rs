@@ -14,6 +14,7 @@ mod import;
 mod key;
 mod marker;
 mod profile;
+mod recompress;
 mod records;
 mod seed;
 mod service;

@@ -4,7 +4,7 @@
 //! them. A chunk belongs to it when at least half of the starts asked for it (with three or fewer,
 //! when any did: better one chunk too many than a wait); it stands where the median start asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use image::encoding::{self, EncodingError, Format};
 use image::{Digest, Profile};
@@ -17,7 +17,7 @@ const CHUNKS_MAX: usize = 4096;
 /// Up to so many starts nothing is left out.
 const FEW_STARTS: usize = 3;
 
-const HISTORY: Format = Format { name: "start history", magic: *b"slSH", version: 1 };
+const HISTORY: Format = Format { name: "start history", magic: *b"slSH", version: 2 };
 
 /// The last starts of an image, the oldest first. One of no start at all holds a guess instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,17 +25,20 @@ pub(crate) struct History {
     /// All starts that were ever reported.
     total: u32,
     #[serde(deserialize_with = "encoding::at_most::<_, _, STARTS_MAX>")]
-    starts: Vec<Start>,
+    starts: Vec<Chunks>,
+    /// Chunks of the profile that are stored as small as they get.
+    recompressed: Chunks,
 }
 
+/// Each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Start(#[serde(deserialize_with = "encoding::at_most::<_, _, CHUNKS_MAX>")] Vec<Digest>);
+struct Chunks(#[serde(deserialize_with = "encoding::at_most::<_, _, CHUNKS_MAX>")] Vec<Digest>);
 
-impl Start {
-    fn of(chunks: &[Digest]) -> Start {
-        let mut seen = std::collections::HashSet::new();
+impl Chunks {
+    fn of(chunks: &[Digest]) -> Chunks {
+        let mut seen = HashSet::new();
         let distinct = chunks.iter().filter(|chunk| seen.insert(**chunk)).take(CHUNKS_MAX);
-        Start(distinct.copied().collect())
+        Chunks(distinct.copied().collect())
     }
 }
 
@@ -53,6 +56,13 @@ impl History {
         self.total
     }
 
+    /// For those who ask what is known.
+    pub(crate) fn summary(&self) -> proto::Starts {
+        let chunks = self.profile().chunks.len();
+        let recompressed = chunks - self.to_recompress().len();
+        proto::Starts { reported: self.total, chunks: chunks as u32, recompressed: recompressed as u32 }
+    }
+
     /// Whether there is neither a start nor a guess.
     pub(crate) fn is_empty(&self) -> bool {
         self.starts.is_empty()
@@ -61,7 +71,7 @@ impl History {
     /// What starts will probably read. The first that is reported knows better.
     pub(crate) fn guess(&mut self, chunks: &[Digest]) {
         if self.total == 0 {
-            self.starts = vec![Start::of(chunks)];
+            self.starts = vec![Chunks::of(chunks)];
         }
     }
 
@@ -70,18 +80,32 @@ impl History {
         if self.total == 0 {
             self.starts.clear();
         }
-        self.starts.push(Start::of(chunks));
+        self.starts.push(Chunks::of(chunks));
         if self.starts.len() > STARTS_MAX {
             self.starts.remove(0);
         }
         self.total = self.total.saturating_add(1);
     }
 
+    /// Chunks of the profile that nobody has compressed again yet, in its order.
+    pub(crate) fn to_recompress(&self) -> Vec<Digest> {
+        let done: HashSet<Digest> = self.recompressed.0.iter().copied().collect();
+        self.profile().chunks.into_iter().filter(|chunk| !done.contains(chunk)).collect()
+    }
+
+    /// Notes that these are as small as they get. What is no longer in the profile is forgotten.
+    pub(crate) fn recompressed(&mut self, chunks: &[Digest]) {
+        let done: HashSet<Digest> = self.recompressed.0.iter().chain(chunks).copied().collect();
+        let of_profile: Vec<Digest> =
+            self.profile().chunks.into_iter().filter(|chunk| done.contains(chunk)).collect();
+        self.recompressed = Chunks::of(&of_profile);
+    }
+
     /// What the next start is expected to ask for.
     pub(crate) fn profile(&self) -> Profile {
         let needed = if self.starts.len() > FEW_STARTS { self.starts.len().div_ceil(2) } else { 1 };
         let mut positions: HashMap<Digest, Vec<usize>> = HashMap::new();
-        for Start(chunks) in &self.starts {
+        for Chunks(chunks) in &self.starts {
             for (position, chunk) in chunks.iter().enumerate() {
                 positions.entry(*chunk).or_default().push(position);
             }

@@ -62,6 +62,8 @@ pub struct Config {
     /// A start is over when nothing new was read for this long; then its profile is reported.
     #[serde(with = "humantime_serde")]
     pub start_settled: Duration,
+    /// Tell the fetcher what starts read, so that those after them are faster.
+    pub report_starts: bool,
     /// How far the kernel reads ahead in missing data. Every byte of it competes with what a process
     /// really waits for, so it is a fraction of a chunk, not several.
     pub read_ahead: ByteSize,
@@ -96,6 +98,7 @@ impl Default for Config {
             import_timeout: Duration::from_secs(30 * 60),
             read_timeout: Duration::from_secs(120),
             start_settled: Duration::from_secs(5),
+            report_starts: true,
             read_ahead: ByteSize::kib(256),
             hold: true,
             exit_when_idle: None,

@@ -42,6 +42,17 @@ pub struct Inspection {
     pub policies: Vec<Policy>,
     /// Absent: not imported yet.
     pub image: Option<super::ls::Image>,
+    pub starts: Starts,
+}
+
+/// What is known of the image's starts.
+#[derive(Debug, Serialize)]
+pub struct Starts {
+    pub reported: u32,
+    /// That the next start is expected to read.
+    pub chunks: u32,
+    /// Of those, stored as small as they get.
+    pub recompressed: u32,
 }
 
 /// One policy's verdict.
@@ -102,8 +113,15 @@ impl From<InspectReply> for Inspection {
             layers,
             ineligible: reply.ineligible,
             policies: reply.verdicts.into_iter().map(Policy::from).collect(),
+            starts: Starts::from(reply.starts.unwrap_or_default()),
             image: reply.image.filter(|_| reply.imported).map(super::ls::Image::from),
         }
+    }
+}
+
+impl From<proto::Starts> for Starts {
+    fn from(starts: proto::Starts) -> Starts {
+        Starts { reported: starts.reported, chunks: starts.chunks, recompressed: starts.recompressed }
     }
 }
 
@@ -164,6 +182,14 @@ fn describe(inspection: &Inspection) -> String {
     };
     let layers =
         format!("{}, {} compressed", inspection.layers.len(), render::bytes(inspection.compressed_bytes));
+    let Starts { reported, chunks, recompressed } = inspection.starts;
+    let starts = match (reported, chunks) {
+        (0, 0) => "none known".to_owned(),
+        (0, _) => format!("none known; {chunks} chunks guessed from an earlier image"),
+        _ => format!(
+            "{reported} reported; {chunks} chunks to prefetch, {recompressed} stored as small as they get"
+        ),
+    };
     let facts = [
         ("image", &inspection.reference),
         ("manifest", &inspection.manifest_digest),
@@ -172,6 +198,7 @@ fn describe(inspection: &Inspection) -> String {
         ("platform", &inspection.platform),
         ("can stream", &eligible),
         ("imported", &imported),
+        ("starts", &starts),
         ("layers", &layers),
     ];
     let mut text: String = facts.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();
@@ -261,11 +288,13 @@ mod tests {
             reference: "app:1".to_owned(),
             layers: vec![layer("0123456789abcdef", false), layer("0123456789abcdef", true)],
             ineligible: vec!["layer 2 is encrypted".to_owned()],
+            starts: Some(proto::Starts { reported: 2, chunks: 9, recompressed: 4 }),
             ..InspectReply::default()
         });
         assert_eq!(inspection.compressed_bytes, 1_500_000);
         let text = describe(&inspection);
         assert!(text.contains("can stream  no: layer 2 is encrypted"), "{text}");
+        assert!(text.contains("2 reported; 9 chunks to prefetch, 4 stored as small"), "{text}");
         assert!(
             text.contains("0123456789ab  1.5 MB  oci.image.layer.v1.tar+gzip  duplicate, known"),
             "{text}"

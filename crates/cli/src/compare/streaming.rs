@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bus::Bus;
-use futures::TryStreamExt as _;
 use image::{ImageRecord, Profile};
 use proto::read_trace::ChunkClass;
-use proto::{DownloadProgress, MountRequest, ReadTrace, ResolveRequest, Resolved, StatusReply};
-use store::{Kind, ProjectStore, Stored};
+use proto::{
+    DownloadProgress, InspectRequest, MountRequest, ReadTrace, ResolveRequest, Resolved, Starts, StatusReply,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,14 +25,15 @@ use crate::link::{Counters, Link, Nic};
 use crate::node::Node;
 use crate::progress::Progress;
 use crate::runtime::ImageConfig;
-use crate::session::Session;
+use crate::session::{self, Session};
 use crate::settings::Settings;
 
 pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// How long the profile of a start that is over may take to reach the store, and how often is looked.
-const PROFILE: Duration = Duration::from_secs(20);
-const PROFILE_POLL: Duration = Duration::from_millis(20);
+/// How long the profile of a start that is over may take to reach the store, and what it read to be compressed again; and how
+/// often is looked.
+const PROFILE: Duration = Duration::from_secs(300);
+const PROFILE_POLL: Duration = Duration::from_millis(100);
 
 /// The mesh's side: fetcher, store and cache, each behind a link.
 #[derive(Debug)]
@@ -48,6 +49,13 @@ pub struct Server<'a> {
     request: ResolveRequest,
     /// As `import` asks, without a link.
     direct: ResolveRequest,
+}
+
+/// Whether those after a start are helped by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    Learned,
+    Forgotten,
 }
 
 /// How one streamed start went, in detail.
@@ -77,6 +85,8 @@ impl<'a> Server<'a> {
         settings.cache.listen = LOOPBACK;
         settings.cache.advertise = Some(format!("http://{}", serving.address()));
         settings.fill();
+        // As in a mesh: nodes read through a link.
+        settings.fetcher.starts_zstd_level = fetcher::Config::default().starts_zstd_level;
         crate::node::make_state(&settings.state)?;
         let mut services = Embedded::new(Bus::in_process(), scratch.tasks(), CancellationToken::new());
         services.start_policies(&settings).await?;
@@ -105,29 +115,16 @@ impl<'a> Server<'a> {
         &self,
         folder: &Path,
         starter: &Starter,
+        lesson: Lesson,
     ) -> anyhow::Result<(Start, StartUp)> {
-        let node = FreshNode::start(self, folder).await?;
-        let result = node.measure(self, starter).await;
+        let node = FreshNode::start(self, folder, lesson).await?;
+        let result = node.measure(self, starter, lesson).await;
         node.services.stop().await;
         result.context("streamed start")
     }
 
-    /// Forgets what starts read, so that the next is not helped by them.
-    pub async fn forget_profiles(&self) -> anyhow::Result<()> {
-        let store = self.store()?;
-        let profiles: Vec<Stored> = store.list(Kind::Profile).try_collect().await?;
-        for profile in profiles {
-            store.delete(&profile).await?;
-        }
-        Ok(())
-    }
-
     pub async fn stop(self) {
         self.services.stop().await;
-    }
-
-    fn store(&self) -> anyhow::Result<ProjectStore> {
-        Ok(self.settings.open_store()?.project(&self.request.project)?)
     }
 
     /// What both links have carried: a first pull crosses one after the other.
@@ -145,19 +142,27 @@ impl<'a> Server<'a> {
         Ok(Profile::decode(&profile)?)
     }
 
-    /// The profile of the first start since profiles were forgotten, once it was reported.
+    /// The profile of the first start that was reported, once what it read is stored as small as it gets: what a start finds that
+    /// comes some minutes later.
     async fn first_profile(&self) -> anyhow::Result<Profile> {
         let deadline = Instant::now() + PROFILE;
         loop {
-            let profile = self.learned().await?;
-            if profile.starts > 0 {
-                return Ok(profile);
+            let starts = self.starts().await?;
+            if starts.reported > 0 && starts.recompressed == starts.chunks {
+                return self.learned().await;
             }
             if Instant::now() > deadline {
                 bail!("the start's profile was not reported within {PROFILE:?}");
             }
             tokio::time::sleep(PROFILE_POLL).await;
         }
+    }
+
+    async fn starts(&self) -> anyhow::Result<Starts> {
+        let ResolveRequest { reference, platform, plain_http, project, credential, .. } = self.direct.clone();
+        let request = InspectRequest { reference, platform, plain_http, project, credential };
+        let reply = self.services.bus().call(request, session::ASK).await?;
+        Ok(reply.starts.unwrap_or_default())
     }
 }
 
@@ -169,8 +174,9 @@ struct FreshNode {
 }
 
 impl FreshNode {
-    async fn start(server: &Server<'_>, folder: &Path) -> anyhow::Result<FreshNode> {
+    async fn start(server: &Server<'_>, folder: &Path, lesson: Lesson) -> anyhow::Result<FreshNode> {
         let mut settings = server.settings.clone();
+        settings.frontend.report_starts = lesson == Lesson::Learned;
         settings.frontend.state = folder.join("node");
         settings.frontend.socket = folder.join("node.sock");
         for part in ["rootfs", "upper", "work"] {
@@ -185,7 +191,12 @@ impl FreshNode {
         Ok(FreshNode { folder: folder.to_owned(), services, client })
     }
 
-    async fn measure(&self, server: &Server<'_>, starter: &Starter) -> anyhow::Result<(Start, StartUp)> {
+    async fn measure(
+        &self,
+        server: &Server<'_>,
+        starter: &Starter,
+        lesson: Lesson,
+    ) -> anyhow::Result<(Start, StartUp)> {
         let mut client = self.client.clone();
         let part = |name: &str| self.folder.join(name).display().to_string();
         let root = self.folder.join("rootfs");
@@ -212,7 +223,10 @@ impl FreshNode {
         drop(mount);
         let mut start_up = StartUp::of(status, &mounted.manifest_digest);
         // A start that the profile served well reads nothing that would be worth a report.
-        start_up.profile = if known.starts == 0 { server.first_profile().await? } else { known };
+        start_up.profile = match lesson {
+            Lesson::Learned if known.starts == 0 => server.first_profile().await?,
+            _ => known,
+        };
         start_up.pulled = pulled - asked;
         start_up.ready = ready;
         Ok((Start { round_trips: start_up.round_trips(), ..start }, start_up))

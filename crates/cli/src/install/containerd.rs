@@ -48,6 +48,16 @@ impl Form {
         }
         names
     }
+
+    /// Every table in which the snapshotter must stand. Of the older forms containerd 2 believes the table only where a runtime
+    /// is configured beside it, or not at all, and containerd 1 passes over what it does not know: so it is said in both words, and
+    /// an upgrade of containerd changes nothing.
+    fn tables(self) -> Vec<Vec<&'static str>> {
+        match self {
+            Form::Images => vec![self.table()],
+            Form::Short | Form::Grpc => vec![self.table(), Form::Images.table()],
+        }
+    }
 }
 
 /// One file of the configuration.
@@ -145,18 +155,20 @@ impl Configuration {
 pub fn wanted(source: &Source, socket: &str, root: &str) -> Vec<Wanted> {
     let proxy = ["proxy_plugins", SNAPSHOTTER];
     let proxy = |names: &[&str], value: &str| Wanted::new(&[&proxy[..], names].concat(), value);
-    let images = source.form.table();
-    vec![
+    let mut wanted = vec![
         proxy(&["type"], "snapshot"),
         proxy(&["address"], socket),
         // The kubelet's image garbage collection looks at the file system of this folder.
         proxy(&["exports", "root"], root),
-        // The same as the last line, for pulls by the transfer service.
+        // The same as the last line of each table below, for pulls by the transfer service.
         proxy(&["exports", "enable_remote_snapshot_annotations"], "true"),
-        Wanted::new(&[&images[..], &["snapshotter"]].concat(), SNAPSHOTTER),
+    ];
+    for table in source.form.tables() {
+        wanted.push(Wanted::new(&[&table[..], &["snapshotter"]].concat(), SNAPSHOTTER));
         // Without it nobody says which image a layer belongs to, and nothing streams.
-        Wanted::new(&[&images[..], &["disable_snapshot_annotations"]].concat(), false),
-    ]
+        wanted.push(Wanted::new(&[&table[..], &["disable_snapshot_annotations"]].concat(), false));
+    }
+    wanted
 }
 
 /// The text of a configuration where there is none, for the containerd that says this of its version; when it says
@@ -206,18 +218,19 @@ root = \"/var/lib/sluice\"
 enable_remote_snapshot_annotations = \"true\"
 ";
         let keys = "snapshotter = \"sluice\"\ndisable_snapshot_annotations = false\n";
+        let images = "plugins.\"io.containerd.cri.v1.images\"";
         for (text, table) in [
             ("", "plugins.cri.containerd"),
             ("version = 1\n", "plugins.cri.containerd"),
             ("version = 2\n", "plugins.\"io.containerd.grpc.v1.cri\".containerd"),
-            ("version = 3\n", "plugins.\"io.containerd.cri.v1.images\""),
-            ("version = 4\n", "plugins.\"io.containerd.cri.v1.images\""),
+            ("version = 3\n", images),
+            ("version = 4\n", images),
         ] {
-            assert_eq!(
-                installed(text).trim_start(),
-                format!("{text}{proxy}\n[{table}]\n{keys}").trim_start(),
-                "{text}"
-            );
+            let mut new = format!("{text}{proxy}\n[{table}]\n{keys}");
+            if table != images {
+                new += &format!("\n[{images}]\n{keys}");
+            }
+            assert_eq!(installed(text).trim_start(), new.trim_start(), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use testkit::containerd::Setup;
+use testkit::containerd::{Setup, Version};
 use testkit::{Containerd, Server};
 
 use super::site::Site;
@@ -89,6 +89,7 @@ impl Cold {
         let folder = scratch.path("");
         let frontend = streams.then(|| Frontend::start(site, &folder, settings)).transpose()?;
         let setup = Setup {
+            version: Version::chosen(),
             snapshotter: streams.then(|| Frontend::socket_in(&folder)),
             annotations: true,
             sandbox_image: site.pause.clone(),

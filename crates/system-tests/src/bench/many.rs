@@ -10,7 +10,7 @@ use testkit::{ImageSpec, Tarball};
 
 use super::cold::{Cold, Snapshotter, drop_caches};
 use super::ready::Ready;
-use super::site::Site;
+use super::site::{FORGOTTEN, Site};
 use super::{medians, ratio};
 use crate::kubernetes::busybox;
 use crate::noise;
@@ -20,8 +20,8 @@ pub const CONTAINERS: usize = 50;
 const FILES: u64 = 64;
 const FILE_LEN: usize = 1_000_000;
 const START: [&str; 3] = ["/bin/sh", "-euc", "cat /read/* >/dev/null; echo ready; sleep 1000"];
-/// Nothing arrives but what is read, so that bytes can be compared.
-const SETTINGS: [&str; 1] = ["frontend.background=false"];
+/// Nothing arrives but what is read, so that bytes can be compared; and no start helps the next.
+const SETTINGS: [&str; 2] = ["frontend.background=false", FORGOTTEN[0]];
 
 /// Times are in seconds from the moment when all are asked for, with the image pulled.
 pub fn measure(site: &Site, rounds: usize) -> anyhow::Result<Value> {
@@ -57,7 +57,6 @@ fn image() -> anyhow::Result<ImageSpec> {
 }
 
 fn round(site: &Site, snapshotter: Snapshotter, reference: &str, containers: usize) -> anyhow::Result<Value> {
-    site.forget_profiles()?;
     let node = Cold::start(site, snapshotter, &SETTINGS)?;
     drop_caches()?;
     let (before, asked) = (site.moved()?, Instant::now());

@@ -1,6 +1,5 @@
 //! What every node of a measurement is connected to: a registry, NATS, a fetcher and a cache, each node behind a link.
 
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,9 +17,11 @@ pub const ROUND_TRIP: Duration = Duration::from_millis(20);
 const LINK: [&str; 4] = ["--rtt", "20ms", "--bandwidth", "200Mbit"];
 /// Which of the links leads there.
 const REGISTRY: usize = 0;
-/// How long what a start read may take until it is known: a start is over some seconds after its last read.
-const PROFILE_MAX: Duration = Duration::from_secs(60);
-const PROFILE_POLL: Duration = Duration::from_millis(50);
+/// How long what a start read may take until it is known and compressed again: some 200 MB, on one processor.
+const LEARNED_MAX: Duration = Duration::from_secs(300);
+const LEARNED_POLL: Duration = Duration::from_millis(500);
+/// Of a node whose starts help none after them.
+pub const FORGOTTEN: [&str; 1] = ["frontend.report_starts=false"];
 
 #[derive(Debug)]
 pub struct Site {
@@ -75,13 +76,7 @@ impl Site {
     /// The same of an image that somebody made.
     pub fn add_layout(&self, name: &str, layout: &str) -> anyhow::Result<(String, String)> {
         let reference = self.registry.push(layout, &format!("{name}:latest"))?;
-        let output = binaries::command("sluice")?
-            .args(["--nats", &self.backend.nats.url(), "--plain-http", "--json", "--state"])
-            .arg(self.scratch.path("cli"))
-            .args(["import", &reference])
-            .output()?;
-        ensure!(output.status.success(), "import {name}: {}", String::from_utf8_lossy(&output.stderr));
-        let imported: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let imported = self.ask(&["import", &reference])?;
         let manifest = imported["images"][0]["manifest_digest"].as_str();
         Ok((reference, manifest.context("an import names its manifest")?.to_owned()))
     }
@@ -98,27 +93,31 @@ impl Site {
         came_over(&mut links[REGISTRY])
     }
 
-    /// Forgets what starts read, so that the next is a first one.
-    pub fn forget_profiles(&self) -> anyhow::Result<()> {
-        match std::fs::remove_dir_all(self.profiles()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits, bounded, until what a start of the image read is known.
-    pub fn wait_for_profile(&self, manifest: &str) -> anyhow::Result<()> {
+    /// Waits, bounded, until what a start of the image read is known, and stored as small as it gets.
+    pub fn wait_until_learned(&self, reference: &str) -> anyhow::Result<()> {
         let asked = Instant::now();
-        let name = manifest.trim_start_matches("sha256:");
-        while !self.profiles().join(name).exists() {
-            ensure!(asked.elapsed() < PROFILE_MAX, "nobody reported what the start read");
-            sleep(PROFILE_POLL);
+        loop {
+            let starts = &self.ask(&["inspect", reference])?["starts"];
+            if starts["reported"] != 0 && starts["recompressed"] == starts["chunks"] {
+                return Ok(());
+            }
+            ensure!(
+                asked.elapsed() < LEARNED_MAX,
+                "what the start read is not known, or not compressed again: {starts}"
+            );
+            sleep(LEARNED_POLL);
         }
-        Ok(())
     }
 
-    fn profiles(&self) -> PathBuf {
-        self.scratch.path("mesh-store").join("default/profiles")
+    /// Of the services, as a user does.
+    fn ask(&self, words: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let output = binaries::command("sluice")?
+            .args(["--nats", &self.backend.nats.url(), "--plain-http", "--json", "--state"])
+            .arg(self.scratch.path("cli"))
+            .args(words)
+            .output()?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 }
 

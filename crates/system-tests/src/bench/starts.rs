@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::cold::{Cold, Snapshotter, drop_caches};
 use super::ready::Ready;
-use super::site::Site;
+use super::site::{FORGOTTEN, Site};
 use super::{medians, ratio};
 
 /// An image to measure.
@@ -21,17 +21,17 @@ pub struct Image {
 
 /// Times are in seconds and add up to `total`.
 pub fn measure(site: &Site, image: &Image, rounds: usize) -> anyhow::Result<Value> {
-    let (reference, manifest) = site.add_layout(&image.name, &image.layout)?;
-    let (mut first, mut overlayfs, mut sluice) = (Vec::new(), Vec::new(), Vec::new());
+    let (reference, _) = site.add_layout(&image.name, &image.layout)?;
+    let start = |snapshotter, settings| start(site, snapshotter, image, &reference, settings);
+    let first = (0..rounds).map(|_| Ok(start(Snapshotter::Sluice, &FORGOTTEN)?.1));
+    let first = first.collect::<anyhow::Result<Vec<_>>>()?;
+    let (node, _) = start(Snapshotter::Sluice, &[])?;
+    site.wait_until_learned(&reference)?;
+    drop(node);
+    let (mut overlayfs, mut sluice) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let start = |snapshotter| start(site, snapshotter, image, &reference);
-        site.forget_profiles()?;
-        let (node, measured) = start(Snapshotter::Sluice)?;
-        first.push(measured);
-        site.wait_for_profile(&manifest)?;
-        drop(node);
-        overlayfs.push(start(Snapshotter::Overlayfs)?.1);
-        sluice.push(start(Snapshotter::Sluice)?.1);
+        overlayfs.push(start(Snapshotter::Overlayfs, &[])?.1);
+        sluice.push(start(Snapshotter::Sluice, &[])?.1);
     }
     let [first_median, overlayfs_median, sluice_median] = [&first, &overlayfs, &sluice].map(|of| medians(of));
     Ok(json!({
@@ -49,8 +49,9 @@ fn start(
     snapshotter: Snapshotter,
     image: &Image,
     reference: &str,
+    settings: &[&str],
 ) -> anyhow::Result<(Cold, Value)> {
-    let node = Cold::start(site, snapshotter, &[])?;
+    let node = Cold::start(site, snapshotter, settings)?;
     let measured = start_on(&node, site, image, reference)
         .with_context(|| format!("{} with {snapshotter:?}: {}", image.name, node.logs()))?;
     Ok((node, measured))

@@ -12,6 +12,7 @@ use tonic::Status;
 use super::Service;
 use super::images::summary;
 use super::judging::Asker;
+use super::starts::history;
 use crate::source::{Access, Credential, Found, LayerDescriptor};
 
 /// Layer records looked up at the same time.
@@ -32,6 +33,7 @@ impl Service {
         };
         let (_, found) = self.find(&name, access, &request.platform.unwrap_or_default()).await?;
         let record = self.records.image(&project, &found.manifest_digest).await?.map(|image| image.record);
+        let starts = history(&project, &found.manifest_digest).await?.summary();
         let asker = Asker { project: project.name(), ..Asker::default() };
         let judged = self.judge(&name, &found, asker).await?;
         let lookups: Vec<_> = found.layers.iter().map(|layer| is_known(&project, layer)).collect();
@@ -48,6 +50,7 @@ impl Service {
             ineligible: judged.reasons(),
             verdicts: judged.verdicts,
             facts: Some(judged.facts),
+            starts: Some(starts),
         })
     }
 }

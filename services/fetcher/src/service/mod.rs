@@ -10,6 +10,7 @@ mod inspect;
 mod jobs;
 mod judging;
 mod part;
+mod recompressing;
 mod resolve;
 mod seeding;
 mod starts;
@@ -31,6 +32,7 @@ use crate::{Config, Judging};
 
 use grants::Grants;
 use jobs::Jobs;
+use recompressing::Recompressing;
 
 /// Requests of one kind that are handled at the same time; most of them wait for a registry.
 const REQUESTS_IN_FLIGHT: usize = 64;
@@ -58,6 +60,7 @@ struct Service {
     sources: Sources,
     importer: Importer,
     jobs: Jobs,
+    recompressing: Recompressing,
     bus: Bus,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -85,6 +88,7 @@ impl Fetcher {
             store,
             sources: Sources::new(config.source)?,
             jobs: Jobs::default(),
+            recompressing: Recompressing::new(config.starts_zstd_level),
             bus: bus.clone(),
             tasks: tasks.clone(),
             shutdown,

@@ -204,7 +204,7 @@ impl Service {
     }
 
     async fn resolved(
-        &self,
+        self: &Arc<Self>,
         project: &ProjectStore,
         node: &str,
         image: SignedImage,

@@ -29,13 +29,17 @@ impl Service {
         if history.starts() == 1 {
             self.note_started(&project, &image.record).await;
         }
+        self.recompress_later(&project, manifest, &history);
         Ok(ReportReply {})
     }
 
     /// The encoded profile; empty when there is none.
-    pub(super) async fn profile(&self, project: &ProjectStore, manifest: &str) -> Vec<u8> {
+    pub(super) async fn profile(self: &Arc<Self>, project: &ProjectStore, manifest: &str) -> Vec<u8> {
         let profile = match history(project, manifest).await {
-            Ok(history) => history.profile(),
+            Ok(history) => {
+                self.recompress_later(project, manifest, &history);
+                history.profile()
+            }
             Err(error) => {
                 tracing::warn!(manifest, %error, "a profile could not be read");
                 return Vec::new();

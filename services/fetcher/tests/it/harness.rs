@@ -9,7 +9,7 @@ use fetcher::{Config, Fetcher};
 use image::{Digest, ImageRecord, Map};
 use proto::resolve_reply::Answer;
 use proto::signed::{Domain, verify};
-use proto::{FollowRequest, ImportProgress, ResolveReply, ResolveRequest, Resolved};
+use proto::{FollowRequest, ImportProgress, InspectRequest, ResolveReply, ResolveRequest, Resolved, Starts};
 use store::{Index, ProjectStore, Store};
 use tempfile::TempDir;
 use testkit::{LayoutWriter, Tarball};
@@ -122,15 +122,26 @@ impl Harness {
         ImageRecord::decode(payload).unwrap()
     }
 
-    /// The image's map, and every object's bytes as its chunks give them.
+    /// What is known of the image's starts.
+    pub(crate) async fn starts(&self, reference: &str) -> Starts {
+        let ResolveRequest { reference, platform, .. } = self.request(reference);
+        let request = InspectRequest { reference, platform, ..InspectRequest::default() };
+        self.bus.call(request, DEADLINE).await.unwrap().starts.unwrap()
+    }
+
+    pub(crate) async fn map(&self, record: &ImageRecord) -> Map {
+        let stored = self.project().index(Index::Map, record.map.digest).await.unwrap();
+        Map::decode(&store::verify::open_index(&record.map.digest, &stored).unwrap()).unwrap()
+    }
+
+    /// Every object's bytes as the chunks of the image's map give them.
     pub(crate) async fn objects(&self, record: &ImageRecord) -> HashMap<Digest, Vec<u8>> {
-        let project = self.project();
-        let stored = project.index(Index::Map, record.map.digest).await.unwrap();
-        let map = Map::decode(&store::verify::open_index(&record.map.digest, &stored).unwrap()).unwrap();
+        let (project, map) = (self.project(), self.map(record).await);
         let mut chunks = Vec::new();
         for chunk in &map.chunks {
             let stored = project.chunk(chunk.digest).await.unwrap();
-            assert_eq!(stored.len(), chunk.stored_len as usize);
+            // Smaller where it was compressed again.
+            assert!(stored.len() <= chunk.stored_len as usize);
             chunks.push(store::verify::open_chunk(&chunk.digest, &stored).unwrap());
         }
         let mut objects = HashMap::new();

@@ -1,8 +1,14 @@
 //! What the store holds is believed only when it is right, and goes when nobody names it.
 
+use std::time::Duration;
+
+use bus::Answer;
 use image::{Digest, Profile};
-use proto::{CollectRequest, ListRequest, RemoveRequest, RepairRequest, ReportRequest, ResolveRequest};
-use store::Kind;
+use proto::{
+    CollectRequest, ListRequest, RefreshReply, RefreshRequest, RemoveRequest, RepairRequest, ReportRequest,
+    ResolveRequest, Starts,
+};
+use store::{Kind, verify};
 use testkit::{ImageSpec, LayoutWriter, Tarball};
 use tonic::Code;
 
@@ -156,4 +162,43 @@ async fn starts_are_learned_from() {
     assert_eq!(harness.bus.call(nonsense, DEADLINE).await.unwrap_err().code(), Code::InvalidArgument);
     let other = ReportRequest { manifest_digest: format!("sha256:{}", "00".repeat(32)), ..report };
     assert_eq!(harness.bus.call(other, DEADLINE).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_starts_read_is_stored_as_small_as_it_gets() {
+    // The fetcher that hears of the start ends before it is done; the next one hears of the image only.
+    let mut harness = Harness::start_with(|config| config.starts_zstd_level = 0).await;
+    let text: Vec<u8> =
+        (0..40_000u32).flat_map(|number| format!("{}\n", number * 7919).into_bytes()).collect();
+    let (layout, record) = imported(&harness, &[Tarball::new().file("text", &text).finish()]).await;
+    let map = harness.map(&record).await;
+    let (digest, before) =
+        (map.chunks[0].digest, harness.project().chunk(map.chunks[0].digest).await.unwrap());
+    let start = Profile { starts: 1, chunks: vec![digest, Digest::of(b"lost")] };
+    let report = ReportRequest {
+        manifest_digest: record.manifest_digest.clone(),
+        profile: start.encode().unwrap(),
+        ..ReportRequest::default()
+    };
+    harness.bus.call(report, DEADLINE).await.unwrap();
+    let reference = layout.reference("v1");
+    assert_eq!(harness.starts(&reference).await, Starts { reported: 1, chunks: 2, recompressed: 0 });
+
+    let (sender, mut refreshed) = tokio::sync::mpsc::unbounded_channel();
+    let heard = move |request: RefreshRequest| {
+        sender.send(request.chunks).unwrap();
+        std::future::ready(Ok(RefreshReply {}))
+    };
+    let _cache = harness.bus.answer(Answer { in_flight: 8, instance: None }, heard).await.unwrap();
+    harness.config.starts_zstd_level = 18;
+    harness.restart().await;
+    harness.import(&reference).await.unwrap();
+    assert_eq!(refreshed.recv().await.unwrap(), [digest.as_bytes().to_vec()]);
+    while harness.starts(&reference).await.recompressed < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let after = harness.project().chunk(digest).await.unwrap();
+    assert!(after.len() < before.len(), "{} of {}", after.len(), before.len());
+    assert_eq!(verify::open_chunk(&digest, &after), verify::open_chunk(&digest, &before));
+    harness.objects(&record).await;
 }

@@ -67,11 +67,11 @@ impl Images {
         }
     }
 
-    /// The image's project, unless as much was reported before.
+    /// The image's project, unless as much was reported before or nothing shall be.
     fn begin_report(&self, manifest: &str, read: usize) -> Option<String> {
         let mut present = self.present();
         let image = present.get_mut(manifest)?;
-        if image.reported >= read {
+        if image.reported >= read || !self.node.config.report_starts {
             return None;
         }
         image.reported = read;

@@ -129,11 +129,12 @@ impl Mounts {
 
     /// Files of a tree that were opened while their objects were missing are local from the next open on, in every root of it.
     pub(crate) fn renew_lookups(&self, tree: &Digest) -> Result<(), MountError> {
-        let roots = self.roots()?;
-        let of_tree = roots.iter().filter(|root| root.tree == *tree);
-        // One that somebody unmounts meanwhile must not keep the others from it.
-        let failed = of_tree.filter_map(|root| root::forget_lookups(&root.point).err());
-        failed.last().map_or(Ok(()), Err)
+        let mut renewed = Ok(());
+        for root in self.roots()?.iter().filter(|root| root.tree == *tree) {
+            // One that somebody unmounts meanwhile must not keep the others from it.
+            renewed = root::forget_lookups(&root.point).and(renewed);
+        }
+        renewed
     }
 
     /// Unmounts a root; busy is an error.
