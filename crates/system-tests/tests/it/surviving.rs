@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::noise;
 use testkit::{ImageSpec, Tarball};
@@ -51,6 +52,25 @@ fn a_frontend_that_is_killed_again_and_again_hurts_no_reader() -> anyhow::Result
     reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     assert!(node.sluice.log().contains("going on with the connection"), "{}", node.sluice.log());
     assert_eq!(node.cri.exec(&container, &["/bin/sh", "-c", "echo alive"])?, "alive\n");
+    Ok(())
+}
+
+#[test]
+fn a_process_that_holds_a_file_can_end_while_nobody_answers() -> anyhow::Result<()> {
+    let options = options();
+    let mut node = Node::start(&options)?;
+    let (_container, root) = container(&node)?;
+    // The first of all files that is closed.
+    let file = std::fs::File::open(root.join("file-0"))?;
+    node.sluice.kill()?;
+    let (sender, closed) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        drop(file);
+        sender.send(())
+    });
+    closed.recv_timeout(Duration::from_secs(20)).context("closing a file waits for a frontend")?;
+    node.restart_sluice(&options)?;
+    anyhow::ensure!(std::fs::read(root.join("file-0"))? == noise(0, FILE_LEN), "wrong bytes");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! inode 1          the root
 //! inode 2..=257    the shards 00 ..= ff
+//! inode 258        an empty file, `/probe`: by it the kernel learns what it need not ask
 //! inode >= 1024    an object: the first 8 bytes of its digest, big endian
 //! ```
 //!
@@ -48,6 +49,8 @@ const REQUEST_MAX: u32 = 1024 * 1024;
 const ROOT: u64 = 1;
 const FIRST_SHARD: u64 = 2;
 const LAST_SHARD: u64 = FIRST_SHARD + 255;
+const PROBE: u64 = LAST_SHARD + 1;
+const PROBE_NAME: &str = "probe";
 const BLOCK: u64 = 512;
 
 /// The door: finds the object, asks for its bytes, replies.
@@ -85,6 +88,9 @@ impl Filesystem for Remote {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = match parent.0 {
+            ROOT if name == PROBE_NAME => {
+                Some((attributes(PROBE, FileType::RegularFile, 0o444, 0), Generation(0)))
+            }
             ROOT => shard_of(name).map(directory),
             FIRST_SHARD..=LAST_SHARD => {
                 let shard = (parent.0 - FIRST_SHARD) as u8;
@@ -102,6 +108,7 @@ impl Filesystem for Remote {
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let found = match inode.0 {
             ROOT..=LAST_SHARD => Some(directory(inode.0).0),
+            PROBE => Some(attributes(PROBE, FileType::RegularFile, 0o444, 0)),
             other => self.known.by_inode(other).map(|known| file(&known).0),
         };
         match found {

@@ -15,7 +15,7 @@ use fuser::SessionACL;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::holder::Keeper;
-use super::{Remote, takeover};
+use super::{PROBE_NAME, Remote, takeover};
 use crate::descriptors::{self, Name};
 use crate::mount::table;
 
@@ -36,6 +36,7 @@ pub(crate) struct Session {
 #[derive(Debug)]
 pub(crate) struct Serving {
     session: fuser::Session<Remote>,
+    point: PathBuf,
 }
 
 impl Session {
@@ -64,7 +65,7 @@ impl Session {
             .context("the kernel's fuse did not shake hands")?;
         session.set_read_ahead(read_ahead);
         session._keeper = keep(state, kept)?;
-        Ok((session, Serving { session: serving }))
+        Ok((session, Serving { session: serving, point: point.to_owned() }))
     }
 
     /// Goes on where the process before ended: `remote` stands at `point`, and its connection is `device`.
@@ -78,7 +79,8 @@ impl Session {
         let serving = takeover::resume(remote, device, SessionACL::All, threads())
             .context("cannot go on with the kept connection")?;
         let keeper = keep(Some(state), kept)?;
-        Ok((Session { point: point.to_owned(), _keeper: keeper, stays: false }, Serving { session: serving }))
+        let session = Session { point: point.to_owned(), _keeper: keeper, stays: false };
+        Ok((session, Serving { session: serving, point: point.to_owned() }))
     }
 
     /// Leaves the mount where it is when this is dropped: the next process goes on with it.
@@ -115,16 +117,24 @@ impl Session {
 impl Serving {
     /// Answers until nobody uses the file system any more.
     pub(crate) fn go(self) -> anyhow::Result<()> {
+        let (session, probe) = (self.session, self.point.join(PROBE_NAME));
         let run = move || {
-            if let Err(error) = self.session.run() {
+            if let Err(error) = session.run() {
                 tracing::error!(%error, "the file system of remote objects ended");
             }
         };
-        thread::Builder::new()
-            .name("fuse".to_owned())
-            .spawn(run)
-            .context("cannot start the thread of the remote objects")?;
+        let start = |name: &str| thread::Builder::new().name(name.to_owned());
+        start("fuse").spawn(run).context("cannot start the thread of the remote objects")?;
+        start("probe").spawn(move || teach(&probe)).context("cannot start the thread of the probe")?;
         Ok(())
+    }
+}
+
+/// Opens and closes a file once, for the kernel to learn that it need not tell us of either. Until then who closes a file
+/// while nobody answers waits for an answer, and cannot be killed: a process that ends, even one that is to become the next frontend.
+fn teach(probe: &Path) {
+    if let Err(error) = fs::File::open(probe) {
+        tracing::warn!(%error, "the kernel goes on asking about every file that is opened and closed");
     }
 }
 
