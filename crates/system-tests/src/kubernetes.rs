@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use testkit::containerd::{Setup, Version};
+use testkit::containerd::{Annotations, Setup, Version};
 use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, port};
 
 use crate::cri::Cri;
@@ -48,7 +48,7 @@ pub struct Options {
     /// Whether containerd uses sluice, and not its own overlayfs.
     pub snapshotter: bool,
     /// Whether containerd hands annotations on.
-    pub annotations: bool,
+    pub annotations: Annotations,
     /// Settings of sluice.
     pub settings: Vec<String>,
     /// Whether each service is a process of its own.
@@ -72,7 +72,7 @@ impl Default for Options {
         Options {
             containerd: Version::chosen(),
             snapshotter: true,
-            annotations: true,
+            annotations: Annotations::On,
             settings: Vec::new(),
             services: false,
             program: None,

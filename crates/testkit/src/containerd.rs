@@ -19,14 +19,22 @@ pub enum Version {
     V2,
 }
 
+/// Whether layers carry annotations to the snapshotter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Annotations {
+    Off,
+    On,
+    /// By containerd 2's transfer service, which pulls where the CRI itself hands none on.
+    ByTransfer,
+}
+
 /// How a containerd is to be set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub version: Version,
     /// Socket of the remote snapshotter `sluice`, which is then the default one.
     pub snapshotter: Option<PathBuf>,
-    /// Whether layers carry annotations to the snapshotter.
-    pub annotations: bool,
+    pub annotations: Annotations,
     /// The image of a pod's own process.
     pub sandbox_image: String,
     /// Folder of `HOST/hosts.toml`, which say where registries really are.
@@ -186,7 +194,7 @@ fn configuration(folder: &Path, setup: &Setup) -> String {
         format!(
             "[proxy_plugins.sluice]\ntype = \"snapshot\"\naddress = {address:?}\n\
              [proxy_plugins.sluice.exports]\nenable_remote_snapshot_annotations = \"{}\"\n",
-            setup.annotations
+            setup.annotations != Annotations::Off
         )
     });
     format!(
@@ -210,7 +218,7 @@ path = "{opt}"
 /// What Kubernetes speaks to; its plugin fell into parts with containerd 2.
 fn cri(setup: &Setup) -> String {
     let snapshotter = if setup.snapshotter.is_some() { "sluice" } else { "overlayfs" };
-    let (sandbox_image, no_annotations) = (&setup.sandbox_image, !setup.annotations);
+    let (sandbox_image, no_annotations) = (&setup.sandbox_image, setup.annotations != Annotations::On);
     let hosts = setup.hosts.as_deref().unwrap_or(Path::new("")).display();
     match setup.version {
         Version::Installed | Version::V1_7 => format!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
-use testkit::containerd::{Setup, Version};
+use testkit::containerd::{Annotations, Setup, Version};
 use testkit::{Containerd, Server};
 
 use super::site::Site;
@@ -91,7 +91,7 @@ impl Cold {
         let setup = Setup {
             version: Version::chosen(),
             snapshotter: streams.then(|| Frontend::socket_in(&folder)),
-            annotations: true,
+            annotations: Annotations::On,
             sandbox_image: site.pause.clone(),
             hosts: Some(hosts),
         };

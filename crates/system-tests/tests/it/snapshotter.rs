@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sha2::{Digest as _, Sha256};
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::{facts, noise};
+use testkit::containerd::Annotations;
 use testkit::{ImageSpec, Tarball};
 
 const LEN: usize = 2_000_000;
@@ -32,7 +33,11 @@ fn blobs(node: &Node) -> anyhow::Result<BTreeSet<String>> {
 
 #[test]
 fn a_container_streams_and_leaves_nothing_behind() -> anyhow::Result<()> {
-    let node = Node::start(&Options::default())?;
+    streams_and_leaves_nothing(&Options::default())
+}
+
+pub(crate) fn streams_and_leaves_nothing(options: &Options) -> anyhow::Result<()> {
+    let node = Node::start(options)?;
     let image = node.push("app", &application(1)?)?;
     let before = node.scratch().mounts()?.len();
     node.cri.pull(&image)?;
@@ -95,7 +100,11 @@ fn ctr_pulls_with_labels_runs_executes_in_and_removes_what_streams() -> anyhow::
 
 #[test]
 fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
-    let node = Node::start(&Options { annotations: false, ..Options::default() })?;
+    pulls_as_ever_without_annotations(&Options::default())
+}
+
+pub(crate) fn pulls_as_ever_without_annotations(options: &Options) -> anyhow::Result<()> {
+    let node = Node::start(&Options { annotations: Annotations::Off, ..options.clone() })?;
     let image = node.push("app", &application(3)?)?;
     node.cri.pull(&image)?;
     let pod = node.cri.pod("one")?;
@@ -128,8 +137,12 @@ touch -d '2001-02-03 04:05:06' read
 
 #[test]
 fn a_streamed_root_equals_an_unpacked_one_and_changes_like_it() -> anyhow::Result<()> {
-    let node = Node::start(&Options::default())?;
-    let plain = Node::start(&Options { snapshotter: false, ..Options::default() })?;
+    equals_an_unpacked_root(&Options::default())
+}
+
+pub(crate) fn equals_an_unpacked_root(options: &Options) -> anyhow::Result<()> {
+    let node = Node::start(options)?;
+    let plain = Node::start(&Options { snapshotter: false, ..options.clone() })?;
     let data = Tarball::new()
         .directory("data")
         .file("data/read", &noise(5, LEN))
