@@ -12,6 +12,7 @@ use system_tests::cri::{Cri, Pod};
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::{Scratch, noise};
 use testkit::ImageSpec;
+use testkit::containerd::Version;
 
 const LEN: usize = 500_000;
 /// How long something that happens beside may take.
@@ -116,6 +117,29 @@ fn restart_containerd(node: &mut Node) -> anyhow::Result<()> {
     node.containerd.kill()?;
     node.containerd.restart()?;
     node.cri = Cri::connect(&node.containerd.socket())?;
+    Ok(())
+}
+
+/// containerd 2 reads older configurations, but not all that they say.
+#[test]
+fn containerd_2_with_an_older_configuration_is_switched_too() -> anyhow::Result<()> {
+    let options = Options { containerd: Version::V2, snapshotter: false, ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let config = containerd_config(&node);
+    let table = |plugin: &str| format!("[plugins.\"{plugin}\n");
+    let text = fs::read_to_string(&config)?.replace("version = 3\n", "version = 2\n");
+    let (new, old) =
+        (table("io.containerd.cri.v1.images\"]"), table("io.containerd.grpc.v1.cri\".containerd]"));
+    anyhow::ensure!(text.contains(&new), "{text}");
+    fs::write(&config, text.replace(&new, &old))?;
+    restart_containerd(&mut node)?;
+    let image = node.push("app", &ImageSpec::new([busybox()?.file("file", &noise(3, LEN)).finish()]))?;
+    let mut switched = Switched { node, kept: String::new(), dropped: String::new() };
+    switched.sluice("install", &[])?;
+    restart_containerd(&mut switched.node)?;
+    let container = switched.start_anew("streamed", &image)?.1;
+    switched.check(&container, "file", 3)?;
+    assert_eq!(switched.streamed()?, 2, "{}", switched.node.status()?);
     Ok(())
 }
 
