@@ -23,6 +23,8 @@ const STOP: i64 = 1;
 /// How long a command in a container may take, in seconds.
 const EXEC: i64 = 120;
 
+/// How long any call may take: the pull of a large image through the simulated link needs half a minute.
+const CALL: Duration = Duration::from_secs(300);
 /// How long the runtime may take to get ready.
 const START_MAX: Duration = Duration::from_secs(30);
 const START_POLL: Duration = Duration::from_millis(50);
@@ -205,5 +207,6 @@ pub(crate) async fn channel(socket: PathBuf) -> anyhow::Result<Channel> {
         async move { UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
     });
     // The address is never looked at: the socket is.
-    Ok(Endpoint::from_static("http://localhost").connect_with_connector(connect).await?)
+    let endpoint = Endpoint::from_static("http://localhost").timeout(CALL);
+    Ok(endpoint.connect_with_connector(connect).await?)
 }
