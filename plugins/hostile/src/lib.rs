@@ -78,11 +78,10 @@ fn misbehave(how: &str) {
     }
 }
 
-/// Of small frames, so that the stack that is full is the host's, and not the one that compilers keep in linear memory.
-#[expect(unconditional_recursion, reason = "the host must stop it")]
+/// Without anything in linear memory, so that the stack that is full is the host's, and not the one that compilers keep there.
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {
-    black_box(recurse(depth + 1)) + depth
+    if depth == 0 { 0 } else { recurse(depth + 1).rotate_left(1) ^ depth }
 }
 
 sluice_policy::eligibility!(Hostile);

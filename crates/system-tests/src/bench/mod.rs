@@ -9,6 +9,7 @@
 //!
 //! Nothing is asserted: what comes out are numbers, and ratios of medians over rounds that alternate between the two.
 
+mod beside;
 pub mod cold;
 pub mod killed;
 pub mod many;

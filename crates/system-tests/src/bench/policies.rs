@@ -1,4 +1,6 @@
-//! Measures the policy service as a process of its own, asked over a real NATS server on loopback.
+//! Measures the policy service as a process of its own, asked over a real NATS server on loopback. Latencies are those of a service
+//! that may use the whole machine, as its asker and NATS do: on one processor with them it is they that interrupt a
+//! guest. Verdicts a second, and memory, are those of a service on one processor.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,12 +13,13 @@ use proto::{Facts, ImageFacts, JudgeReply, JudgeRequest, LayerFacts, PoliciesRep
 use serde_json::{Value, json};
 use testkit::{Nats, Server};
 
+use super::beside;
 use crate::{Scratch, binaries};
 
 const CALLS: usize = 20_000;
 /// Questions that are open at the same time where throughput is measured.
 const AT_ONCE: usize = 16;
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a service may take to start, and to take up another set.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// The eligibility policies that come with sluice.
@@ -25,9 +28,16 @@ const BUILTIN: [&str; 5] =
 /// So that each of them has to look at the image, and none refuses it.
 const SETTINGS: &str = "settings = { region = 'eu-1', registries = { eu-1 = ['registry.example'] } }";
 
-/// A policy service on one processor.
-struct Service {
-    bus: Bus,
+/// Whether the service has one processor, or all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pinned {
+    Yes,
+    No,
+}
+
+/// A policy service.
+pub(super) struct Service {
+    pub(super) bus: Bus,
     server: Server,
     set: PathBuf,
     _nats: Nats,
@@ -38,17 +48,18 @@ struct Service {
 pub fn measure() -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
-        let one = Service::start(1).await?.latencies().await?;
-        let five = Service::start(5).await?.latencies().await?;
-        let ten = Service::start(10).await?;
-        let loaded = ten.resident()?;
-        let all = ten.latencies().await?;
-        let reload = Service::start(1).await?.reload().await?;
-        let memory = json!({ "loaded": loaded, "after_calls": ten.resident()? });
-        let rate = Service::start(1).await?.rate().await?;
+        let one = Service::start(&set(1), Pinned::No).await?.latencies().await?;
+        let five = Service::start(&set(5), Pinned::No).await?.latencies().await?;
+        let ten = Service::start(&set(10), Pinned::No).await?.latencies().await?;
+        let pinned = Service::start(&set(10), Pinned::Yes).await?;
+        let loaded = pinned.resident()?;
+        pinned.rate().await?;
+        let memory = json!({ "loaded": loaded, "after_calls": pinned.resident()? });
+        let rate = Service::start(&set(1), Pinned::Yes).await?.rate().await?;
+        let reload = Service::start(&set(1), Pinned::Yes).await?.reload().await?;
         anyhow::Ok(json!({
-            "one": one, "five": five, "ten": all, "ten_resident_bytes": memory,
-            "per_second_on_one_core": rate, "reload": reload,
+            "one": one, "five": five, "ten": ten, "ten_resident_bytes": memory,
+            "per_second_on_one_core": rate, "reload": reload, "beside_hostile": beside::measure().await?,
         }))
     })
 }
@@ -64,12 +75,17 @@ fn set(policies: usize) -> String {
 }
 
 impl Service {
-    async fn start(policies: usize) -> anyhow::Result<Service> {
+    pub(super) async fn start(set: &str, pinned: Pinned) -> anyhow::Result<Service> {
         let (nats, scratch) = (Nats::start()?, Scratch::new()?);
         let set_file = scratch.path("policies.toml");
-        fs::write(&set_file, set(policies))?;
-        let mut command = Command::new("taskset");
-        command.args(["--cpu-list", "0"]).arg(binaries::path("policy")?);
+        fs::write(&set_file, set)?;
+        let mut command = match pinned {
+            Pinned::Yes => Command::new("taskset"),
+            Pinned::No => binaries::command("policy")?,
+        };
+        if pinned == Pinned::Yes {
+            command.args(["--cpu-list", "0"]).arg(binaries::path("policy")?);
+        }
         for setting in [format!("nats.url={}", nats.url()), format!("policy.file={}", set_file.display())] {
             command.args(["--set", &setting]);
         }
@@ -92,12 +108,7 @@ impl Service {
             bus.push(asked.elapsed().as_secs_f64() * 1e6);
             guest.push(reply.verdicts.iter().map(|verdict| verdict.microseconds as f64).sum());
         }
-        let of = |mut times: Vec<f64>| {
-            times.sort_by(f64::total_cmp);
-            let quantile = |percent: usize| times[(times.len() - 1) * percent / 100];
-            json!({ "p50": quantile(50), "p99": quantile(99) })
-        };
-        Ok(json!({ "guest": of(guest), "bus": of(bus) }))
+        Ok(json!({ "guest": quantiles(guest), "bus": quantiles(bus) }))
     }
 
     /// Verdicts a second of a service that has one processor.
@@ -134,7 +145,7 @@ impl Service {
         Ok(reply.generation)
     }
 
-    fn resident(&self) -> anyhow::Result<u64> {
+    pub(super) fn resident(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.server.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
@@ -142,8 +153,19 @@ impl Service {
     }
 }
 
-/// About an image of twelve layers.
+pub(super) fn quantiles(mut times: Vec<f64>) -> Value {
+    times.sort_by(f64::total_cmp);
+    let quantile = |percent: usize| times[(times.len() - 1) * percent / 100];
+    json!({ "p50": quantile(50), "p99": quantile(99) })
+}
+
 async fn judge(bus: &Bus) -> anyhow::Result<JudgeReply> {
+    let request = JudgeRequest { facts: Some(Facts { image: Some(image()), ..Facts::default() }) };
+    Ok(bus.call(request, DEADLINE).await?)
+}
+
+/// Of twelve layers.
+pub(super) fn image() -> ImageFacts {
     let layer = |number: u64| LayerFacts {
         digest: format!("sha256:{number:064}"),
         diff_id: format!("sha256:{number:064}"),
@@ -151,7 +173,7 @@ async fn judge(bus: &Bus) -> anyhow::Result<JudgeReply> {
         size: 1_000_000 * number,
         ..LayerFacts::default()
     };
-    let image = ImageFacts {
+    ImageFacts {
         reference: "registry.example/team/app:1".to_owned(),
         registry: "registry.example".to_owned(),
         repository: "team/app".to_owned(),
@@ -159,7 +181,5 @@ async fn judge(bus: &Bus) -> anyhow::Result<JudgeReply> {
         schema_version: 2,
         layers: (1..=12).map(layer).collect(),
         ..ImageFacts::default()
-    };
-    let request = JudgeRequest { facts: Some(Facts { image: Some(image), ..Facts::default() }) };
-    Ok(bus.call(request, DEADLINE).await?)
+    }
 }

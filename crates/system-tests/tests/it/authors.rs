@@ -22,7 +22,7 @@ const CASES: [Case; 3] = [
 ];
 
 /// Begins a project; its folder.
-fn begun(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn begun(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
     let folder = scratch.path(language);
     let arguments =
         ["policy", "new", "mine", "--lang", language, &folder.display().to_string()].map(str::to_owned);
@@ -32,12 +32,11 @@ fn begun(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Begins one and builds it. A tool that is missing is an error: `./just authors` installs them.
-fn built(scratch: &Scratch, language: &str) -> anyhow::Result<PathBuf> {
-    let folder = begun(scratch, language)?;
+/// Builds a project. A tool that is missing is an error: `./just authors` installs them.
+pub(crate) fn build(folder: &Path) -> anyhow::Result<PathBuf> {
     let output = Command::new(folder.join("build")).output().context("running the build script")?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "building the example in {language}: {errors}");
+    ensure!(output.status.success(), "building {}: {errors}", folder.display());
     Ok(folder.join("mine.wasm"))
 }
 
@@ -102,7 +101,7 @@ fn the_example_in_rust_decides_and_a_project_of_it_is_whole() -> anyhow::Result<
 fn the_example_in_python_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     // Each command compiles a whole interpreter, and an unoptimised build of ours takes its time: so fewer of them.
-    let plugin = built(&scratch, "python")?;
+    let plugin = build(&begun(&scratch, "python")?)?;
     decides(&scratch, &plugin, &CASES[..1])?;
     decides_from_a_registry(&scratch, &plugin)
 }
@@ -110,7 +109,7 @@ fn the_example_in_python_is_built_and_decides() -> anyhow::Result<()> {
 #[test]
 fn the_example_in_javascript_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    let plugin = built(&scratch, "js")?;
+    let plugin = build(&begun(&scratch, "js")?)?;
     decides(&scratch, &plugin, &CASES)?;
     decides_from_a_registry(&scratch, &plugin)
 }
@@ -118,7 +117,7 @@ fn the_example_in_javascript_is_built_and_decides() -> anyhow::Result<()> {
 #[test]
 fn the_example_in_c_is_built_and_decides() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
-    let plugin = built(&scratch, "c")?;
+    let plugin = build(&begun(&scratch, "c")?)?;
     decides(&scratch, &plugin, &CASES)?;
     decides_from_a_registry(&scratch, &plugin)
 }

@@ -2,19 +2,21 @@
 //! in a running mesh, replaced, rolled back; and the same in one process, with the registry away.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use serde_json::Value;
-use system_tests::services::Backend;
+use system_tests::services::{Backend, Service};
 use system_tests::{Scratch, binaries, noise};
 use testkit::{ImageSpec, LayoutWriter, Registry, Tarball, port};
 
+use crate::authors::{begun, build};
+
 const NOT_ELIGIBLE: i32 = 3;
-/// Looks at the policy set, at two seconds each, until it must be in use.
-const TRIES: usize = 30;
+/// Looks at the policy set, a second each, until it must be in use: a whole interpreter is compiled in between.
+const TRIES: usize = 120;
 
 /// An author with a registry, a key and two plugins there; the first refuses images of the tag `latest`.
 struct Author {
@@ -31,16 +33,10 @@ impl Author {
         let (scratch, registry) = (Scratch::new()?, Registry::start()?);
         let key = scratch.path("mine").display().to_string();
         scratch.succeed(["policy", "keygen", &key])?;
-        let push = |plugin: &str, version: &str, arguments: &[&str]| -> anyhow::Result<String> {
-            let plugin = binaries::plugin(plugin)?.display().to_string();
-            let name = format!("oci://{}/policies/mine:{version}", registry.host());
-            let all = ["policy", "push", "--plain-http", plugin.as_str(), name.as_str()];
-            Ok(scratch.succeed([&all[..], arguments].concat())?.trim().to_owned())
-        };
         let private = format!("{key}.pem");
         let plugins = [
-            push("tests/no-latest.wasm", "1", &["--key", &private])?,
-            push("schema-version.wasm", "2", &[])?,
+            push(&scratch, &registry, &binaries::plugin("tests/no-latest.wasm")?, "1", &["--key", &private])?,
+            push(&scratch, &registry, &binaries::plugin("schema-version.wasm")?, "2", &[])?,
         ];
         let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
         layout.image("app", &ImageSpec::new([Tarball::new().file("file", &noise(1, 10_000)).finish()]))?;
@@ -61,10 +57,85 @@ impl Author {
             "policy.registry.docker_config=/nonexistent".to_owned(),
         ]
     }
+}
 
-    fn write_set(&self, file: &Path, source: &str) -> anyhow::Result<()> {
-        Ok(fs::write(file, format!("[[eligibility]]\nname = \"mine\"\nsource = \"{source}\"\n"))?)
+/// What `push` prints: the source.
+fn push(
+    scratch: &Scratch,
+    registry: &Registry,
+    plugin: &Path,
+    version: &str,
+    arguments: &[&str],
+) -> anyhow::Result<String> {
+    let (plugin, name) =
+        (plugin.display().to_string(), format!("oci://{}/policies/mine:{version}", registry.host()));
+    let all = ["policy", "push", "--plain-http", plugin.as_str(), name.as_str()];
+    Ok(scratch.succeed([&all[..], arguments].concat())?.trim().to_owned())
+}
+
+/// A mesh that runs while its policy set changes.
+struct Running<'a> {
+    author: &'a Author,
+    file: PathBuf,
+    backend: Backend,
+    _policy: Service,
+}
+
+impl Running<'_> {
+    /// With the policy of `source`.
+    fn start<'a>(author: &'a Author, source: &str) -> anyhow::Result<Running<'a>> {
+        let scratch = &author.scratch;
+        let file = scratch.path("policies.toml");
+        write_set(&file, source)?;
+        let patience = ["fetcher.judging.unanswered=refuse", "fetcher.judging.wait=30s"].map(str::to_owned);
+        let backend = Backend::start(scratch, port::free()?, &patience, &[])?;
+        let mut settings = author.settings().to_vec();
+        settings.push(format!("policy.file={}", file.display()));
+        settings.push(format!("policy.kept={}", scratch.path("kept").display()));
+        let policy = backend.service(scratch, "policy", &settings)?;
+        Ok(Running { author, file, backend, _policy: policy })
     }
+
+    fn sluice(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = binaries::command("sluice")?;
+        command.args(["--nats", &self.backend.nats.url(), "--state"]).arg(self.author.scratch.path("cli"));
+        Ok(command.args(arguments).output()?)
+    }
+
+    fn import(&self) -> anyhow::Result<Output> {
+        self.sluice(&["import", "--plain-http", &self.author.image])
+    }
+
+    /// The image is refused with this reason code.
+    fn refuses(&self, reason: &str) -> anyhow::Result<()> {
+        let refused = self.import()?;
+        assert_eq!(refused.status.code(), Some(NOT_ELIGIBLE), "{}", message(&refused));
+        assert!(message(&refused).contains(&format!("(policy mine: {reason})")), "{}", message(&refused));
+        Ok(())
+    }
+
+    fn until(&self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
+        let list = || -> anyhow::Result<Value> {
+            Ok(serde_json::from_slice(&self.sluice(&["policy", "ls", "--json"])?.stdout)?)
+        };
+        for _ in 0..TRIES {
+            if wanted(&list()?) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        bail!("the set was not loaded: {}", list()?)
+    }
+
+    /// Changes the policy, and waits until it is in use.
+    fn change(&self, source: &str) -> anyhow::Result<()> {
+        write_set(&self.file, source)?;
+        self.until(|listed| listed["policies"][0]["source"] == *source)
+    }
+}
+
+fn write_set(file: &Path, source: &str) -> anyhow::Result<()> {
+    Ok(fs::write(file, format!("[[eligibility]]\nname = \"mine\"\nsource = \"{source}\"\n"))?)
 }
 
 fn message(output: &Output) -> String {
@@ -74,50 +145,54 @@ fn message(output: &Output) -> String {
 #[test]
 fn a_signed_policy_comes_into_a_running_mesh_is_replaced_and_rolled_back() -> anyhow::Result<()> {
     let author = Author::new()?;
-    let (scratch, [first, second]) = (&author.scratch, &author.plugins);
-    let file = scratch.path("policies.toml");
-    author.write_set(&file, first)?;
-    let patience = ["fetcher.judging.unanswered=refuse", "fetcher.judging.wait=30s"].map(str::to_owned);
-    let backend = Backend::start(scratch, port::free()?, &patience, &[])?;
-    let mut settings = author.settings().to_vec();
-    settings.push(format!("policy.file={}", file.display()));
-    settings.push(format!("policy.kept={}", scratch.path("kept").display()));
-    let _policy = backend.service(scratch, "policy", &settings)?;
-    let sluice = |arguments: &[&str]| -> anyhow::Result<Output> {
-        let mut command = binaries::command("sluice")?;
-        command.args(["--nats", &backend.nats.url(), "--state"]).arg(scratch.path("cli"));
-        Ok(command.args(arguments).output()?)
-    };
-    let import = || sluice(&["import", "--plain-http", &author.image]);
-    let list = || -> anyhow::Result<Value> {
-        Ok(serde_json::from_slice(&sluice(&["policy", "ls", "--json"])?.stdout)?)
-    };
-    let until = |wanted: &dyn Fn(&Value) -> bool| -> anyhow::Result<()> {
-        for _ in 0..TRIES {
-            if wanted(&list()?) {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        bail!("the set was not loaded: {}", list()?)
-    };
+    let [first, second] = &author.plugins;
+    let mesh = Running::start(&author, first)?;
+    mesh.refuses("tag-refused")?;
 
-    let refused = import()?;
-    assert_eq!(refused.status.code(), Some(NOT_ELIGIBLE), "{}", message(&refused));
-    assert!(message(&refused).contains("(policy mine: tag-refused)"), "{}", message(&refused));
-
-    author.write_set(&file, second)?;
-    until(&|listed| listed["last_error"].to_string().contains("it is not signed"))?;
-    assert_eq!(import()?.status.code(), Some(NOT_ELIGIBLE), "the old set stays");
+    write_set(&mesh.file, second)?;
+    mesh.until(|listed| listed["last_error"].to_string().contains("it is not signed"))?;
+    mesh.refuses("tag-refused")?; // the old set stays
     author.sign(second)?;
-    until(&|listed| listed["policies"][0]["source"] == *second)?;
-    let accepted = import()?;
+    mesh.until(|listed| listed["policies"][0]["source"] == *second)?;
+    let accepted = mesh.import()?;
     ensure!(accepted.status.success(), "{}", message(&accepted));
 
-    author.write_set(&file, first)?;
-    until(&|listed| listed["policies"][0]["source"] == *first)?;
-    assert_eq!(import()?.status.code(), Some(NOT_ELIGIBLE), "it was rolled back");
-    Ok(())
+    mesh.change(first)?;
+    mesh.refuses("tag-refused")
+}
+
+/// The same with an author's first project in each of the other languages, and with another version, which gives another reason.
+#[test]
+fn a_policy_in_each_language_is_replaced_by_another_version_and_rolled_back() -> anyhow::Result<()> {
+    let author = Author::new()?;
+    let key = format!("{}.pem", author.key);
+    let rust = &author.plugins[0];
+    let mesh = Running::start(&author, rust)?;
+    mesh.refuses("tag-refused")?;
+    let begun = |language| begun(&author.scratch, language);
+    let pushed = |folder: &Path, version: &str| -> anyhow::Result<String> {
+        push(&author.scratch, &author.registry, &build(folder)?, version, &["--key", &key])
+    };
+    let change_reason = |source: &Path| -> anyhow::Result<()> {
+        Ok(fs::write(source, fs::read_to_string(source)?.replace("tag-refused", "tag-unwanted"))?)
+    };
+    let replaced_and_rolled_back = |first: &str, second: &str| -> anyhow::Result<()> {
+        for (source, reason) in [(first, "tag-refused"), (second, "tag-unwanted"), (first, "tag-refused")] {
+            mesh.change(source)?;
+            mesh.refuses(reason)?;
+        }
+        Ok(())
+    };
+    for (language, source) in [("c", "policy.c"), ("js", "policy.js")] {
+        let folder = begun(language)?;
+        let first = pushed(&folder, &format!("{language}-1"))?;
+        change_reason(&folder.join(source))?;
+        replaced_and_rolled_back(&first, &pushed(&folder, &format!("{language}-2"))?)?;
+    }
+    // An unoptimised build of ours compiles Python's interpreter for a minute: once, as another version of the one in Rust.
+    let folder = begun("python")?;
+    change_reason(&folder.join("policy.py"))?;
+    replaced_and_rolled_back(rust, &pushed(&folder, "python-1")?)
 }
 
 #[test]
