@@ -96,9 +96,9 @@ impl Settings {
         }
         if self.store.url == store::Config::default().url {
             self.store.url = state.join("store").display().to_string();
-            if self.nats.is_none() && self.fetcher.starts_zstd_level == fetcher.starts_zstd_level {
+            if self.nats.is_none() {
                 // What is read from this machine's own disk need not be as small as it gets.
-                self.fetcher.starts_zstd_level = 0;
+                self.fetcher.starts_zstd_level.get_or_insert(0);
             }
         }
         // Alone, the fetcher serves its own user, who may name any file of this machine.

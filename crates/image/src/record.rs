@@ -124,7 +124,7 @@ pub struct Xattr {
 pub struct ChunkRef {
     pub digest: Digest,
     pub plain_len: u32,
-    /// When the image was imported. Its frame may have been replaced by a shorter one since.
+    /// When the image was imported. Another frame may have taken its place since, so this is an estimate.
     pub stored_len: u32,
 }
 

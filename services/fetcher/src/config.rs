@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::source::SourceConfig;
 
+/// Saves a fifth of the bytes that level 1 makes, and costs a processor a second for each 6 MB of plain bytes.
+pub const STARTS_ZSTD_LEVEL: i32 = 18;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -28,8 +31,8 @@ pub struct Config {
     /// Of chunks. Level 1 keeps up with gunzip on the other core; level 3 saves some 5 % of the bytes.
     pub zstd_level: i32,
     /// Of chunks that starts read, which are compressed again in the background: they cross the network again and again while
-    /// somebody waits. Level 18 saves a fifth of their bytes, and costs a processor a second for each 6 MB of plain bytes. 0 leaves them.
-    pub starts_zstd_level: i32,
+    /// somebody waits. 0 leaves them; absent: [`STARTS_ZSTD_LEVEL`].
+    pub starts_zstd_level: Option<i32>,
     pub limits: Limits,
     pub source: SourceConfig,
     pub judging: Judging,
@@ -85,7 +88,7 @@ impl Default for Config {
             grant_ttl: Duration::from_secs(12 * 60 * 60),
             grant_renewal: Duration::from_secs(90 * 24 * 60 * 60),
             zstd_level: 1,
-            starts_zstd_level: 18,
+            starts_zstd_level: None,
             limits: Limits::default(),
             source: SourceConfig::default(),
             judging: Judging::default(),

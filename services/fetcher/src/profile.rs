@@ -101,6 +101,10 @@ impl History {
         self.recompressed = Chunks::of(&of_profile);
     }
 
+    pub(crate) fn forget_recompressed(&mut self) {
+        self.recompressed = Chunks::default();
+    }
+
     /// What the next start is expected to ask for.
     pub(crate) fn profile(&self) -> Profile {
         let needed = if self.starts.len() > FEW_STARTS { self.starts.len().div_ceil(2) } else { 1 };

@@ -32,7 +32,7 @@ pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST)
 
 /// How long the profile of a start that is over may take to reach the store, and what it read to be compressed again; and how
 /// often is looked.
-const PROFILE: Duration = Duration::from_secs(300);
+const PROFILE: Duration = Duration::from_secs(900);
 const PROFILE_POLL: Duration = Duration::from_millis(100);
 
 /// The mesh's side: fetcher, store and cache, each behind a link.
@@ -86,7 +86,7 @@ impl<'a> Server<'a> {
         settings.cache.advertise = Some(format!("http://{}", serving.address()));
         settings.fill();
         // As in a mesh: nodes read through a link.
-        settings.fetcher.starts_zstd_level = fetcher::Config::default().starts_zstd_level;
+        settings.fetcher.starts_zstd_level = None;
         crate::node::make_state(&settings.state)?;
         let mut services = Embedded::new(Bus::in_process(), scratch.tasks(), CancellationToken::new());
         services.start_policies(&settings).await?;
@@ -142,17 +142,20 @@ impl<'a> Server<'a> {
         Ok(Profile::decode(&profile)?)
     }
 
-    /// The profile of the first start that was reported, once what it read is stored as small as it gets: what a start finds that
-    /// comes some minutes later.
-    async fn first_profile(&self) -> anyhow::Result<Profile> {
+    /// The profile of the starts that were reported, once what they read is stored as small as it gets: what a start finds that comes
+    /// some minutes later.
+    async fn settled_profile(&self) -> anyhow::Result<Profile> {
         let deadline = Instant::now() + PROFILE;
         loop {
-            let starts = self.starts().await?;
-            if starts.reported > 0 && starts.recompressed == starts.chunks {
+            let Starts { reported, chunks, recompressed } = self.starts().await?;
+            if reported > 0 && recompressed == chunks {
                 return self.learned().await;
             }
             if Instant::now() > deadline {
-                bail!("the start's profile was not reported within {PROFILE:?}");
+                bail!(
+                    "within {PROFILE:?} {reported} starts were reported, and {recompressed} of the {chunks} chunks \
+                     that they read compressed again"
+                );
             }
             tokio::time::sleep(PROFILE_POLL).await;
         }
@@ -224,8 +227,8 @@ impl FreshNode {
         let mut start_up = StartUp::of(status, &mounted.manifest_digest);
         // A start that the profile served well reads nothing that would be worth a report.
         start_up.profile = match lesson {
-            Lesson::Learned if known.starts == 0 => server.first_profile().await?,
-            _ => known,
+            Lesson::Learned => server.settled_profile().await?,
+            Lesson::Forgotten => known,
         };
         start_up.pulled = pulled - asked;
         start_up.ready = ready;

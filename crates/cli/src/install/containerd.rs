@@ -103,8 +103,10 @@ fn form(table: &toml::Table, main: Option<Form>) -> anyhow::Result<Form> {
             1 => Form::Short,
             other => bail!("version {other} of containerd's configuration is not known here: 1 to 4 are"),
         },
-        None if has(Form::Images) => Form::Images,
+        // The oldest first: ours is said in new words beside them.
         None if has(Form::Grpc) => Form::Grpc,
+        None if has(Form::Short) => Form::Short,
+        None if has(Form::Images) => Form::Images,
         // An imported file without a version speaks of nothing that matters here; else it would be one of those.
         None => main.unwrap_or(Form::Short),
     })
@@ -200,6 +202,8 @@ mod tests {
         let configuration = configuration(&[text]);
         let wanted = wanted(&configuration.0[0], "/run/s.sock", "/var/lib/sluice");
         let (new, edits) = merge(text, &wanted).unwrap();
+        let again = self::wanted(&self::configuration(&[&new]).0[0], "/run/s.sock", "/var/lib/sluice");
+        assert_eq!(again, wanted, "the second time wants something else");
         assert_eq!(merge(&new, &wanted).unwrap().0, new, "the second time changes something");
         assert_eq!(take_out(&new, &edits).unwrap().0, text, "not what it was");
         assert_eq!(self::configuration(&[&new]).snapshotter(), "sluice");

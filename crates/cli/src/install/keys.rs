@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::text::{self, Key};
 
 /// A key and what it is to be, as TOML.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
     pub key: Key,
     pub value: String,

@@ -83,7 +83,8 @@ async fn misbehave(bus: Bus, how: &str, count: Arc<Misbehaved>) {
     let facts = Facts { image: Some(proto::ImageFacts { labels, ..image() }), ..Facts::default() };
     loop {
         let reply = bus.call(JudgeRequest { facts: Some(facts.clone()) }, DEADLINE).await;
-        let run = reply.is_ok_and(|reply| reply.verdicts[0].failure != "bypassed");
+        let run = reply
+            .is_ok_and(|reply| reply.verdicts.first().is_some_and(|verdict| verdict.failure != "bypassed"));
         if run { &count.run } else { &count.unrun }.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(PAUSE).await;
     }

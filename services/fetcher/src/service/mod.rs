@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
 use crate::records::Records;
@@ -88,7 +89,7 @@ impl Fetcher {
             store,
             sources: Sources::new(config.source)?,
             jobs: Jobs::default(),
-            recompressing: Recompressing::new(config.starts_zstd_level),
+            recompressing: Recompressing::new(config.starts_zstd_level.unwrap_or(STARTS_ZSTD_LEVEL)),
             bus: bus.clone(),
             tasks: tasks.clone(),
             shutdown,

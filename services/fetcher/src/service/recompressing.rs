@@ -1,7 +1,7 @@
 //! What starts of an image read crosses the network again and again, and each time somebody waits for it: once it is known, it
 //! is compressed again, as small as it gets.
 //!
-//! One image at a time, on a thread that gets what others leave of the processors. How far an image has come stands in its history;
+//! One image at a time, and one fetcher for an image, on a thread that gets what others leave of the processors. How far an image has come stands in its history;
 //! a fetcher that ends in the middle leaves the rest to whoever hears of the image next. Nothing depends on it: what fails is
 //! logged, and nothing else.
 
@@ -27,6 +27,8 @@ const BATCH: usize = 64;
 const WAITING_MAX: usize = 1024;
 /// How long caches have to say that they heard; nobody needs their answer.
 const REFRESH_WAIT: Duration = Duration::from_millis(500);
+/// How long after its end an image is another fetcher's.
+const LEASE: Duration = Duration::from_secs(60);
 /// Lower than that of everything else on the machine, see nice(2).
 const NICENESS: i32 = 19;
 
@@ -94,17 +96,17 @@ impl Service {
 
     async fn recompress_image(&self, project: &ProjectStore, manifest: &str) -> anyhow::Result<()> {
         let _turn = self.recompressing.turn.acquire().await?;
+        let name = format!("recompress.{}", manifest.trim_start_matches("sha256:"));
+        // Another fetcher is at it.
+        let Some(_lease) = self.bus.lease(&name, LEASE).await? else { return Ok(()) };
         let mut gain = Gain::default();
-        loop {
-            let mut batch = history(project, manifest).await?.to_recompress();
-            batch.truncate(BATCH);
-            if batch.is_empty() {
-                break;
-            }
-            self.recompress_batch(project, &batch, &mut gain).await?;
+        // Once: what is reported meanwhile waits for the next turn, as do other images.
+        let pending = history(project, manifest).await?.to_recompress();
+        for batch in pending.chunks(BATCH) {
+            let done = self.recompress_batch(project, batch, &mut gain).await?;
             // Starts may have been reported meanwhile.
             let mut history = history(project, manifest).await?;
-            history.recompressed(&batch);
+            history.recompressed(&done);
             project.put_profile(manifest, history.encode()?.into()).await?;
         }
         let Gain { chunks, before, after } = gain;
@@ -112,14 +114,14 @@ impl Service {
         Ok(())
     }
 
-    /// Afterwards each of them is as small as it gets, or cannot be read: that shows where somebody needs it.
+    /// Those that are as small as they get now. One that cannot be read is not: where somebody needs it, it is repaired.
     async fn recompress_batch(
         &self,
         project: &ProjectStore,
         batch: &[Digest],
         gain: &mut Gain,
-    ) -> anyhow::Result<()> {
-        let mut renewed = Vec::new();
+    ) -> anyhow::Result<Vec<Digest>> {
+        let mut done = Vec::new();
         for digest in batch {
             let stored = match project.chunk(*digest).await {
                 Err(error) if error.is_not_found() => continue,
@@ -127,24 +129,47 @@ impl Service {
             };
             let (digest, before, level) = (*digest, stored.len(), self.recompressing.level);
             match aside(move || recompress(&digest, &stored, level)).await? {
-                Ok(Recompressed::Unchanged) => {}
+                Ok(Recompressed::Unchanged) => done.push(digest),
                 Ok(Recompressed::Smaller(again)) => {
-                    (gain.chunks, gain.before) = (gain.chunks + 1, gain.before + before);
-                    gain.after += again.len();
-                    metrics::counter!("sluice_fetcher_recompressed_chunks_total").increment(1);
-                    metrics::counter!("sluice_fetcher_recompressed_saved_bytes_total")
-                        .increment((before - again.len()) as u64);
+                    gain.add(before, again.len());
                     project.replace_chunk(digest, again.into()).await?;
-                    renewed.push(digest.as_bytes().to_vec());
+                    done.push(digest);
                 }
                 Err(error) => tracing::warn!(chunk = %digest, %error, "a chunk cannot be compressed again"),
             }
         }
-        if !renewed.is_empty() {
-            let request = RefreshRequest { project: project.name().to_owned(), chunks: renewed };
-            self.bus.gather(request, REFRESH_WAIT).await?;
+        // All of them: what was replaced by a fetcher that ended before it said so is among those that did not change.
+        let chunks = done.iter().map(|digest| digest.as_bytes().to_vec()).collect();
+        let request = RefreshRequest { project: project.name().to_owned(), chunks };
+        if let Err(error) = self.bus.gather(request, REFRESH_WAIT).await {
+            tracing::warn!(%error, "caches go on with the larger frames that they hold");
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// A repair brings chunks back as imports store them.
+    pub(super) async fn recompress_repaired(self: &Arc<Self>, project: &ProjectStore, manifest: &str) {
+        let forget = async {
+            let mut history = history(project, manifest).await?;
+            history.forget_recompressed();
+            project.put_profile(manifest, history.encode()?.into()).await?;
+            anyhow::Ok(history)
+        };
+        match forget.await {
+            Ok(history) => self.recompress_later(project, manifest, &history),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(manifest, error, "what was repaired stays as it was compressed first");
+            }
+        }
+    }
+}
+
+impl Gain {
+    fn add(&mut self, before: usize, after: usize) {
+        (self.chunks, self.before, self.after) = (self.chunks + 1, self.before + before, self.after + after);
+        metrics::counter!("sluice_fetcher_recompressed_chunks_total").increment(1);
+        metrics::counter!("sluice_fetcher_recompressed_saved_bytes_total").increment((before - after) as u64);
     }
 }
 

@@ -111,11 +111,15 @@ impl Service {
                 format!("{name}: it names {} now; only {manifest} can repair", found.manifest_digest);
             return Err(Status::failed_precondition(reason));
         }
-        let order = Order { image: name.to_string(), project, source, found, origin, repair: true };
+        let order =
+            Order { image: name.to_string(), project: project.clone(), source, found, origin, repair: true };
         let job = self.begin(order);
         let outcome = tokio::time::timeout(REPAIR_MAX, job.wait()).await;
         let outcome =
             outcome.map_err(|_| Status::deadline_exceeded(format!("{name}: the repair goes on")))??;
+        if outcome.restored > 0 {
+            self.recompress_repaired(&project, &manifest).await;
+        }
         Ok(RepairReply { restored: outcome.restored })
     }
 

@@ -99,7 +99,7 @@ pub(super) fn repositories(record: &ImageRecord) -> BTreeSet<String> {
     names.into_iter().take(REPOSITORIES_MAX).map(|name| hex::encode(Sha256::digest(name))).collect()
 }
 
-async fn map(project: &ProjectStore, record: &ImageRecord) -> anyhow::Result<Map> {
+pub(super) async fn map(project: &ProjectStore, record: &ImageRecord) -> anyhow::Result<Map> {
     let digest = record.map.digest;
     let stored = project.index(Index::Map, digest).await?;
     let decoded = tokio::task::spawn_blocking(move || -> anyhow::Result<Map> {

@@ -1,16 +1,18 @@
 //! report: what one start read; and the profile that is learned from all of them.
 //!
-//! A profile is a hint: one that cannot be read is begun anew, and none is no failure. Two reports
-//! at the same moment may lose one of them.
+//! A profile is a hint: one that cannot be read is begun anew, and none is no failure. Who writes a history at the same moment
+//! as another, a report or the work on what starts read, may lose what the other wrote.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use image::Profile;
+use image::{Digest, Profile};
 use proto::{ReportReply, ReportRequest};
 use store::{ProjectStore, StoreError};
 use tonic::Status;
 
 use super::Service;
+use super::seeding::map;
 use crate::profile::History;
 
 impl Service {
@@ -22,8 +24,14 @@ impl Service {
         let image = self.records.image(&project, manifest).await?;
         let image =
             image.ok_or_else(|| Status::not_found(format!("report a start of {manifest}: no such image")))?;
+        let map = map(&project, &image.record).await;
+        let map =
+            map.map_err(|error| Status::unavailable(format!("report a start of {manifest}: {error:#}")))?;
+        // Nothing but the image's own is worth anybody's work.
+        let own: HashSet<Digest> = map.chunks.iter().map(|chunk| chunk.digest).collect();
+        let read: Vec<Digest> = start.chunks.into_iter().filter(|chunk| own.contains(chunk)).collect();
         let mut history = history(&project, manifest).await?;
-        history.add(&start.chunks);
+        history.add(&read);
         let encoded = history.encode().map_err(|error| Status::internal(error.to_string()))?;
         project.put_profile(manifest, encoded.into()).await?;
         if history.starts() == 1 {

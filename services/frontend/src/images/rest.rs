@@ -23,7 +23,7 @@ impl Images {
             if !images.node.downloads.completed(&ImageId::new(&manifest)).await {
                 return;
             }
-            images.detach_roots(&manifest).await;
+            images.renew_lookups(&manifest).await;
             images.tell_complete(&manifest);
             while images.starting(&manifest) {
                 sleep(LOOK_EVERY).await;
@@ -34,7 +34,8 @@ impl Images {
     }
 
     /// What roots of it looked up while it was incomplete would go on through us for as long as the kernel remembers it.
-    async fn detach_roots(&self, manifest: &str) {
+    async fn renew_lookups(&self, manifest: &str) {
+        let _turn = self.node.turns.take(manifest).await;
         let Ok(image) = self.get(manifest) else { return };
         let renewed = self.blocking(move |node| Ok(node.mounts.renew_lookups(&image.record.tree.digest)?));
         if let Err(error) = renewed.await {

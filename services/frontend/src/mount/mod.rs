@@ -131,8 +131,8 @@ impl Mounts {
     pub(crate) fn renew_lookups(&self, tree: &Digest) -> Result<(), MountError> {
         let mut renewed = Ok(());
         for root in self.roots()?.iter().filter(|root| root.tree == *tree) {
-            // One that somebody unmounts meanwhile must not keep the others from it.
-            renewed = root::forget_lookups(&root.point).and(renewed);
+            // One that fails must not keep the others from it.
+            renewed = root::renew_lookups(&root.point).and(renewed);
         }
         renewed
     }

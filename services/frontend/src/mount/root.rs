@@ -58,7 +58,7 @@ pub(super) fn mount(layers: &Layers, target: &Target) -> Result<(), MountError> 
 
 /// Makes the kernel forget what it has looked up in the root at `point`, but for files that are open: it remembers whether an
 /// object was local when its file was first opened. A change of nothing is what does that, for this file system alone.
-pub(super) fn forget_lookups(point: &Path) -> Result<(), MountError> {
+pub(super) fn renew_lookups(point: &Path) -> Result<(), MountError> {
     let renew = |read_only: bool| {
         let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_SYMLINK_NOFOLLOW;
         let overlay = rustix::mount::fspick(CWD, point, flags)?;
@@ -72,6 +72,10 @@ pub(super) fn forget_lookups(point: &Path) -> Result<(), MountError> {
         Err(rustix::io::Errno::ROFS) => renew(true),
         other => other,
     };
+    let gone =
+        |errno: &rustix::io::Errno| matches!(*errno, rustix::io::Errno::NOENT | rustix::io::Errno::INVAL);
+    // One that somebody unmounted meanwhile has nothing to forget.
+    let renewed = renewed.or_else(|errno| if gone(&errno) { Ok(()) } else { Err(errno) });
     renewed.map_err(|errno| MountError::kernel("renew the lookups of", point, errno.into()))
 }
 

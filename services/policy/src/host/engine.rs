@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::Limits;
 
@@ -103,7 +103,8 @@ fn pool(limits: &Limits, calls_at_once: usize) -> PoolingAllocationConfig {
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(usize::try_from(limits.memory.as_u64()).unwrap_or(usize::MAX))
         .linear_memory_keep_resident(MEMORY_KEPT)
-        .table_keep_resident(TABLE_KEPT);
+        .table_keep_resident(TABLE_KEPT)
+        .pagemap_scan(Enabled::No);
     pool
 }
 
