@@ -23,7 +23,7 @@ pub mod uninstall;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use crate::args::{Cli, Command, Global};
 use crate::node::Node;
@@ -64,7 +64,8 @@ impl Context {
 
     /// The frontend that runs; none is started for a question.
     pub async fn running_node(&self) -> anyhow::Result<Node> {
-        Node::connect(self.settings.node_socket()).await
+        let node = Node::connect(self.settings.node_socket()).await;
+        node.context("no node runs: the first `sluice mount` or `sluice run` starts one, which ends when it has nothing to do")
     }
 }
 

@@ -5,9 +5,10 @@
 //! | 0 | done |
 //! | 1 | failed |
 //! | 2 | wrong usage (clap's own) |
-//! | 3 | the image cannot be streamed; the message says why |
-//! | 4 | the registry refused, or has no such image |
+//! | 3 | the image cannot be streamed, or is named in a way that none can be; the message says why |
+//! | 4 | there is no such image, file or mount, or the registry refused |
 //! | 5 | `policy replay`: other policies decide differently |
+//! | 6 | `serve`: another node works in the state folder |
 //! | 125 | `run` only: sluice failed, the container's command did not run |
 //! | other | `run` only: the exit code of the container's command |
 
@@ -23,6 +24,7 @@ pub const FAILED: u8 = 1;
 pub const NOT_ELIGIBLE: u8 = 3;
 pub const REFUSED: u8 = 4;
 pub const DIFFERENT: u8 = 5;
+pub const IN_USE: u8 = 6;
 pub const RUN_FAILED: u8 = 125;
 
 /// Carries the exit code that an error ends in, where its kind does not say it.
@@ -50,6 +52,9 @@ pub fn code(error: &anyhow::Error) -> u8 {
     }
     if error.chain().any(|cause| cause.downcast_ref::<registry::Error>().is_some_and(is_refusal)) {
         return REFUSED;
+    }
+    if error.chain().any(|cause| cause.is::<frontend::InUse>()) {
+        return IN_USE;
     }
     match error.chain().find_map(|cause| cause.downcast_ref::<Status>()).map(Status::code) {
         Some(Code::InvalidArgument) => NOT_ELIGIBLE,

@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use crate::args::Global;
+use crate::exit;
 use crate::progress::Progress;
 use crate::settings::{self, Settings};
 
@@ -51,7 +52,7 @@ impl Node {
         let channel = Endpoint::from_static("http://node")
             .connect_with_connector(dial)
             .await
-            .with_context(|| format!("no frontend answers on {}", socket.display()))?;
+            .with_context(|| format!("no node answers on {}", socket.display()))?;
         Ok(Node { client: NodeClient::new(channel).max_decoding_message_size(MESSAGE_MAX) })
     }
 
@@ -144,11 +145,11 @@ async fn start(
         .context("start a node in the background")?;
     let deadline = Instant::now() + START;
     loop {
-        // Asked after it ended as well: another command may have started one at the same moment.
-        let ended = serve.try_wait()?;
+        // Asked after it ended as well: another command may have started one at the same moment, which is waited for.
+        let failed = serve.try_wait()?.is_some_and(|ended| ended.code() != Some(exit::IN_USE.into()));
         match Node::connect(socket).await {
             Ok(node) => return Ok(node),
-            Err(_) if ended.is_some() => bail!("the node did not start:\n{}", last_lines(&log)),
+            Err(_) if failed => bail!("the node did not start:\n{}", last_lines(&log)),
             Err(error) if Instant::now() > deadline => return Err(error.context("the node does not answer")),
             Err(_) => tokio::time::sleep(START_POLL).await,
         }

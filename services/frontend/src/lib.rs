@@ -43,6 +43,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Config;
 pub use fuse::holder::entry as holder_entry;
+pub use node::InUse;
 pub use reservation::{LEAST as MEMORY_LEAST, budget as memory_budget, node_memory, reservation};
 
 use content::Mesh;

@@ -137,3 +137,28 @@ fn a_run_that_is_killed_leaves_nothing_for_ever() -> anyhow::Result<()> {
     assert!(!mounts.contains(&state), "still mounted");
     Ok(())
 }
+
+/// No kill, but as close: two commands find no node, and one of the nodes that they start is too many.
+#[test]
+fn two_first_commands_share_one_node() -> anyhow::Result<()> {
+    for _ in 0..3 {
+        let scratch = Scratch::new()?;
+        let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+        layout.image("app", &ImageSpec::new([Tarball::new().file("file", &noise(1, 1000)).finish()]))?;
+        let reference = layout.reference("app");
+        let roots = [scratch.mount_point("one")?, scratch.mount_point("two")?];
+        std::thread::scope(|scope| -> anyhow::Result<()> {
+            let mount = |root: &std::path::Path| {
+                scratch.succeed(["mount".as_ref(), reference.as_ref(), root.as_os_str()]).map(drop)
+            };
+            let started: Vec<_> = roots.iter().map(|root| scope.spawn(move || mount(root))).collect();
+            started.into_iter().try_for_each(|thread| {
+                thread.join().map_err(|_| anyhow::anyhow!("a command panicked")).flatten()
+            })
+        })?;
+        for root in &roots {
+            assert_eq!(std::fs::read(root.join("file"))?, noise(1, 1000));
+        }
+    }
+    Ok(())
+}

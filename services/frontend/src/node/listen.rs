@@ -20,6 +20,11 @@ pub(crate) struct Lock {
     _file: File,
 }
 
+/// A frontend has this state folder already.
+#[derive(Debug, thiserror::Error)]
+#[error("another frontend works in {}", .0.display())]
+pub struct InUse(PathBuf);
+
 pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
     fs::create_dir_all(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
     let path = state.join("lock");
@@ -27,7 +32,7 @@ pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock { _file: file }),
-        Err(Errno::WOULDBLOCK) => bail!("another frontend works in {}", state.display()),
+        Err(Errno::WOULDBLOCK) => Err(InUse(state.to_owned()).into()),
         Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::images::Images;
+pub use listen::InUse;
 pub(crate) use listen::{listen, lock};
 
 /// Events of a mount that wait for a slow listener; older news of an import is no loss.
