@@ -58,8 +58,9 @@ impl History {
 
     /// For those who ask what is known.
     pub(crate) fn summary(&self) -> proto::Starts {
-        let chunks = self.profile().chunks.len();
-        let recompressed = chunks - self.to_recompress().len();
+        let profile = self.profile();
+        let chunks = profile.chunks.len();
+        let recompressed = chunks - self.to_recompress(&profile).len();
         proto::Starts { reported: self.total, chunks: chunks as u32, recompressed: recompressed as u32 }
     }
 
@@ -87,10 +88,10 @@ impl History {
         self.total = self.total.saturating_add(1);
     }
 
-    /// Chunks of the profile that nobody has compressed again yet, in its order.
-    pub(crate) fn to_recompress(&self) -> Vec<Digest> {
+    /// Chunks of the profile, which is this history's, that nobody has compressed again yet, in its order.
+    pub(crate) fn to_recompress(&self, profile: &Profile) -> Vec<Digest> {
         let done: HashSet<Digest> = self.recompressed.0.iter().copied().collect();
-        self.profile().chunks.into_iter().filter(|chunk| !done.contains(chunk)).collect()
+        profile.chunks.iter().copied().filter(|chunk| !done.contains(chunk)).collect()
     }
 
     /// Notes that these are as small as they get. What is no longer in the profile is forgotten.

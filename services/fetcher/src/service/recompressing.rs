@@ -1,7 +1,8 @@
 //! What starts of an image read crosses the network again and again, and each time somebody waits for it: once it is known, it
 //! is compressed again, as small as it gets.
 //!
-//! One image at a time, and one fetcher for an image, on a thread that gets what others leave of the processors. How far an image has come stands in its history;
+//! One image at a time, and one fetcher for an image, on a thread that gets what others leave of the processors. How far an image
+//! has come stands in its history;
 //! a fetcher that ends in the middle leaves the rest to whoever hears of the image next. Nothing depends on it: what fails is
 //! logged, and nothing else.
 
@@ -11,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use image::Digest;
+use image::{Digest, Profile};
 use proto::RefreshRequest;
 use store::ProjectStore;
 use tokio::sync::{Semaphore, oneshot};
@@ -73,9 +74,11 @@ impl Service {
         project: &ProjectStore,
         manifest: &str,
         known: &History,
+        profile: &Profile,
     ) {
         let image = (project.name().to_owned(), manifest.to_owned());
-        let wanted = self.recompressing.level > 0 && known.starts() > 0 && !known.to_recompress().is_empty();
+        let wanted =
+            self.recompressing.level > 0 && known.starts() > 0 && !known.to_recompress(profile).is_empty();
         if !wanted || !self.recompressing.enter(&image) {
             return;
         }
@@ -96,12 +99,13 @@ impl Service {
 
     async fn recompress_image(&self, project: &ProjectStore, manifest: &str) -> anyhow::Result<()> {
         let _turn = self.recompressing.turn.acquire().await?;
-        let name = format!("recompress.{}", manifest.trim_start_matches("sha256:"));
+        let name = format!("recompress {} {manifest}", project.name());
         // Another fetcher is at it.
         let Some(_lease) = self.bus.lease(&name, LEASE).await? else { return Ok(()) };
         let mut gain = Gain::default();
         // Once: what is reported meanwhile waits for the next turn, as do other images.
-        let pending = history(project, manifest).await?.to_recompress();
+        let known = history(project, manifest).await?;
+        let pending = known.to_recompress(&known.profile());
         for batch in pending.chunks(BATCH) {
             let done = self.recompress_batch(project, batch, &mut gain).await?;
             // Starts may have been reported meanwhile.
@@ -156,7 +160,7 @@ impl Service {
             anyhow::Ok(history)
         };
         match forget.await {
-            Ok(history) => self.recompress_later(project, manifest, &history),
+            Ok(history) => self.recompress_later(project, manifest, &history, &history.profile()),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(manifest, error, "what was repaired stays as it was compressed first");

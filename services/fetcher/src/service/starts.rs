@@ -37,7 +37,7 @@ impl Service {
         if history.starts() == 1 {
             self.note_started(&project, &image.record).await;
         }
-        self.recompress_later(&project, manifest, &history);
+        self.recompress_later(&project, manifest, &history, &history.profile());
         Ok(ReportReply {})
     }
 
@@ -45,8 +45,9 @@ impl Service {
     pub(super) async fn profile(self: &Arc<Self>, project: &ProjectStore, manifest: &str) -> Vec<u8> {
         let profile = match history(project, manifest).await {
             Ok(history) => {
-                self.recompress_later(project, manifest, &history);
-                history.profile()
+                let profile = history.profile();
+                self.recompress_later(project, manifest, &history, &profile);
+                profile
             }
             Err(error) => {
                 tracing::warn!(manifest, %error, "a profile could not be read");
