@@ -195,14 +195,7 @@ impl Node {
     }
 
     fn holder(&self) -> Option<rustix::process::Pid> {
-        let state = self.scratch.state();
-        let is_holder = |id: &i32| {
-            let line = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            line.contains("hold-fuse-connection") && line.contains(&*state.to_string_lossy())
-        };
-        let all = std::fs::read_dir("/proc").ok()?.flatten();
-        let mut ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        ids.find(is_holder).and_then(rustix::process::Pid::from_raw)
+        self.scratch.holder()
     }
 
     /// Pushes an image to this node's registry; its reference.

@@ -13,6 +13,7 @@ pub mod noise;
 pub mod numbered;
 pub mod scratch;
 pub mod services;
+pub mod systemd;
 
 pub use facts::Facts;
 pub use noise::noise;

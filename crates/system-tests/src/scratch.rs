@@ -115,6 +115,18 @@ impl Scratch {
         Ok(())
     }
 
+    /// The process that holds the node's connection to the kernel.
+    pub fn holder(&self) -> Option<rustix::process::Pid> {
+        let state = self.state();
+        let is_holder = |id: &i32| {
+            let line = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            line.contains("hold-fuse-connection") && line.contains(&*state.to_string_lossy())
+        };
+        let all = fs::read_dir("/proc").ok()?.flatten();
+        let mut ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        ids.find(is_holder).and_then(rustix::process::Pid::from_raw)
+    }
+
     /// Mounts below this folder, innermost last.
     pub fn mounts(&self) -> anyhow::Result<Vec<PathBuf>> {
         mounts_below(self.folder.path())

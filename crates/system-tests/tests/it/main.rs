@@ -22,4 +22,5 @@ mod reboot;
 mod restarts;
 mod snapshotter;
 mod surviving;
+mod systemd;
 mod versions;
