@@ -1,18 +1,25 @@
 //! The circuit breaker of one policy: after repeated failures it is not run for a while, and its failure rule answers at once.
 //!
-//! States: closed -> open (after [`FAILURES_MAX`] failures in a row) -> one trial when the pause is over -> closed, or
-//! open for twice as long. Pure: the time is given.
+//! States: closed -> open (after [`FAILURES_MAX`] failures in a row, or [`FAILURES_OF_LAST_MAX`] among the last [`LAST`] calls) ->
+//! one trial when the pause is over -> closed, or open for twice as long. Pure: the time is given.
+//!
+//! A policy that fails for some images only goes on: its failure rule answers for these, and it for all others.
 
 use std::time::{Duration, Instant};
 
 /// Failures in a row until a policy is not run any more.
 const FAILURES_MAX: u32 = 3;
+/// The same for one that now and then succeeds.
+const FAILURES_OF_LAST_MAX: u32 = 10;
+/// How many calls are remembered for that.
+const LAST: u32 = 20;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
-    failures: u32,
+    /// How the last [`LAST`] calls ended, the newest in the lowest bit: 1 is a failure.
+    last: u32,
     open: Option<Open>,
     tireless: bool,
 }
@@ -42,13 +49,16 @@ impl Breaker {
     }
 
     pub(crate) fn succeeded(&mut self) {
-        (self.failures, self.open) = (0, None);
+        // What failed before a pause is forgiven.
+        self.last = if self.open.take().is_some() { 0 } else { shifted(self.last) };
     }
 
     /// Notes a failure; true when the circuit was closed and opens now.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures < FAILURES_MAX || self.tireless {
+        self.last = shifted(self.last) | 1;
+        let enough =
+            self.last.trailing_ones() >= FAILURES_MAX || self.last.count_ones() >= FAILURES_OF_LAST_MAX;
+        if self.tireless || !(enough || self.open.is_some()) {
             return false;
         }
         let was_closed = self.open.is_none();
@@ -62,19 +72,43 @@ impl Breaker {
     }
 }
 
+/// With room for one more.
+fn shifted(last: u32) -> u32 {
+    (last << 1) & ((1 << LAST) - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn opens_after_failures_in_a_row_only() {
+    fn opens_after_failures_in_a_row() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        for _ in 0..10 {
-            assert!(!breaker.failed(now) && !breaker.failed(now));
-            breaker.succeeded();
-        }
+        assert!(!breaker.failed(now) && !breaker.failed(now));
+        breaker.succeeded();
         assert!(!breaker.failed(now) && !breaker.failed(now) && breaker.failed(now));
         assert!(breaker.is_open() && !breaker.admits(now));
+    }
+
+    #[test]
+    fn opens_when_half_of_the_last_calls_failed_and_not_before() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        for call in 0..1000 {
+            // Two of five.
+            if matches!(call % 5, 0 | 2) { assert!(!breaker.failed(now)) } else { breaker.succeeded() }
+        }
+        let mut calls = 0;
+        while !breaker.is_open() {
+            calls += 1;
+            if calls % 2 == 0 {
+                drop(breaker.failed(now))
+            } else {
+                breaker.succeeded()
+            }
+            assert!(calls <= LAST);
+        }
+        breaker.succeeded();
+        assert!(!breaker.is_open() && !breaker.failed(now), "what was before the pause is forgiven");
     }
 
     #[test]

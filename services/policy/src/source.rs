@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Limits};
-use crate::remote::{Registries, RemoteName, SCHEME, SigningKey, read_text};
+use crate::remote::{Registries, RemoteName, SCHEME, SigningKey, Trust, read_text};
 
 /// The policies that come with sluice, by name.
 const BUILTIN: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
@@ -153,27 +153,28 @@ impl Sources {
         if digest != *pin {
             bail!("{} is not what was pinned: it has the digest {digest}, not {pin}", path.display());
         }
-        if self.registries.trust().wants_files() {
-            self.check_signature(path, &bytes)?;
+        let trust = self.registries.trust()?;
+        if trust.wants_files() {
+            check_signature(&trust, path, &bytes)?;
         }
         Ok(Fetched { bytes, digest })
     }
+}
 
-    fn check_signature(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-        let file = signature_file(path);
-        let missing = || {
-            format!(
-                "{}: policy.trust.required wants its signature in {}, which `sluice policy sign` writes",
-                path.display(),
-                file.display()
-            )
-        };
-        let text = read_text(&file, SIGNATURE_MAX).with_context(missing)?;
-        let signature = STANDARD.decode(text.trim()).ok();
-        let good = signature.is_some_and(|signature| self.registries.trust().verifies(bytes, &signature));
-        ensure!(good, "{} holds no signature by a key in policy.trust.public_keys", file.display());
-        Ok(())
-    }
+fn check_signature(trust: &Trust, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let file = signature_file(path);
+    let missing = || {
+        format!(
+            "{}: policy.trust.required wants its signature in {}, which `sluice policy sign` writes",
+            path.display(),
+            file.display()
+        )
+    };
+    let text = read_text(&file, SIGNATURE_MAX).with_context(missing)?;
+    let signature = STANDARD.decode(text.trim()).ok();
+    let good = signature.is_some_and(|signature| trust.verifies(bytes, &signature));
+    ensure!(good, "{} holds no signature by a key in policy.trust.public_keys", file.display());
+    Ok(())
 }
 
 /// Where a plugin's signature is, beside its file.

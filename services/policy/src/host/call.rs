@@ -8,6 +8,7 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::engine::Host;
 use super::fault::Fault;
+use super::slice;
 use super::state::State;
 
 /// Resources that a guest may hold; the contract has none.
@@ -35,6 +36,7 @@ impl Host {
         deadline: Instant,
         work: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> (Result<T, Fault>, Spent) {
+        slice::shorten();
         let mut store = Store::new(&self.engine, State::new(policy.clone(), self.limits.clone()));
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(usize::try_from(self.limits.output.as_u64()).unwrap_or(usize::MAX));

@@ -15,6 +15,7 @@ mod call;
 mod component;
 mod engine;
 mod fault;
+mod slice;
 mod state;
 mod world;
 

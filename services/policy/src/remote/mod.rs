@@ -22,7 +22,7 @@ use registry::document::{Descriptor, OCI_MANIFEST};
 use registry::{Access, BlobDigest, Client, Error, Repository};
 
 use crate::Outline;
-use crate::config::Config;
+use crate::config::{Config, TrustConfig};
 use artifact::Artifact;
 use kept::{Kept, Pulled};
 use signature::{PAYLOAD_MAX, SIGNATURES_MAX, Signature, Signatures};
@@ -52,23 +52,27 @@ pub struct PulledPlugin {
 #[derive(Debug)]
 pub struct Registries {
     config: registry::Config,
-    trust: Trust,
+    trust: TrustConfig,
     kept: Kept,
     plugin_size_max: u64,
 }
 
 impl Registries {
     pub fn new(config: &Config) -> anyhow::Result<Registries> {
-        Ok(Registries {
+        let registries = Registries {
             config: config.registry.clone(),
-            trust: Trust::new(&config.trust)?,
+            trust: config.trust.clone(),
             kept: Kept::new(config.kept.clone()),
             plugin_size_max: config.limits.plugin_size.as_u64(),
-        })
+        };
+        // Keys that cannot be read are told of at once.
+        registries.trust()?;
+        Ok(registries)
     }
 
-    pub(crate) fn trust(&self) -> &Trust {
-        &self.trust
+    /// By the keys as their files are now: who replaces one need not restart anything.
+    pub(crate) fn trust(&self) -> anyhow::Result<Trust> {
+        Trust::new(&self.trust)
     }
 
     /// A plugin, from the disk or its registry. By tag, the registry is asked in any case.
@@ -80,7 +84,8 @@ impl Registries {
     }
 
     async fn pull_within(&self, name: &RemoteName, access: Access) -> anyhow::Result<PulledPlugin> {
-        if let Some(plugin) = name.pin().and_then(|pin| self.find(name, pin)) {
+        let trust = self.trust()?;
+        if let Some(plugin) = name.pin().and_then(|pin| self.find(&trust, name, pin)) {
             return Ok(plugin);
         }
         let repository = self.repository(name, access)?;
@@ -88,15 +93,15 @@ impl Registries {
         let digest = descriptor.digest;
         // A tag, whose plugin is here already.
         if name.pin().is_none()
-            && let Some(plugin) = self.find(name, digest)
+            && let Some(plugin) = self.find(&trust, name, digest)
         {
             return Ok(plugin);
         }
         let component = Artifact::read(&manifest)?.component;
-        let signed = self.trust.wants_remote();
+        let signed = trust.wants_remote();
         let signatures = if signed { signatures(&repository, digest).await?.1 } else { Vec::new() };
         if signed {
-            self.trust.check(digest, &signatures)?;
+            trust.check(digest, &signatures)?;
         }
         if component.size > self.plugin_size_max {
             let (size, max) = (component.size, self.plugin_size_max);
@@ -109,9 +114,9 @@ impl Registries {
     }
 
     /// On this machine's disk, when it is still what it was and signed by a key of today.
-    fn find(&self, name: &RemoteName, digest: BlobDigest) -> Option<PulledPlugin> {
-        let (found, signed) = (self.kept.find(digest, self.plugin_size_max)?, self.trust.wants_remote());
-        let believed = !signed || self.trust.check(digest, &found.signatures).is_ok();
+    fn find(&self, trust: &Trust, name: &RemoteName, digest: BlobDigest) -> Option<PulledPlugin> {
+        let (found, signed) = (self.kept.find(digest, self.plugin_size_max)?, trust.wants_remote());
+        let believed = !signed || trust.check(digest, &found.signatures).is_ok();
         believed.then(|| PulledPlugin { name: name.pinned(digest), bytes: found.plugin, signed })
     }
 

@@ -149,6 +149,26 @@ async fn a_policy_is_pushed_signed_loaded_replaced_and_rolled_back_without_a_res
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_replaced_counts_from_the_next_plugin_on() {
+    let author = Author::new();
+    let (old, new) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let (first, second) = (author.push(OTHER, "policy:1").await, author.push(NO_LATEST, "policy:2").await);
+    author.sign(&first, &old).await;
+    author.sign(&second, &new).await;
+    let (file, key) = (author.folder.path().join("policies.toml"), author.folder.path().join("key.pub"));
+    std::fs::write(&key, old.public_pem().unwrap()).unwrap();
+    write_set(&file, &first);
+    let mut config = Config { file: Some(file.clone()), ..author.config(&[]) };
+    config.trust.public_keys = vec![key.display().to_string()];
+    let harness = Harness::start(config).await.unwrap();
+    write_set(&file, &second);
+    until(&harness, |reply| reply.last_error.contains("none of its signatures (1)")).await;
+    std::fs::write(&key, new.public_pem().unwrap()).unwrap();
+    until(&harness, |reply| reply.generation == 2 && reply.last_error.is_empty()).await;
+    assert_eq!(says_of_latest(&harness).await, Decision::Refuse);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_registry_is_away_the_old_set_stays_and_the_new_one_comes_with_it() {
     let mut author = Author::new();
     let (first, second) = (author.push(OTHER, "policy").await, author.push(NO_LATEST, "policy").await);
