@@ -27,6 +27,7 @@ Exit codes:
   0 done   1 failed   2 wrong usage   3 the image, or its name, cannot be streamed
   4 there is no such image, file or mount, or the registry refused
   5 policy replay: other policies decide differently   6 serve: another node works in the state folder
+  130 import: interrupted
   run: the exit code of the command in the container; 125 when sluice itself failed
 
 Settings: defaults, then /etc/sluice/sluice.toml or --config, then SLUICE__SECTION__KEY variables, then --set and flags.

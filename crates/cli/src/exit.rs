@@ -10,6 +10,7 @@
 //! | 5 | `policy replay`: other policies decide differently |
 //! | 6 | `serve`: another node works in the state folder |
 //! | 125 | `run` only: sluice failed, the container's command did not run |
+//! | 130 | `import`: interrupted, as by ctrl-C |
 //! | other | `run` only: the exit code of the container's command |
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ pub const REFUSED: u8 = 4;
 pub const DIFFERENT: u8 = 5;
 pub const IN_USE: u8 = 6;
 pub const RUN_FAILED: u8 = 125;
+/// As a shell says it of what ctrl-C ended.
+pub const INTERRUPTED: u8 = 130;
 
 /// Carries the exit code that an error ends in, where its kind does not say it.
 #[derive(Debug, thiserror::Error)]

@@ -60,7 +60,12 @@ impl Node {
     pub async fn ensure(global: &Global, settings: &Settings, progress: &Progress) -> anyhow::Result<Node> {
         let socket = settings.node_socket();
         match Node::connect(socket).await {
-            Ok(node) => Ok(node),
+            Ok(node) => {
+                if !global.set.is_empty() {
+                    progress.note("a node runs already, with the settings that it was started with: what --set says of it is not used");
+                }
+                Ok(node)
+            }
             Err(error) if global.node.is_some() || settings.nats.is_some() => Err(error.context(
                 "start a frontend on this node, or leave out --node and --nats to use an embedded one",
             )),

@@ -112,6 +112,7 @@ impl Settings {
     /// Finds what cannot work before anything is started.
     pub fn check(&self) -> anyhow::Result<()> {
         cache::verifying_keys(&self.trusted_keys)?;
+        self.cache.check()?;
         let project = &self.project;
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if project.is_empty() || !project.chars().all(good) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::binaries;
@@ -116,15 +117,25 @@ impl Scratch {
     }
 
     /// The process that holds the node's connection to the kernel.
-    pub fn holder(&self) -> Option<rustix::process::Pid> {
+    pub fn holder(&self) -> Option<Pid> {
+        self.process("hold-fuse-connection")
+    }
+
+    /// The node that a command started in the background.
+    pub fn background_node(&self) -> Option<Pid> {
+        self.process("--detached")
+    }
+
+    /// One with this word, and this folder's state, on its command line.
+    fn process(&self, word: &str) -> Option<Pid> {
         let state = self.state();
-        let is_holder = |id: &i32| {
+        let is_it = |id: &i32| {
             let line = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
-            line.contains("hold-fuse-connection") && line.contains(&*state.to_string_lossy())
+            line.contains(word) && line.contains(&*state.to_string_lossy())
         };
         let all = fs::read_dir("/proc").ok()?.flatten();
         let mut ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        ids.find(is_holder).and_then(rustix::process::Pid::from_raw)
+        ids.find(is_it).and_then(Pid::from_raw)
     }
 
     /// Mounts below this folder, innermost last.
@@ -162,10 +173,8 @@ fn stop_processes_of(folder: &Path) -> usize {
         };
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
         let is_ours = String::from_utf8_lossy(&line).contains(folder.as_ref());
-        if let (true, Some(id)) =
-            (is_ours && id != std::process::id() as i32, rustix::process::Pid::from_raw(id))
-        {
-            stopped += usize::from(rustix::process::kill_process(id, rustix::process::Signal::KILL).is_ok());
+        if let (true, Some(id)) = (is_ours && id != std::process::id() as i32, Pid::from_raw(id)) {
+            stopped += usize::from(kill_process(id, Signal::KILL).is_ok());
         }
     }
     stopped

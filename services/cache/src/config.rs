@@ -66,7 +66,8 @@ impl Config {
         verifying_keys(&self.trusted_keys)
     }
 
-    pub(crate) fn check(&self) -> anyhow::Result<()> {
+    /// Whether a cache can work with it.
+    pub fn check(&self) -> anyhow::Result<()> {
         ensure!(
             self.memory >= MEMORY_MIN,
             "cache.memory is {}, at least {MEMORY_MIN} are needed",

@@ -33,7 +33,7 @@ pub(crate) struct Marker {
 /// The other side is at work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Busy {
-    #[error("{0} imports are running")]
+    #[error("{0} imports are running, or broke off within the last {max} seconds", max = STALE.as_secs())]
     Importing(usize),
     #[error("a collection is running for too long")]
     Collecting,

@@ -28,6 +28,8 @@ pub(crate) struct Breaker {
 struct Open {
     until: Instant,
     pause: Duration,
+    /// One tries whether it works again.
+    trying: bool,
 }
 
 impl Breaker {
@@ -42,29 +44,38 @@ impl Breaker {
             None => true,
             Some(open) if now < open.until => false,
             Some(open) => {
-                open.until = now + open.pause;
+                (open.until, open.trying) = (now + open.pause, true);
                 true
             }
         }
     }
 
     pub(crate) fn succeeded(&mut self) {
-        // What failed before a pause is forgiven.
-        self.last = if self.open.take().is_some() { 0 } else { shifted(self.last) };
+        match self.open {
+            None => self.last = shifted(self.last),
+            // What failed before the pause is forgiven.
+            Some(open) if open.trying => *self = Breaker { tireless: self.tireless, ..Breaker::default() },
+            // It began before the circuit opened.
+            Some(_) => {}
+        }
     }
 
     /// Notes a failure; true when the circuit was closed and opens now.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
-        self.last = shifted(self.last) | 1;
-        let enough =
-            self.last.trailing_ones() >= FAILURES_MAX || self.last.count_ones() >= FAILURES_OF_LAST_MAX;
-        if self.tireless || !(enough || self.open.is_some()) {
+        if let Some(open) = &mut self.open {
+            if open.trying {
+                let pause = PAUSE_MAX.min(open.pause * 2);
+                *open = Open { until: now + pause, pause, trying: false };
+            }
             return false;
         }
-        let was_closed = self.open.is_none();
-        let pause = self.open.map_or(PAUSE_MIN, |open| PAUSE_MAX.min(open.pause * 2));
-        self.open = Some(Open { until: now + pause, pause });
-        was_closed
+        self.last = shifted(self.last) | 1;
+        let opens = !self.tireless
+            && (self.last.trailing_ones() >= FAILURES_MAX || self.last.count_ones() >= FAILURES_OF_LAST_MAX);
+        if opens {
+            self.open = Some(Open { until: now + PAUSE_MIN, pause: PAUSE_MIN, trying: false });
+        }
+        opens
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -99,16 +110,23 @@ mod tests {
         }
         let mut calls = 0;
         while !breaker.is_open() {
-            calls += 1;
-            if calls % 2 == 0 {
-                drop(breaker.failed(now))
-            } else {
-                breaker.succeeded()
-            }
+            breaker.succeeded();
+            breaker.failed(now);
+            calls += 2;
             assert!(calls <= LAST);
         }
+        assert!(breaker.admits(now + PAUSE_MIN));
         breaker.succeeded();
         assert!(!breaker.is_open() && !breaker.failed(now), "what was before the pause is forgiven");
+    }
+
+    #[test]
+    fn how_calls_end_that_began_before_it_opened_changes_nothing() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        while !breaker.failed(now) {}
+        assert!(!breaker.failed(now) && !breaker.failed(now));
+        breaker.succeeded();
+        assert!(breaker.is_open() && !breaker.admits(now) && breaker.admits(now + PAUSE_MIN));
     }
 
     #[test]
@@ -137,6 +155,7 @@ mod tests {
             assert!(!breaker.failed(now), "it is no news that the circuit is open");
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(breaker.admits(now + PAUSE_MAX));
         breaker.succeeded();
         assert!(breaker.admits(now) && !breaker.is_open());
     }

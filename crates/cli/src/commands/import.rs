@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use image::ImageRecord;
+use lifecycle::signals::Signals;
 use proto::{ImportSummary, Resolved};
 use serde::Serialize;
 
 use super::Context;
+use crate::exit::{ExitWith, INTERRUPTED};
 use crate::render;
+use crate::session::Session;
 
 /// Make images streamable: read their layers once, into the store
 ///
@@ -82,8 +85,19 @@ impl From<ImportSummary> for Summary {
 }
 
 pub async fn run(context: &Context, args: ImportArgs) -> anyhow::Result<ExitCode> {
-    let requests = context.requests()?;
+    let mut signals = Signals::register()?;
     let session = context.judging_session().await?;
+    let outcome = tokio::select! {
+        outcome = import(context, &session, &args) => outcome,
+        signal = signals.next() => Err(interrupted(signal)),
+    };
+    // In any case: while an import seems to run, nobody can collect what the store need not keep.
+    session.close().await;
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn import(context: &Context, session: &Session, args: &ImportArgs) -> anyhow::Result<()> {
+    let requests = context.requests()?;
     let mut progress = context.progress();
     let mut results = Results { images: Vec::new() };
     for image in &args.images {
@@ -101,8 +115,13 @@ pub async fn run(context: &Context, args: ImportArgs) -> anyhow::Result<ExitCode
     if context.global.json {
         render::json(&results)?;
     }
-    session.close().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+fn interrupted(signal: &str) -> anyhow::Error {
+    let source =
+        anyhow!("{signal}: stopped; what is in the store stays, and the next import goes on from there");
+    ExitWith { code: INTERRUPTED, source }.into()
 }
 
 pub(crate) fn imported(image: &str, resolved: &Resolved) -> anyhow::Result<Imported> {

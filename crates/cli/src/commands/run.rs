@@ -1,9 +1,11 @@
 //! `sluice run`: a container whose root streams.
 
+use std::convert::Infallible;
 use std::io::IsTerminal as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -20,6 +22,8 @@ use crate::runtime::{Container, Folder, ImageConfig, Network, RunOptions, Runtim
 
 /// Longest container name; runc makes folder names of it.
 const NAME_MAX: usize = 100;
+/// Before a node that is gone is looked for, or started.
+const NODE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Run a command in a container whose files stream
 ///
@@ -99,12 +103,29 @@ async fn container(context: &Context, args: RunArgs) -> anyhow::Result<ExitStatu
     let status = tokio::select! {
         mounted = node.mount(request, &mut progress) => {
             let mounted = mounted.with_context(|| format!("mount {}", args.image))?;
-            in_root(runtime, &folder, &mounted, &args, &mut caught).await
+            tokio::select! {
+                status = in_root(runtime, &folder, &mounted, &args, &mut caught) => status,
+                never = keep(context, node.clone(), &progress) => match never {},
+            }
         }
         _ = caught.next() => Err(anyhow::anyhow!("interrupted while the image was mounted")),
     };
     leave(&mut node, &folder, &progress).await;
     status
+}
+
+/// Starts the node again when it is gone, as long as the container runs: what that reads would wait for ever.
+async fn keep(context: &Context, mut node: Node, progress: &Progress) -> Infallible {
+    loop {
+        if let Ok(mut events) = node.events(true).await {
+            while let Ok(Some(_)) = events.message().await {}
+        }
+        tokio::time::sleep(NODE_PAUSE).await;
+        match context.node(progress).await {
+            Ok(started) => node = started,
+            Err(error) => tracing::warn!(error = %format!("{error:#}"), "the node is gone"),
+        }
+    }
 }
 
 /// Runs the container over its mounted root, from start to end.

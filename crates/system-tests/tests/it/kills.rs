@@ -3,10 +3,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use system_tests::{Scratch, noise};
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use system_tests::{Numbered, Scratch, noise};
 use testkit::{Compression, ImageSpec, LayoutWriter, Tarball};
 
 const FILES: usize = 40;
@@ -73,6 +76,22 @@ fn an_import_that_is_killed_goes_on() -> anyhow::Result<()> {
 }
 
 #[test]
+fn an_import_that_is_interrupted_holds_no_collection_up() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let reference = image(&scratch)?;
+    let chunks = scratch.store().join("default/chunks");
+    let import = scratch.command(["import", &reference])?.stderr(Stdio::piped()).spawn()?;
+    wait_until("a first chunk", || count_below(&chunks) > 5);
+    kill_process(Pid::from_child(&import), Signal::INT)?;
+    let output = import.wait_with_output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert!(errors.contains("goes on from there"), "{errors}");
+    scratch.succeed(["gc"])?;
+    Ok(())
+}
+
+#[test]
 fn a_download_that_is_killed_goes_on() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     let reference = image(&scratch)?;
@@ -99,6 +118,30 @@ fn a_download_that_is_killed_goes_on() -> anyhow::Result<()> {
         received < all - (kept - 1) * FILE_LEN as u64,
         "{received} of {all} bytes were moved again: {status}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_node_that_is_killed_under_a_run_comes_back_by_itself() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let image = Numbered { files: 30, len: 300_000, seed: 90 };
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    layout.image("app", &image.image()?)?;
+    let script = "for list in /sums/*; do sha256sum -c $list; sleep 0.2; done";
+    let mut run = scratch.command(["--set", "frontend.background=false", "run"])?;
+    run.args([&layout.reference("app"), "--", "/bin/sh", "-euc", script]);
+    let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    for kill in [1, 2] {
+        wait_until("a read", || {
+            let received = |status: serde_json::Value| status["received_bytes"].as_u64();
+            scratch.json(["status"]).ok().and_then(received).is_some_and(|received| received > 300_000)
+        });
+        let node = scratch.background_node().with_context(|| format!("node {kill} does not run"))?;
+        kill_process(node, Signal::KILL)?;
+    }
+    let output = run.wait_with_output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).matches(": OK").count(), 30);
     Ok(())
 }
 
