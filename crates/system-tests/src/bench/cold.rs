@@ -75,6 +75,8 @@ fn serve(settings: &[String], folder: &Path) -> anyhow::Result<Server> {
 pub struct Cold {
     pub cri: Cri,
     pub pod: Pod,
+    /// For containers that are to have one each: a shim serves a pod, and waits with many containers at once.
+    more: Vec<Pod>,
     containerd: Containerd,
     pub frontend: Option<Frontend>,
     scratch: Scratch,
@@ -100,7 +102,15 @@ impl Cold {
         let before = site.pulled()?;
         let pod = cri.pod_that_logs("pod", &logs)?;
         ensure!(site.pulled()? > before, "containerd goes around the simulated link: {}", containerd.log());
-        Ok(Cold { cri, pod, containerd, frontend, scratch })
+        Ok(Cold { cri, pod, more: Vec::new(), containerd, frontend, scratch })
+    }
+
+    /// Pods, as many as wanted.
+    pub fn pods(&mut self, wanted: usize) -> anyhow::Result<Vec<Pod>> {
+        for number in self.more.len() + 1..wanted {
+            self.more.push(self.cri.pod_that_logs(&format!("pod-{number}"), &self.scratch.path("logs"))?);
+        }
+        Ok([&self.pod].into_iter().chain(&self.more).cloned().collect())
     }
 
     pub fn frontend(&mut self) -> anyhow::Result<&mut Frontend> {
@@ -126,7 +136,9 @@ impl Cold {
 impl Drop for Cold {
     fn drop(&mut self) {
         // As the kubelet does it: many containers that are killed under containerd's eyes take it a second each.
-        let _ = self.cri.remove_pod(&self.pod);
+        for pod in [&self.pod].into_iter().chain(&self.more) {
+            let _ = self.cri.remove_pod(pod);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::cold::{Cold, Snapshotter, drop_caches};
 use super::ready::Ready;
 use super::site::{FORGOTTEN, Site};
 use super::{medians, ratio};
+use crate::cri::Pod;
 use crate::kubernetes::busybox;
 use crate::noise;
 
@@ -57,12 +58,13 @@ fn image() -> anyhow::Result<ImageSpec> {
 }
 
 fn round(site: &Site, snapshotter: Snapshotter, reference: &str, containers: usize) -> anyhow::Result<Value> {
-    let node = Cold::start(site, snapshotter, &SETTINGS)?;
+    let mut node = Cold::start(site, snapshotter, &SETTINGS)?;
+    let pods = node.pods(containers)?;
     drop_caches()?;
     let (before, asked) = (site.moved()?, Instant::now());
     node.cri.pull(reference)?;
     let pull = asked.elapsed().as_secs_f64();
-    let mut ready = start_at_once(&node, reference, containers)
+    let mut ready = start_at_once(&node, reference, &pods)
         .with_context(|| format!("{containers} containers with {snapshotter:?}: {}", node.logs()))?;
     ready.sort_by(f64::total_cmp);
     let (first, last) = (ready[0], ready[containers - 1]);
@@ -75,21 +77,22 @@ fn round(site: &Site, snapshotter: Snapshotter, reference: &str, containers: usi
     }))
 }
 
-/// Seconds until each was ready.
-fn start_at_once(node: &Cold, reference: &str, containers: usize) -> anyhow::Result<Vec<f64>> {
-    let together = Barrier::new(containers);
-    let start = |number: usize| {
+/// Seconds until each was ready, one container in each pod.
+fn start_at_once(node: &Cold, reference: &str, pods: &[Pod]) -> anyhow::Result<Vec<f64>> {
+    let together = Barrier::new(pods.len());
+    let start = |number: usize, pod: &Pod| {
         let name = format!("app-{number}");
         together.wait();
         let asked = Instant::now();
-        let container = node.cri.create(&node.pod, &name, reference, &START)?;
+        let container = node.cri.create(pod, &name, reference, &START)?;
         node.cri.begin(&container)?;
         Ready::Line("ready".to_owned()).wait(&node.log_of(&name))?;
         anyhow::Ok(asked.elapsed().as_secs_f64())
     };
     let start = &start;
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..containers).map(|number| scope.spawn(move || start(number))).collect();
+        let numbered = pods.iter().enumerate();
+        let threads: Vec<_> = numbered.map(|(number, pod)| scope.spawn(move || start(number, pod))).collect();
         let ended = threads
             .into_iter()
             .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a starting thread panicked")).flatten());

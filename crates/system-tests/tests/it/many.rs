@@ -71,7 +71,10 @@ fn images_that_come_and_go_leave_nothing() -> anyhow::Result<()> {
     for number in 1..ROUNDS {
         let resident = round(&node, &images, number)?;
         println!("resident after {} pulls: {resident}, at first {warm}", (number + 1) * IMAGES);
-        assert!(resident < warm + GROWTH_MAX, "grew from {warm} to {resident} bytes in {number} rounds");
+        // What was freed goes back to the system after a while.
+        node.settle(|status| {
+            status["resident_bytes"].as_u64().is_some_and(|resident| resident < warm + GROWTH_MAX)
+        })?;
     }
     let after = left(&node)?;
     let more: Vec<_> = after.0.difference(&before.0).collect();

@@ -15,8 +15,9 @@ use testkit::{ImageSpec, LayoutWriter, Registry, Tarball, port};
 use crate::authors::{begun, build};
 
 const NOT_ELIGIBLE: i32 = 3;
-/// Looks at the policy set, a second each, until it must be in use: a whole interpreter is compiled in between.
-const TRIES: usize = 120;
+/// Looks at the policy set, a second each, until it must be in use: a whole interpreter is compiled in between, which takes an
+/// unoptimised build of ours a minute, and longer beside other tests.
+const TRIES: usize = 400;
 
 /// An author with a registry, a key and two plugins there; the first refuses images of the tag `latest`.
 struct Author {
@@ -166,8 +167,7 @@ fn a_signed_policy_comes_into_a_running_mesh_is_replaced_and_rolled_back() -> an
 fn a_policy_in_each_language_is_replaced_by_another_version_and_rolled_back() -> anyhow::Result<()> {
     let author = Author::new()?;
     let key = format!("{}.pem", author.key);
-    let rust = &author.plugins[0];
-    let mesh = Running::start(&author, rust)?;
+    let mesh = Running::start(&author, &author.plugins[0])?;
     mesh.refuses("tag-refused")?;
     let begun = |language| begun(&author.scratch, language);
     let pushed = |folder: &Path, version: &str| -> anyhow::Result<String> {
@@ -183,16 +183,13 @@ fn a_policy_in_each_language_is_replaced_by_another_version_and_rolled_back() ->
         }
         Ok(())
     };
-    for (language, source) in [("c", "policy.c"), ("js", "policy.js")] {
+    for (language, source) in [("c", "policy.c"), ("js", "policy.js"), ("python", "policy.py")] {
         let folder = begun(language)?;
         let first = pushed(&folder, &format!("{language}-1"))?;
         change_reason(&folder.join(source))?;
         replaced_and_rolled_back(&first, &pushed(&folder, &format!("{language}-2"))?)?;
     }
-    // An unoptimised build of ours compiles Python's interpreter for a minute: once, as another version of the one in Rust.
-    let folder = begun("python")?;
-    change_reason(&folder.join("policy.py"))?;
-    replaced_and_rolled_back(rust, &pushed(&folder, "python-1")?)
+    Ok(())
 }
 
 #[test]
