@@ -125,10 +125,10 @@ impl Node {
 
     /// SIGKILL to the process that holds the connection to the kernel; returns when another one took its place.
     pub fn kill_holder(&self) -> anyhow::Result<()> {
-        let before = self.holder().context("no holder runs")?;
+        let before = self.scratch.holder().context("no holder runs")?;
         rustix::process::kill_process(before, rustix::process::Signal::KILL)?;
         let killed = Instant::now();
-        while self.holder().is_none_or(|now| now == before) {
+        while self.scratch.holder().is_none_or(|now| now == before) {
             anyhow::ensure!(killed.elapsed() < SETTLE_MAX, "no other holder was started");
             sleep(SETTLE_POLL);
         }
@@ -138,10 +138,10 @@ impl Node {
     /// SIGKILL to the frontend and to the holder: nothing of ours runs on the node.
     pub fn kill_all(&mut self) -> anyhow::Result<()> {
         self.sluice.kill()?;
-        let holder = self.holder().context("no holder runs")?;
+        let holder = self.scratch.holder().context("no holder runs")?;
         rustix::process::kill_process(holder, rustix::process::Signal::KILL)?;
         let killed = Instant::now();
-        while self.holder().is_some() {
+        while self.scratch.holder().is_some() {
             anyhow::ensure!(killed.elapsed() < SETTLE_MAX, "the holder does not end");
             sleep(SETTLE_POLL);
         }
@@ -192,10 +192,6 @@ impl Node {
     /// The services behind the frontend; only where they are processes of their own.
     pub fn backend(&mut self) -> anyhow::Result<&mut Backend> {
         self.backend.as_mut().context("the services are no processes of their own")
-    }
-
-    fn holder(&self) -> Option<rustix::process::Pid> {
-        self.scratch.holder()
     }
 
     /// Pushes an image to this node's registry; its reference.

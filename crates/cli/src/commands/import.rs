@@ -85,8 +85,9 @@ impl From<ImportSummary> for Summary {
 }
 
 pub async fn run(context: &Context, args: ImportArgs) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::register()?;
     let session = context.judging_session().await?;
+    // Not before: until a service answers there is nothing to withdraw, and ctrl-C ends the wait for one.
+    let mut signals = Signals::register()?;
     let outcome = tokio::select! {
         outcome = import(context, &session, &args) => outcome,
         signal = signals.next() => Err(interrupted(signal)),
