@@ -85,6 +85,15 @@ impl Bus {
         Ok(Bus { transport: Transport::Nats(nats), events })
     }
 
+    /// Like [`Bus::connect`] for whoever cannot wait: an error when no server answers within `wait`.
+    pub async fn connect_within(config: &NatsConfig, wait: Duration) -> anyhow::Result<Bus> {
+        let bus = Bus::connect(config).await?;
+        if let Transport::Nats(nats) = &bus.transport {
+            nats.answers_within(wait).await?;
+        }
+        Ok(bus)
+    }
+
     /// Asks whoever answers `C`. While nobody does, asks again until `deadline` has passed: services
     /// restart. The last answer is then `UNAVAILABLE`.
     pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {

@@ -89,6 +89,12 @@ impl Nats {
         Ok(Nats { client, replicas: config.replicas, leases: Arc::default() })
     }
 
+    /// Waits for the first sign of a server.
+    pub(crate) async fn answers_within(&self, wait: Duration) -> anyhow::Result<()> {
+        let flushed = tokio::time::timeout(wait, self.client.flush()).await;
+        flushed.with_context(|| format!("no server answered within {wait:?}"))?.context("ask the server")
+    }
+
     pub(crate) async fn request(
         &self,
         subject: &str,

@@ -385,6 +385,16 @@ mod nats_only {
     }
 
     #[tokio::test]
+    async fn who_cannot_wait_is_told_that_no_server_answers() {
+        let mut server = testkit::Nats::start().unwrap();
+        let config = NatsConfig { url: server.url(), ..NatsConfig::default() };
+        Bus::connect_within(&config, SOON).await.unwrap();
+        server.kill().unwrap();
+        let error = Bus::connect_within(&config, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.to_string(), "no server answered within 100ms");
+    }
+
+    #[tokio::test]
     async fn requests_go_on_after_the_server_came_back() {
         let mut server = testkit::Nats::start().unwrap();
         let bus = connect(&server).await;

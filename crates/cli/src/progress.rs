@@ -62,6 +62,9 @@ impl Progress {
     }
 
     fn show(&mut self, what: &'static str, done: u64, total: u64, message: String) {
+        if total == 0 {
+            return; // How much there is to do is not known yet.
+        }
         match &mut self.output {
             Output::Quiet => {}
             Output::Bar(bar) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::Bus;
+use bus::{Bus, NatsConfig};
 use proto::resolve_reply::Answer;
 use proto::{Call, FollowRequest, ImportTicket, ResolveReply, ResolveRequest, Resolved};
 use tonic::{Code, Status};
@@ -14,6 +14,8 @@ use crate::settings::Settings;
 
 /// A question that is answered from records: long enough for a store that is slow today.
 pub const ASK: Duration = Duration::from_secs(60);
+/// How long a NATS server may take to answer.
+const CONNECT: Duration = Duration::from_secs(5);
 /// A resolve speaks to a registry, with its retries.
 const RESOLVE: Duration = Duration::from_secs(180);
 /// A collection lists the whole store.
@@ -34,7 +36,7 @@ impl Session {
     /// `judging`: images will be asked for, so policies are needed; loading them takes a moment.
     pub async fn open(settings: &Settings, judging: bool) -> anyhow::Result<Session> {
         if let Some(nats) = &settings.nats {
-            let bus = Bus::connect(nats).await.context("connect to NATS")?;
+            let bus = connect(nats).await?;
             return Ok(Session { bus, embedded: None });
         }
         let embedded = Embedded::fetcher_only(settings, judging).await?;
@@ -86,6 +88,12 @@ impl Session {
             embedded.stop().await;
         }
     }
+}
+
+/// Services wait for NATS; who typed a command is told.
+pub async fn connect(nats: &NatsConfig) -> anyhow::Result<Bus> {
+    let bus = Bus::connect_within(nats, CONNECT).await;
+    bus.context("connect to NATS: is --nats, or nats.url of the settings, its address?")
 }
 
 fn next(ticket: &ImportTicket) -> FollowRequest {

@@ -15,6 +15,7 @@ pub mod budget;
 mod config;
 pub mod content;
 mod descriptors;
+mod doors;
 pub mod downloads;
 mod events;
 mod fuse;
@@ -26,6 +27,7 @@ mod mount;
 mod node;
 pub mod objects;
 mod reservation;
+mod seldom;
 mod snapshots;
 
 use std::os::fd::OwnedFd;
@@ -48,13 +50,14 @@ pub use reservation::{LEAST as MEMORY_LEAST, budget as memory_budget, node_memor
 
 use content::Mesh;
 use descriptors::Name;
+use doors::Doors;
 use downloads::Downloads;
 use events::NodeEvents;
 use fuse::{Registry, Remote, Session};
 use images::Images;
 use mount::Mounts;
 use objects::Objects;
-use snapshots::Snapshots;
+use snapshots::Streaming;
 
 /// A frontend that runs until its shutdown token is cancelled.
 #[derive(Debug)]
@@ -74,7 +77,10 @@ impl Frontend {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Frontend> {
-        mount::probe::check().context("this machine cannot stream images")?;
+        if let Err(missing) = mount::probe::check() {
+            doors::open_ordinary(&config, missing, &bus, tasks, shutdown)?;
+            return Ok(Frontend { socket: config.socket });
+        }
         let lock = node::lock(&config.state)?;
         let objects = Arc::new(Objects::open(&config.state)?);
         let (held, mounts) = take_over_or_prepare(&config, &objects)?;
@@ -91,10 +97,8 @@ impl Frontend {
         let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config));
         tasks.spawn(locate(mesh.clone(), shutdown.clone()));
         let credentials = Arc::new(Sources::open(&config.credentials)?);
-        let (image_service, runtime) = (config.image_service.clone(), config.runtime.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
-        let holds = config.hold;
-        let (state, snapshotter) = (config.state.clone(), config.snapshotter.clone());
+        let (holds, doors) = (config.hold, Doors::of(&config, tasks, &shutdown));
         let (tasks_of_images, ending) = (tasks.clone(), shutdown.clone());
         let images = Images::start(images::Parts {
             config,
@@ -113,25 +117,7 @@ impl Frontend {
         .await?;
         // Only now is known what earlier roots may read.
         serving.go()?;
-        if let Some(socket) = snapshotter {
-            let snapshots = Snapshots::open(&state, images.clone())?;
-            let (listener, shutdown) = (node::listen(&socket, Name::SnapshotterSocket)?, shutdown.clone());
-            tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
-            tasks.spawn(async move {
-                if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
-                    tracing::error!(%error, "the snapshotter's socket is no longer served");
-                }
-            });
-        }
-        if let Some(socket) = image_service {
-            let (listener, shutdown) = (node::listen(&socket, Name::ImageServiceSocket)?, shutdown.clone());
-            tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
-            tasks.spawn(async move {
-                if let Err(error) = image_service::serve(listener, &runtime, credentials, shutdown).await {
-                    tracing::error!(%error, "the image service's socket is no longer served");
-                }
-            });
-        }
+        doors.open(Streaming::Possible(images.clone()), credentials)?;
         let listener = node::listen(&socket, Name::NodeSocket)?;
         if let Some(at_least) = exit_when_idle {
             tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));
@@ -142,9 +128,10 @@ impl Frontend {
             }
             if holds && images.in_use() {
                 tracing::info!("roots stand: the next process goes on with the connection to the kernel");
-                session.stay();
+                session.stay(true);
             } else {
                 images.detach();
+                session.stay(false);
             }
             drop((session, lock));
         });

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
-use bus::Bus;
 use clap::Args;
 use futures::StreamExt;
 use proto::{Event, EventKind};
@@ -13,7 +12,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::image_name::absolute;
-use crate::render;
+use crate::{render, session};
 
 /// Show what happened to images on this node: which stream, which do not and why, what went wrong
 #[derive(Debug, Args)]
@@ -69,7 +68,7 @@ pub async fn run(context: &Context, mut args: EventsArgs) -> anyhow::Result<Exit
         let Some(nats) = &context.settings.nats else {
             bail!("--mesh listens on NATS: name the server with --nats, or in the settings (nats.url)");
         };
-        let bus = Bus::connect(nats).await.context("connect to NATS")?;
+        let bus = session::connect(nats).await?;
         let mut events = bus.listen_to_events().await?;
         while let Some(event) = events.next().await {
             print(&event)?;

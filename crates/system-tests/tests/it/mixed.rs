@@ -75,6 +75,26 @@ fn unpacked_layers_over_streamed_ones() -> anyhow::Result<()> {
 }
 
 #[test]
+fn an_image_over_layers_that_were_pulled_before_says_so() -> anyhow::Result<()> {
+    let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
+    let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;
+    let base = busybox()?.file("base", b"base").finish();
+    let over = |name: &str| ImageSpec::new([base.clone(), Tarball::new().file(name, b"more").finish()]);
+    let [first, second] = ["first", "second"].map(|name| node.push(name, &over(name)));
+    node.backend()?.fetcher.kill()?;
+    node.cri.pull(&first?)?;
+    node.backend()?.fetcher.restart()?;
+    let second = second?;
+    node.cri.pull(&second)?;
+    let told = node.scratch().succeed(["events", "--kind", "fallback", "--image", &second])?;
+    assert!(told.contains("over-ordinary-layer"), "nobody was told of the second image: {told}");
+    let reasons = node.scratch().succeed(["events", "--kind", "fallback"])?;
+    let of_first = reasons.lines().filter(|line| line.contains("over-ordinary") && line.contains("first"));
+    assert_eq!(of_first.count(), 0, "one telling for each pull: {reasons}");
+    Ok(())
+}
+
+#[test]
 fn some_layers_of_a_streamed_image_need_the_mesh_once() -> anyhow::Result<()> {
     let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
     let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;

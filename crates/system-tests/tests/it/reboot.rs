@@ -34,6 +34,45 @@ fn with_the_mesh_an_image_goes_on_streaming() -> anyhow::Result<()> {
 }
 
 #[test]
+fn an_image_that_was_lost_behind_containerds_back_is_asked_for_again() -> anyhow::Result<()> {
+    let options = Options { services: true, ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let numbered = Numbered { files: FILES, len: 300_000, seed: 22 };
+    let image = numbered.pull(&node, "app")?;
+    let ended = start_and_read(&node, &numbered, &image, "before")?;
+    node.cri.remove_pod(&ended)?;
+    node.sluice.kill()?;
+    // As a power failure does it to what was not on the disk yet.
+    for record in std::fs::read_dir(node.scratch().state().join("records"))? {
+        std::fs::remove_file(record?.path())?;
+    }
+    node.restart_sluice(&options)?;
+    start_and_read(&node, &numbered, &image, "after")?;
+    Ok(())
+}
+
+#[test]
+fn what_is_here_of_an_image_is_known_after_a_restart() -> anyhow::Result<()> {
+    let options = Options { services: true, ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let numbered = Numbered { files: FILES, len: 300_000, seed: 23 };
+    let image = numbered.pull(&node, "app")?;
+    let all_complete = |status: &serde_json::Value| {
+        let all = status["images"].as_array();
+        all.is_some_and(|all| !all.is_empty() && all.iter().all(|image| image["complete"] == true))
+    };
+    node.settle(all_complete)?;
+    let before = node.status()?;
+    node.sluice.kill()?;
+    node.restart_sluice(&options)?;
+    node.settle(all_complete)?;
+    let local = |status: &serde_json::Value| status["images"][0]["bytes_local"].as_u64();
+    assert_eq!(local(&node.status()?), local(&before), "of {image}");
+    assert!(local(&before) >= Some(FILES * 300_000), "{before}");
+    Ok(())
+}
+
+#[test]
 fn without_the_mesh_a_complete_image_starts() -> anyhow::Result<()> {
     let options = Options { services: true, ..Options::default() };
     let mut node = Node::start(&options)?;

@@ -148,6 +148,19 @@ fn a_frontend_starts_long_before_the_mesh_is_back() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_frontend_that_cannot_start_takes_nothing_from_a_reader() -> anyhow::Result<()> {
+    let mut reading = Reading::start(1)?;
+    reading.during(|node, options| {
+        node.sluice.kill()?;
+        // It is found to be wrong after the connection was taken over.
+        let mut wrong = options.clone();
+        wrong.settings.push("frontend.image_service=/proc/nowhere/images.sock".to_owned());
+        anyhow::ensure!(node.restart_sluice(&wrong).is_err(), "it starts with a socket that cannot be");
+        node.restart_sluice(options)
+    })
+}
+
+#[test]
 fn a_frontend_is_upgraded_under_a_reader() -> anyhow::Result<()> {
     let mut reading = Reading::start(3)?;
     let other = reading.node.scratch().path("frontend-of-another-version");

@@ -1,7 +1,11 @@
 //! containerd with sluice as its snapshotter, asked as the kubelet asks: what streams and what does not.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::{facts, noise};
@@ -122,6 +126,26 @@ pub(crate) fn pulls_as_ever_without_annotations(options: &Options) -> anyhow::Re
     node.cri.remove_pod(&pod)
 }
 
+#[test]
+fn on_a_machine_that_cannot_stream_all_images_are_pulled_as_ever() -> anyhow::Result<()> {
+    let scratch = system_tests::Scratch::new()?;
+    let program = scratch.path("frontend-on-an-old-kernel");
+    let frontend = system_tests::binaries::path("frontend")?;
+    std::fs::write(&program, format!("#!/bin/sh\nexec setarch --uname-2.6 {} \"$@\"\n", frontend.display()))?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let node = Node::start(&Options { services: true, program: Some(program), ..Options::default() })?;
+    let image = node.push("app", &application(7)?)?;
+    node.cri.pull(&image)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    assert_eq!(sum_in(&node, &container, "/data/read")?, sum(&noise(7, LEN)));
+    assert_eq!(blobs(&node)?.len(), 6, "not all layers were fetched");
+    let log = node.sluice.log();
+    assert!(log.contains("machine-cannot-stream") && log.contains("is too old"), "nobody was told: {log}");
+    node.cri.stop(&container)?;
+    node.cri.remove_pod(&pod)
+}
+
 /// What containers do to files that a lower layer has: each behaves as on any overlayfs.
 const CHANGES: &str = r#"
 cd /data
@@ -140,6 +164,27 @@ fn a_streamed_root_equals_an_unpacked_one_and_changes_like_it() -> anyhow::Resul
     equals_an_unpacked_root(&Options::default())
 }
 
+/// From outside, in the container's own root.
+fn change_as_busybox_cannot(root: &Path) -> anyhow::Result<()> {
+    let data = rustix::fs::open(root.join("data"), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())?;
+    rustix::fs::renameat_with(&data, "exchanged", &data, "with", RenameFlags::EXCHANGE)?;
+    let taken = rustix::fs::renameat_with(&data, "with", &data, "exchanged", RenameFlags::NOREPLACE);
+    assert_eq!(taken, Err(Errno::EXIST));
+    rustix::fs::renameat_with(&data, "setuid", &data, "renamed", RenameFlags::NOREPLACE)?;
+    let attributed = root.join("data/attributed");
+    rustix::fs::setxattr(&attributed, "user.colour", b"blue", XattrFlags::CREATE)?;
+    rustix::fs::setxattr(&attributed, "trusted.secret", b"kept", XattrFlags::CREATE)?;
+    assert_eq!(std::fs::read(&attributed)?, b"three");
+    Ok(rustix::fs::utimensat(
+        &data,
+        "fifo",
+        &Timestamps { last_access: OLD, last_modification: OLD },
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
+}
+
+const OLD: Timespec = Timespec { tv_sec: 981_000_000, tv_nsec: 5 };
+
 pub(crate) fn equals_an_unpacked_root(options: &Options) -> anyhow::Result<()> {
     let node = Node::start(options)?;
     let plain = Node::start(&Options { snapshotter: false, ..options.clone() })?;
@@ -151,6 +196,9 @@ pub(crate) fn equals_an_unpacked_root(options: &Options) -> anyhow::Result<()> {
         data.directory("data/folder").file("data/folder/inside", b"inside").symlink("data/link", "read");
     let data =
         data.file("data/small", b"small").file("data/gone", b"gone").hard_link("data/hard", "data/small");
+    let data = data.file("data/exchanged", b"one").file("data/with", b"two").file("data/attributed", b"three");
+    let data = data.member(b'6', "data/fifo", "", 0o640, b"").member(b'0', "data/setuid", "", 0o4755, b"s");
+    let data = data.member(b'5', "data/sticky", "", 0o1777, b"").file("data/ space\u{e9}\n", b"odd");
     let spec = ImageSpec::new([busybox()?.finish(), data.finish()]);
     let roots = [&node, &plain].map(|node| -> anyhow::Result<_> {
         let image = node.push("app", &spec)?;
@@ -159,6 +207,7 @@ pub(crate) fn equals_an_unpacked_root(options: &Options) -> anyhow::Result<()> {
         let untouched = node.cri.start(&pod, "untouched", &image, &["/bin/sleep", "1000"])?;
         let changed = node.cri.start(&pod, "changed", &image, &["/bin/sleep", "1000"])?;
         node.cri.exec(&changed, &["/bin/sh", "-euc", CHANGES])?;
+        change_as_busybox_cannot(&node.root_of(&changed))?;
         Ok([untouched, changed].map(|container| facts::container(&node.root_of(&container))))
     });
     let [streamed, unpacked] = roots;

@@ -118,11 +118,22 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Returns once a holder has it.
+    /// Returns once a new holder has it. One that is there has another connection, as long as somebody uses that.
     pub(super) fn start(state: &Path, device: OwnedFd) -> io::Result<Keeper> {
+        let held = start(state, &device)?;
+        Keeper::keep(state, device, held)
+    }
+
+    /// Returns once a holder has it: the one that it was taken from, if that still lives.
+    pub(super) fn resume(state: &Path, device: OwnedFd) -> io::Result<Keeper> {
+        let held = find_or_start(state, &device)?;
+        Keeper::keep(state, device, held)
+    }
+
+    fn keep(state: &Path, device: OwnedFd, held: Held) -> io::Result<Keeper> {
         let keeper = Keeper { ending: Arc::default() };
         let (state, ending) = (state.to_owned(), keeper.ending.clone());
-        let mut held = Some(find_or_start(&state, &device)?);
+        let mut held = Some(held);
         thread::Builder::new().name("fuse-holder".to_owned()).spawn(move || {
             loop {
                 if let Some(held) = held.take() {
@@ -172,6 +183,10 @@ fn find_or_start(state: &Path, device: &OwnedFd) -> io::Result<Held> {
     if let Ok((_, stream)) = connect(state) {
         return Ok(Held { stream, child: None });
     }
+    start(state, device)
+}
+
+fn start(state: &Path, device: &OwnedFd) -> io::Result<Held> {
     let path = socket(state);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

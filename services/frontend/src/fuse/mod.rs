@@ -34,6 +34,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::downloads::{Downloads, ReadError};
+use crate::seldom::Seldom;
 pub(crate) use registry::{Known, NotAdded, Registry};
 pub(crate) use session::Session;
 
@@ -60,11 +61,14 @@ pub(crate) struct Remote {
     downloads: Downloads,
     runtime: Handle,
     in_flight: Arc<Semaphore>,
+    /// Of reads that fail: a process may try them again as fast as it can.
+    failures: Arc<Seldom>,
 }
 
 impl Remote {
     pub(crate) fn new(known: Arc<Registry>, downloads: Downloads, runtime: Handle) -> Remote {
-        Remote { known, downloads, runtime, in_flight: Arc::new(Semaphore::new(READS_IN_FLIGHT)) }
+        let in_flight = Arc::new(Semaphore::new(READS_IN_FLIGHT));
+        Remote { known, downloads, runtime, in_flight, failures: Arc::default() }
     }
 }
 
@@ -180,10 +184,13 @@ impl Filesystem for Remote {
         reply: ReplyData,
     ) {
         let Some(known) = self.known.by_inode(inode.0) else {
-            tracing::warn!(inode = inode.0, "read of an object that no image of this node names");
+            if let Some(unsaid) = self.failures.due() {
+                tracing::warn!(inode = inode.0, unsaid, "read of an object that no image of this node names");
+            }
             return reply.error(Errno::ESTALE);
         };
-        let (downloads, in_flight) = (self.downloads.clone(), self.in_flight.clone());
+        let (downloads, in_flight, failures) =
+            (self.downloads.clone(), self.in_flight.clone(), self.failures.clone());
         // Dropped, it would be an answer: an I/O error. What ends with this process is not answered, and the kernel asks
         // the next one again.
         let reply = ManuallyDrop::new(reply);
@@ -197,8 +204,10 @@ impl Filesystem for Remote {
             match read {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => {
-                    let path = known.digest.path();
-                    tracing::error!(path, offset, size, error = %error, "read of a remote object failed");
+                    if let Some(unsaid) = failures.due() {
+                        let path = known.digest.path();
+                        tracing::error!(path, offset, size, unsaid, error = %error, "read of a remote object failed");
+                    }
                     reply.error(errno(&error));
                 }
             }

@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -64,11 +65,12 @@ impl Session {
         let serving = fuser::Session::from_fd(remote, device, SessionACL::All, threads())
             .context("the kernel's fuse did not shake hands")?;
         session.set_read_ahead(read_ahead);
-        session._keeper = keep(state, kept)?;
+        session._keeper = keep(state, kept, Keeper::start)?;
         Ok((session, Serving { session: serving, point: point.to_owned() }))
     }
 
-    /// Goes on where the process before ended: `remote` stands at `point`, and its connection is `device`.
+    /// Goes on where the process before ended: `remote` stands at `point`, and its connection is `device`. Containers read
+    /// through it: until [`Session::stay`] says otherwise it outlives this process, also one that fails to start.
     pub(crate) fn resume(
         remote: Remote,
         point: &Path,
@@ -78,18 +80,18 @@ impl Session {
         let kept = device.try_clone().context("cannot duplicate the kept connection")?;
         let serving = takeover::resume(remote, device, SessionACL::All, threads())
             .context("cannot go on with the kept connection")?;
-        let keeper = keep(Some(state), kept)?;
-        let session = Session { point: point.to_owned(), _keeper: keeper, stays: false };
+        let keeper = keep(Some(state), kept, Keeper::resume)?;
+        let session = Session { point: point.to_owned(), _keeper: keeper, stays: true };
         Ok((session, Serving { session: serving, point: point.to_owned() }))
     }
 
-    /// Leaves the mount where it is when this is dropped: the next process goes on with it.
-    pub(crate) fn stay(&mut self) {
-        self.stays = true;
+    /// Whether the mount is left where it is when this is dropped: the next process goes on with it.
+    pub(crate) fn stay(&mut self, stays: bool) {
+        self.stays = stays;
     }
 
     /// Takes the mount point away. Overlays that use the file system go on.
-    pub(crate) fn detach(&self) -> std::io::Result<()> {
+    pub(crate) fn detach(&self) -> io::Result<()> {
         Ok(rustix::mount::unmount(&self.point, UnmountFlags::DETACH)?)
     }
 
@@ -144,12 +146,16 @@ fn threads() -> fuser::Config {
     config
 }
 
-fn keep(state: Option<&Path>, device: OwnedFd) -> anyhow::Result<Option<Keeper>> {
+fn keep(
+    state: Option<&Path>,
+    device: OwnedFd,
+    keeper: fn(&Path, OwnedFd) -> io::Result<Keeper>,
+) -> anyhow::Result<Option<Keeper>> {
     let Some(state) = state else { return Ok(None) };
     if let Err(error) = descriptors::put(Name::FuseConnection, &device) {
         tracing::warn!(%error, "systemd does not store the kernel's connection");
     }
-    Keeper::start(state, device).map(Some).context("cannot start the holder of the kernel's connection")
+    keeper(state, device).map(Some).context("cannot start the holder of the kernel's connection")
 }
 
 impl Drop for Session {

@@ -259,6 +259,7 @@ impl Present {
             reported: 0,
             starts: 0,
             done: None,
+            found: None,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Which images containerd's snapshots name. What is claimed stays, whatever the disk's budget says: containerd
-//! decides when it goes; and what is claimed no longer goes at once, its downloads first.
+//! decides when it goes; and what is claimed no longer goes at once, its downloads first. What could not go is tried
+//! again until it is gone or claimed again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Images, Node};
 
@@ -21,6 +22,14 @@ impl Images {
         }
     }
 
+    /// Tries again with images that nobody claims, but that could not be evicted when their last snapshot was removed.
+    pub(crate) async fn give_up_rest(&self) {
+        let rest = std::mem::take(&mut *self.node.unclaimed());
+        for manifest in rest {
+            self.give_up(&manifest).await;
+        }
+    }
+
     /// Stops the image's downloads, then takes it off the disk; both only while nobody wants it again.
     async fn give_up(&self, manifest: &str) {
         {
@@ -36,8 +45,10 @@ impl Images {
         }
         match self.evict(manifest).await {
             Ok(freed) => tracing::info!(image = manifest, freed, "its last snapshot was removed"),
-            // Somebody else took it first, wants it, or the disk's budget will.
-            Err(error) => tracing::info!(image = manifest, %error, "not evicted with its last snapshot"),
+            Err(error) => {
+                tracing::info!(image = manifest, %error, "not evicted with its last snapshot yet");
+                self.node.unclaimed().insert(manifest.to_owned());
+            }
         }
     }
 }
@@ -50,6 +61,11 @@ impl Node {
     /// Whether a container's snapshot stands on it.
     pub(super) fn is_in_use(&self, manifest: &str) -> bool {
         self.claims().get(manifest).copied().unwrap_or(false)
+    }
+
+    fn unclaimed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        // Each change is one insertion, or all at once.
+        self.unclaimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn claims(&self) -> std::sync::MutexGuard<'_, Claims> {

@@ -57,6 +57,7 @@ impl Images {
         let (images, shutdown) = (self.clone(), self.node.shutdown.clone());
         self.node.tasks.spawn(async move {
             while shutdown.run_until_cancelled(sleep(BUDGET_EVERY)).await.is_some() {
+                images.give_up_rest().await;
                 if images.node.objects.used() <= images.node.config.disk_budget.as_u64() {
                     continue;
                 }

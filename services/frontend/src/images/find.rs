@@ -7,11 +7,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures::StreamExt as _;
+use image::ImageRecord;
+use proto::DownloadProgress;
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::{Images, Present};
 use crate::mount::MountError;
+
+/// Images of standing roots that are opened at the same time: containers wait, each tree is hashed.
+const OPENED_AT_ONCE: usize = 4;
 
 impl Images {
     pub(super) async fn find(&self) -> anyhow::Result<()> {
@@ -20,6 +26,7 @@ impl Images {
             Ok((roots, node.kept_records()?))
         });
         let (roots, kept) = found.await?;
+        let (mut standing, mut others) = (Vec::new(), Vec::new());
         for record in kept {
             let mounted =
                 roots.iter().filter(|root| root.tree == record.tree.digest).map(|root| root.point.clone());
@@ -30,30 +37,65 @@ impl Images {
             image.last_used = self.node.names.last_used(&manifest).unwrap_or(SystemTime::UNIX_EPOCH);
             self.present().insert(manifest.clone(), image);
             if targets.is_empty() {
+                others.push(record);
                 continue;
             }
             tracing::info!(image = manifest, ?targets, "found roots of an earlier process");
-            // From the disk: the mesh may be away, and processes wait for what they read.
-            let bound = self.node.config.known_resolve_timeout;
-            let reference = record.references.first().cloned().unwrap_or_default();
-            let record = Arc::new(record);
-            match timeout(bound, self.bring_kept(&manifest, &reference, &record)).await {
-                Ok(Ok(_turn)) => {}
-                Ok(Err(error)) => {
-                    tracing::error!(image = manifest, %error, "the image of a standing root cannot be completed");
-                }
-                Err(_) => tracing::error!(
-                    image = manifest,
-                    ?bound,
-                    "the image of a standing root was not found in time"
-                ),
+            standing.push(Arc::new(record));
+        }
+        let open = |record| self.open_standing(record);
+        futures::stream::iter(standing).for_each_concurrent(OPENED_AT_ONCE, open).await;
+        let (images, shutdown) = (self.clone(), self.node.shutdown.clone());
+        let count = async move { images.count(others).await };
+        self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(count).await });
+        Ok(())
+    }
+
+    /// From the disk: the mesh may be away, and processes wait for what they read.
+    async fn open_standing(&self, record: Arc<ImageRecord>) {
+        let (image, bound) = (&*record.manifest_digest, self.node.config.known_resolve_timeout);
+        let reference = record.references.first().cloned().unwrap_or_default();
+        match timeout(bound, self.bring_kept(image, &reference, &record)).await {
+            Ok(Ok(_turn)) => {}
+            Ok(Err(error)) => {
+                tracing::error!(image, %error, "the image of a standing root cannot be completed");
+            }
+            Err(_) => tracing::error!(image, ?bound, "the image of a standing root was not found in time"),
+        }
+    }
+
+    /// How much of each image is here, one after the other: for whoever asks before it is opened.
+    async fn count(&self, records: Vec<ImageRecord>) {
+        for record in records {
+            let (manifest, bytes_total) = (record.manifest_digest, record.plain_bytes);
+            let counted = self.blocking(move |node| Ok(node.counted(&record.map.digest, bytes_total)));
+            let Ok(Some(found)) = counted.await else { continue };
+            if let Some(image) = self.present().get_mut(&manifest) {
+                image.found = Some(found);
             }
         }
-        Ok(())
     }
 }
 
 impl super::Node {
+    /// What is here of the objects that a kept map names, as far as they are whole.
+    fn counted(&self, map: &image::Digest, bytes_total: u64) -> Option<DownloadProgress> {
+        let map = self.objects.map(map).ok().flatten()?;
+        let here = map.objects.iter().filter(|place| self.objects.contains_of_len(&place.digest, place.len));
+        let (objects_local, bytes_local) =
+            here.fold((0, 0), |(count, bytes), place| (count + 1, bytes + place.len));
+        let objects_total = map.objects.len() as u64;
+        let complete = objects_local == objects_total;
+        Some(DownloadProgress {
+            objects_local,
+            objects_total,
+            bytes_local,
+            bytes_total,
+            complete,
+            ..DownloadProgress::default()
+        })
+    }
+
     /// Every record on the disk that is still believed.
     fn kept_records(&self) -> Result<Vec<image::ImageRecord>, Status> {
         let disk = |error: std::io::Error| super::disk_status("read the kept records", &error);

@@ -50,6 +50,7 @@ use crate::events::NodeEvents;
 use crate::fuse::Registry;
 use crate::mount::Mounts;
 use crate::objects::Objects;
+pub(crate) use claim::Claims;
 use names::Names;
 use resolve::Resolver;
 use room::Room;
@@ -94,6 +95,8 @@ struct Node {
     shutdown: CancellationToken,
     present: Mutex<BTreeMap<String, Present>>,
     claims: Mutex<claim::Claims>,
+    /// Images that lost their last claim and could not go yet.
+    unclaimed: Mutex<BTreeSet<String>>,
     turns: Turns,
     targets: tokio::sync::Mutex<()>,
     room: Room,
@@ -118,6 +121,8 @@ pub(crate) struct Present {
     starts: usize,
     /// Where its download ended, once everything is local and its tables have left memory.
     done: Option<DownloadProgress>,
+    /// What an earlier process left of it on the disk.
+    found: Option<DownloadProgress>,
 }
 
 impl Images {
@@ -154,6 +159,7 @@ impl Images {
             shutdown,
             present: Mutex::default(),
             claims: Mutex::default(),
+            unclaimed: Mutex::default(),
             turns: Turns::default(),
             targets: tokio::sync::Mutex::default(),
             busy: Arc::default(),

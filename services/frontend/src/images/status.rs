@@ -68,7 +68,7 @@ impl Images {
     /// Of an image that is not in memory only the totals are known.
     fn progress(&self, manifest: &str, image: &Present) -> DownloadProgress {
         let known = self.node.downloads.progress(&ImageId::new(manifest));
-        known.or(image.done).unwrap_or_else(|| DownloadProgress {
+        known.or(image.done).or(image.found).unwrap_or_else(|| DownloadProgress {
             bytes_total: image.record.plain_bytes,
             ..DownloadProgress::default()
         })

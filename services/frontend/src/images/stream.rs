@@ -39,6 +39,10 @@ impl Images {
         Some(self.node.credentials.look_up(reference).await?.into_proto())
     }
 
+    pub(crate) fn is_here(&self, manifest: &str) -> bool {
+        self.present().contains_key(manifest)
+    }
+
     /// Whether the image is here, and will be as long as the caller claims it.
     pub(crate) async fn stays(&self, manifest: &str) -> bool {
         // An eviction that began before the claim is over then.

@@ -13,10 +13,12 @@ use super::wanted::{Layer, Place};
 /// Why a layer is an ordinary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
-    /// The layer below is ordinary, and its own reason was told.
+    /// The layer below is ordinary: of the same pull, which told its own reason, or of another image.
     OverOrdinary,
     /// containerd does not hand annotations on.
     NoAnnotations,
+    /// This machine cannot stream any image.
+    Machine,
     /// The image cannot stream, or may not.
     NotEligible,
     /// The registry refused us, or the mesh did.
@@ -39,6 +41,7 @@ impl Reason {
         match self {
             Reason::OverOrdinary => "over-ordinary-layer",
             Reason::NoAnnotations => "no-annotations",
+            Reason::Machine => "machine-cannot-stream",
             Reason::NotEligible => "not-eligible",
             Reason::Denied => "denied",
             Reason::Quota => "quota",

@@ -19,6 +19,7 @@ mod folders;
 mod ledger;
 mod mounts;
 mod pulls;
+mod streaming;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -28,19 +29,20 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use proto::containerd::types::Mount;
-use tonic::Status;
+use tonic::{Code, Status};
 
 pub(crate) use decide::Ordinary;
 pub(crate) use door::serve;
 use filter::Filter;
 use folders::Folders;
-use ledger::{Kind, Ledger, LedgerError, Snapshot, Usage};
+use ledger::{Kind, Ledger, LedgerError, Snapshot, Streamed, Usage};
 use mounts::{Below, Writable};
 use pulls::{Pull, Pulls};
+pub(crate) use streaming::Streaming;
 use wanted::{Layer, Place};
 
-use crate::images::Images;
 use crate::metrics;
+use crate::mount::Layers;
 
 /// Whether overlayfs has an index to be switched off.
 const INDEX: &str = "/sys/module/overlay/parameters/index";
@@ -55,7 +57,7 @@ pub(crate) struct Snapshots {
 
 #[derive(Debug)]
 struct Shared {
-    images: Images,
+    images: Streaming,
     ledger: Mutex<Ledger>,
     folders: Folders,
     pulls: Pulls,
@@ -73,7 +75,7 @@ struct New {
 
 impl Snapshots {
     /// Opens the snapshots of an earlier process, and removes folders that none of them names.
-    pub(crate) fn open(state: &Path, images: Images) -> anyhow::Result<Snapshots> {
+    pub(crate) fn open(state: &Path, images: Streaming) -> anyhow::Result<Snapshots> {
         let folders = Folders::open(state).context("cannot open the folder of the snapshots")?;
         mounts::check(&folders.content(0))?;
         let first = folders.first_free().context("cannot list the folders of the snapshots")?;
@@ -270,7 +272,9 @@ impl Snapshots {
     }
 
     async fn clean(&self) -> Result<(), Status> {
-        self.with_ledger(|shared| Ok(shared.clean().map_err(redb::Error::Io)?)).await
+        self.with_ledger(|shared| Ok(shared.clean().map_err(redb::Error::Io)?)).await?;
+        self.shared.images.give_up_rest().await;
+        Ok(())
     }
 
     /// What a snapshot of this parent stands on; an image's tree is mounted when this returns.
@@ -284,13 +288,45 @@ impl Snapshots {
             Ok((ordinary, ledger.streams_below(&parent)?))
         });
         let (ordinary, streamed) = found.await?;
-        let images = &self.shared.images;
         let streamed = match streamed {
             None => None,
-            Some((_, image)) if image.is_top() => Some(images.stack(&image.manifest).await?),
-            Some((part, image)) => Some(images.stack_part(&image.manifest, image.layer + 1, &part).await?),
+            Some((name, image)) => Some(self.stack_or_bring(&name, &image).await?),
         };
         Ok(Below { ordinary, streamed })
+    }
+
+    /// The layers that a streamed snapshot stands for. containerd does not pull again what it knows: should the image have
+    /// left this node behind its back (a power loss, a key that is no longer trusted), it is asked for again here.
+    async fn stack_or_bring(&self, name: &str, image: &Streamed) -> Result<Layers, Status> {
+        let stack = || async {
+            match image.is_top() {
+                true => self.shared.images.stack(&image.manifest).await,
+                false => self.shared.images.stack_part(&image.manifest, image.layer + 1, name).await,
+            }
+        };
+        match stack().await {
+            Err(status) if status.code() == Code::NotFound => {
+                self.bring_again(name, image, status).await?;
+                stack().await
+            }
+            layers => layers,
+        }
+    }
+
+    async fn bring_again(&self, name: &str, lost: &Streamed, status: Status) -> Result<(), Status> {
+        let labels = self.stat(name.to_owned()).await?.labels;
+        let asked = Layer::of(&labels).and_then(|layer| layer.image);
+        let Some(asked) = asked.filter(|_| !self.shared.images.is_here(&lost.manifest)) else {
+            return Err(status);
+        };
+        tracing::warn!(image = lost.manifest, reference = asked.reference, "a pulled image left this node: asking for it again");
+        match self.record_of(&asked).await? {
+            record if record.manifest_digest == lost.manifest => Ok(()),
+            record => Err(Status::not_found(format!(
+                "image {} is no longer on this node, and {} is {} now: remove it and pull it again",
+                lost.manifest, asked.reference, record.manifest_digest
+            ))),
+        }
     }
 
     /// The image that the snapshot stands on, if it streams.
@@ -321,10 +357,14 @@ impl Snapshots {
     }
 }
 
-/// A layer by its name: by its labels containerd finds it again.
+/// A layer by its name: by its labels containerd finds it again. What the first one of an image was asked for with says the
+/// same of those above it, but for its own name and digest.
 fn streamed_snapshot(place: Place, labels: &Labels) -> (String, Snapshot) {
     let mut labels = labels.clone();
     labels.insert(wanted::TARGET.to_owned(), place.name.clone());
+    if let Some(digest) = labels.get_mut(wanted::LAYER) {
+        digest.clone_from(&place.digest);
+    }
     let snapshot = Snapshot {
         id: 0,
         kind: Kind::Committed,
@@ -362,6 +402,10 @@ impl Shared {
     fn clean(&self) -> std::io::Result<()> {
         // Under the lock: a folder is made before it is named.
         let ledger = self.ledger();
+        if !ledger.is_whole() {
+            tracing::warn!("folders that no snapshot names stay: some snapshots cannot be read");
+            return Ok(());
+        }
         let named = ledger.all().values().map(|snapshot| snapshot.id).collect();
         let removed = self.folders.remove_others(&named)?;
         if removed > 0 {

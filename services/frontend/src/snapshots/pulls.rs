@@ -26,6 +26,8 @@ pub(super) struct Pulls {
     /// How many requests are under way for each image.
     pulling: Arc<Mutex<BTreeMap<String, usize>>>,
     answers: Mutex<BTreeMap<Key, (Instant, Arc<ImageRecord>)>>,
+    /// Images of which an operator was just told that they do not stream, and when.
+    told: Mutex<BTreeMap<Key, Instant>>,
 }
 
 /// Reference as asked for, and manifest digest where it was said.
@@ -58,12 +60,16 @@ impl Pulls {
 
     fn keep(&self, image: &Image, record: &Arc<ImageRecord>) {
         let mut answers = lock(&self.answers);
-        if answers.len() >= ANSWERS_MAX
-            && let Some(oldest) = answers.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| key.clone())
-        {
-            answers.remove(&oldest);
-        }
+        make_room(&mut answers, |(at, _)| *at);
         answers.insert(key(image), (Instant::now(), record.clone()));
+    }
+
+    /// Notes that an operator is told of this image now. Whether that is the first time for a while.
+    fn first_told(&self, image: Option<&Image>) -> bool {
+        let mut told = lock(&self.told);
+        told.retain(|_, at| at.elapsed() < ANSWER_KEPT);
+        make_room(&mut told, |at| *at);
+        told.insert(image.map(key).unwrap_or_default(), Instant::now()).is_none()
     }
 }
 
@@ -98,11 +104,13 @@ impl Snapshots {
     fn tell(&self, layer: &Layer, ordinary: &Ordinary) {
         let (reason, message) = (ordinary.reason.code(), &ordinary.message);
         metrics::layer_ordinary(reason);
+        let first = self.shared.pulls.first_told(layer.image.as_ref());
         let image = layer.image.as_ref();
         let (image, manifest) = image
             .map_or(("", ""), |image| (&*image.reference, image.manifest.as_deref().unwrap_or_default()));
         let layer_id = &layer.target;
-        if ordinary.reason == Reason::OverOrdinary {
+        // All layers above the first that is ordinary are, too: one telling for each pull.
+        if ordinary.reason == Reason::OverOrdinary && !first {
             return tracing::debug!(image, layer_id, reason, message);
         }
         tracing::warn!(image, layer_id, reason, message, "pulled without streaming");
@@ -119,8 +127,11 @@ impl Snapshots {
         {
             return Ok(Err(Ordinary::new(
                 Reason::OverOrdinary,
-                format!("the layer below, {parent}, is ordinary"),
+                format!("the layer below, {parent}, is ordinary: this pull's, or of an image that was pulled before"),
             )));
+        }
+        if let Some(ordinary) = self.shared.images.impossible() {
+            return Ok(Err(ordinary));
         }
         let Some(image) = &layer.image else {
             let hint = "containerd hands no annotations on: set disable_snapshot_annotations = false, and \
@@ -161,6 +172,15 @@ impl Snapshots {
         }
         self.shared.pulls.keep(image, &record);
         Ok(record)
+    }
+}
+
+/// Takes the oldest out of a full table.
+fn make_room<T>(table: &mut BTreeMap<Key, T>, at: impl Fn(&T) -> Instant) {
+    if table.len() >= ANSWERS_MAX
+        && let Some(oldest) = table.iter().min_by_key(|(_, value)| at(value)).map(|(key, _)| key.clone())
+    {
+        table.remove(&oldest);
     }
 }
 

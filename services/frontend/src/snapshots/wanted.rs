@@ -4,6 +4,7 @@
 //! containerd.io/snapshot.ref                    the layer's chain id: the name it will be known by
 //! containerd.io/snapshot/cri.image-ref          the image as it was asked for
 //! containerd.io/snapshot/cri.manifest-digest    the manifest of the node's platform
+//! containerd.io/snapshot/cri.layer-digest       the layer's own digest
 //! ```
 //!
 //! The first is always there when a layer is unpacked; the others only where annotations are switched on. Clients of containerd
@@ -23,6 +24,7 @@ pub(super) const TARGET: &str = "containerd.io/snapshot.ref";
 const IMAGE: &str = "containerd.io/snapshot/cri.image-ref";
 const IMAGE_OF_STARGZ: &str = "containerd.io/snapshot/remote/stargz.reference";
 const MANIFEST: &str = "containerd.io/snapshot/cri.manifest-digest";
+pub(super) const LAYER: &str = "containerd.io/snapshot/cri.layer-digest";
 
 /// A layer that containerd is about to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub(super) struct Layer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) name: String,
+    /// Of its blob.
+    pub(super) digest: String,
     pub(super) parent: Option<String>,
     pub(super) streamed: Streamed,
 }
@@ -70,6 +74,7 @@ impl Layer {
         let below = |layer: usize| layer.checked_sub(1).map(|below| chains[below].clone());
         let place = |layer: usize| Place {
             name: chains[layer].clone(),
+            digest: record.layers[layer].digest.clone(),
             parent: below(layer),
             streamed: Streamed {
                 manifest: record.manifest_digest.clone(),

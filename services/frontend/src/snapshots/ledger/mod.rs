@@ -98,15 +98,22 @@ pub(crate) struct Ledger {
     snapshots: BTreeMap<String, Snapshot>,
     next_id: u64,
     table: Table,
+    /// Snapshots on the disk that cannot be read.
+    unread: usize,
 }
 
 impl Ledger {
     /// `first_id`: no folder with this number or a higher one exists.
     pub(crate) fn open(file: &Path, first_id: u64) -> anyhow::Result<Ledger> {
         let table = Table::open(file)?;
-        let snapshots = table.load()?;
+        let (snapshots, unread) = table.load()?;
         let used = snapshots.values().map(|snapshot| snapshot.id + 1).max().unwrap_or(0);
-        Ok(Ledger { snapshots, next_id: used.max(first_id), table })
+        Ok(Ledger { snapshots, next_id: used.max(first_id), table, unread })
+    }
+
+    /// Whether all snapshots of this node are known: a folder that none of them names is then nobody's.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unread == 0
     }
 
     pub(crate) fn all(&self) -> &BTreeMap<String, Snapshot> {

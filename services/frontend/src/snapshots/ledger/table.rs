@@ -32,15 +32,17 @@ impl Table {
         Ok(table)
     }
 
-    pub(super) fn load(&self) -> anyhow::Result<BTreeMap<String, Snapshot>> {
+    /// All snapshots that can be read, and how many cannot.
+    pub(super) fn load(&self) -> anyhow::Result<(BTreeMap<String, Snapshot>, usize)> {
         let reading = self.database.begin_read().context("cannot read the snapshots' state")?;
         let table = reading.open_table(SNAPSHOTS).context("cannot open the table of snapshots")?;
-        let mut snapshots = BTreeMap::new();
+        let (mut snapshots, mut skipped) = (BTreeMap::new(), 0);
         for entry in table.iter().context("cannot list the table of snapshots")? {
             let (name, value) = match entry {
                 Ok((name, value)) => (name.value().to_owned(), value.value().to_vec()),
                 Err(error) => {
                     tracing::error!(%error, "skipped a snapshot that cannot be read");
+                    skipped += 1;
                     continue;
                 }
             };
@@ -49,11 +51,12 @@ impl Table {
                     snapshots.insert(name, snapshot);
                 }
                 Err(error) => {
-                    tracing::error!(snapshot = name, %error, "skipped a snapshot that makes no sense")
+                    tracing::error!(snapshot = name, %error, "skipped a snapshot that makes no sense");
+                    skipped += 1;
                 }
             }
         }
-        Ok(snapshots)
+        Ok((snapshots, skipped))
     }
 
     /// Takes `remove` away and puts `put` there, all or nothing, before it returns.

@@ -1,0 +1,100 @@
+//! The sockets that the container runtime and the kubelet connect to.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bus::Bus;
+use credentials::Sources;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::descriptors::Name;
+use crate::events::NodeEvents;
+use crate::mount::probe::Missing;
+use crate::snapshots::{self, Snapshots, Streaming};
+use crate::{image_service, node};
+
+/// What a node serves beside its own socket, until it ends.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    snapshotter: Option<PathBuf>,
+    image_service: Option<PathBuf>,
+    runtime: PathBuf,
+    state: PathBuf,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Doors {
+    pub(crate) fn of(config: &Config, tasks: &TaskTracker, shutdown: &CancellationToken) -> Doors {
+        Doors {
+            snapshotter: config.snapshotter.clone(),
+            image_service: config.image_service.clone(),
+            runtime: config.runtime.clone(),
+            state: config.state.clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        }
+    }
+
+    pub(crate) fn open(&self, streaming: Streaming, credentials: Arc<Sources>) -> anyhow::Result<()> {
+        if let Some(socket) = &self.snapshotter {
+            self.serve_snapshotter(socket, streaming)?;
+        }
+        if let Some(socket) = &self.image_service {
+            self.serve_image_service(socket, credentials)?;
+        }
+        Ok(())
+    }
+
+    fn serve_snapshotter(&self, socket: &Path, streaming: Streaming) -> anyhow::Result<()> {
+        let snapshots = Snapshots::open(&self.state, streaming)?;
+        let (listener, shutdown) = (node::listen(socket, Name::SnapshotterSocket)?, self.shutdown.clone());
+        tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
+        self.tasks.spawn(async move {
+            if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
+                tracing::error!(%error, "the snapshotter's socket is no longer served");
+            }
+        });
+        Ok(())
+    }
+
+    fn serve_image_service(&self, socket: &Path, credentials: Arc<Sources>) -> anyhow::Result<()> {
+        let (listener, shutdown) = (node::listen(socket, Name::ImageServiceSocket)?, self.shutdown.clone());
+        let runtime = self.runtime.clone();
+        tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
+        self.tasks.spawn(async move {
+            if let Err(error) = image_service::serve(listener, &runtime, credentials, shutdown).await {
+                tracing::error!(%error, "the image service's socket is no longer served");
+            }
+        });
+        Ok(())
+    }
+}
+
+/// On a machine that cannot stream: a node of a fleet is to start its containers all the same. Its images are ordinary ones, and
+/// say why. Without a container runtime to serve nothing is left to do.
+pub(crate) fn open_ordinary(
+    config: &Config,
+    missing: Missing,
+    bus: &Bus,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let why = format!("this machine cannot stream images: {missing}");
+    if config.snapshotter.is_none() || missing == Missing::Capability {
+        return Err(missing).context("this machine cannot stream images");
+    }
+    tracing::error!(why, "all images of this node are pulled as ever");
+    let lock = node::lock(&config.state)?;
+    let events = NodeEvents::new(bus.events().clone(), &config.node);
+    let doors = Doors::of(config, tasks, &shutdown);
+    doors.open(Streaming::Impossible { why, events }, Arc::new(Sources::open(&config.credentials)?))?;
+    tasks.spawn(async move {
+        shutdown.cancelled().await;
+        drop(lock);
+    });
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What snapshots ask of streamed images, on nodes that can stream and on those that cannot: there all images are ordinary ones,
+//! and say why.
+
+use std::sync::Arc;
+
+use image::ImageRecord;
+use proto::ResolveRequest;
+use tonic::Status;
+
+use super::decide::{Ordinary, Reason};
+use crate::events::NodeEvents;
+use crate::images::{Claims, Images};
+use crate::mount::Layers;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Streaming {
+    Possible(Images),
+    Impossible {
+        /// What this machine lacks.
+        why: String,
+        events: NodeEvents,
+    },
+}
+
+impl Streaming {
+    pub(super) fn events(&self) -> &NodeEvents {
+        match self {
+            Streaming::Possible(images) => images.events(),
+            Streaming::Impossible { events, .. } => events,
+        }
+    }
+
+    /// Why no image of this node streams; none: they may.
+    pub(super) fn impossible(&self) -> Option<Ordinary> {
+        match self {
+            Streaming::Possible(_) => None,
+            Streaming::Impossible { why, .. } => Some(Ordinary::new(Reason::Machine, why)),
+        }
+    }
+
+    fn images(&self) -> Result<&Images, Status> {
+        match self {
+            Streaming::Possible(images) => Ok(images),
+            // Of a snapshot that was streamed before this machine changed.
+            Streaming::Impossible { why, .. } => Err(Status::failed_precondition(why.clone())),
+        }
+    }
+
+    pub(super) async fn stream(&self, request: ResolveRequest) -> Result<Arc<ImageRecord>, Status> {
+        self.images()?.stream(request).await
+    }
+
+    pub(super) async fn stays(&self, manifest: &str) -> bool {
+        match self.images() {
+            Ok(images) => images.stays(manifest).await,
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn is_here(&self, manifest: &str) -> bool {
+        self.images().is_ok_and(|images| images.is_here(manifest))
+    }
+
+    pub(super) async fn stack(&self, manifest: &str) -> Result<Layers, Status> {
+        self.images()?.stack(manifest).await
+    }
+
+    pub(super) async fn stack_part(&self, manifest: &str, layers: u32, part: &str) -> Result<Layers, Status> {
+        self.images()?.stack_part(manifest, layers, part).await
+    }
+
+    pub(super) fn begin_start(&self, manifest: &str) {
+        if let Ok(images) = self.images() {
+            images.begin_start(manifest);
+        }
+    }
+
+    pub(super) fn local_bytes(&self, manifest: &str) -> u64 {
+        self.images().map_or(0, |images| images.local_bytes(manifest))
+    }
+
+    pub(super) fn claim(&self, claims: Claims) {
+        if let Ok(images) = self.images() {
+            images.claim(claims);
+        }
+    }
+
+    pub(super) async fn give_up_rest(&self) {
+        if let Ok(images) = self.images() {
+            images.give_up_rest().await;
+        }
+    }
+}
