@@ -11,7 +11,9 @@ use cache::Cache;
 use fetcher::Fetcher;
 use frontend::Frontend;
 use policy::Policies;
+use proto::{Event, EventKind};
 use store::Store;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +21,8 @@ use crate::settings::Settings;
 
 /// How long services may take to end what they were doing.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Between two attempts to load policies that could not be used.
+const POLICIES_RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Embedded {
@@ -59,7 +63,7 @@ impl Embedded {
             None => Bus::in_process(),
         };
         let mut embedded = Embedded::new(bus, tasks, shutdown);
-        embedded.start_policies(settings).await?;
+        embedded.start_policies_sooner_or_later(settings).await;
         embedded.start_fetcher(settings).await?;
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
@@ -80,6 +84,36 @@ impl Embedded {
         let policies = Policies::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
         self.policies = Some(Box::pin(policies).await.context("start the embedded policies")?);
         Ok(())
+    }
+
+    /// A node starts its containers whatever its policies are like. As long as they cannot be used nobody answers for them, and what
+    /// holds then is `fetcher.judging.unanswered`.
+    async fn start_policies_sooner_or_later(&mut self, settings: &Settings) {
+        let Err(error) = self.start_policies(settings).await else { return };
+        let mut last = format!("{error:#}");
+        tracing::error!(error = last, "the policies cannot be used: nobody answers for them");
+        let event = Event::new(EventKind::PolicySet, "unusable", format!("no policy set is in use: {last}"));
+        self.bus.events().tell(Event { service: "policy".to_owned(), ..event });
+        let (config, bus) = (settings.policy.clone(), self.bus.clone());
+        let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            while shutdown.run_until_cancelled(sleep(POLICIES_RETRY)).await.is_some() {
+                match Policies::start(config.clone(), bus.clone(), &tasks, shutdown.clone()).await {
+                    Ok(policies) => {
+                        tracing::info!("the policies can be used now");
+                        shutdown.cancelled().await;
+                        return drop(policies);
+                    }
+                    Err(error) => {
+                        let now = format!("{error:#}");
+                        if now != last {
+                            tracing::error!(error = now, "the policies cannot be used");
+                            last = now;
+                        }
+                    }
+                }
+            }
+        });
     }
 
     pub async fn start_fetcher(&mut self, settings: &Settings) -> anyhow::Result<()> {

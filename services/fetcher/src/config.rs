@@ -112,7 +112,7 @@ impl Default for Judging {
     fn default() -> Judging {
         Judging {
             unanswered: Unanswered::Accept,
-            wait: Duration::from_secs(2),
+            wait: Duration::from_secs(3),
             region: None,
             registry_regions: BTreeMap::new(),
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -27,6 +27,12 @@ pub(crate) struct Plugin<W> {
     guest: Guest<W>,
     /// How long that took: nearly all of it to compile.
     loaded_in: Duration,
+    history: Arc<History>,
+}
+
+/// What is known of the calls so far.
+#[derive(Debug, Default)]
+struct History {
     breaker: Mutex<Breaker>,
     /// The most memory that a call has used, in bytes.
     high_water: AtomicUsize,
@@ -61,6 +67,9 @@ impl<W: World> Plugin<W> {
         if !problems.is_empty() {
             bail!("its settings are wrong: {}", brief(&settings::listed(&problems)));
         }
+        // Another policy of the set was changed: this one goes on as it was, at rest if it rests.
+        let same = |plugin: &&Plugin<W>| plugin.config == *config && plugin.digest == digest;
+        let history = known.iter().find(same).map(|plugin| plugin.history.clone()).unwrap_or_default();
         Ok(Plugin {
             config: config.clone(),
             digest,
@@ -68,8 +77,7 @@ impl<W: World> Plugin<W> {
             settings,
             guest,
             loaded_in,
-            breaker: Mutex::default(),
-            high_water: AtomicUsize::new(0),
+            history,
         })
     }
 
@@ -83,8 +91,10 @@ impl<W: World> Plugin<W> {
     ) -> anyhow::Result<(String, Guest<W>)> {
         let source: Source = config.source.parse()?;
         let renamed = |plugin: &Plugin<W>| (plugin.digest.clone(), plugin.guest.renamed(&config.name));
-        // A registry's digest means the same plugin for ever: what is in use needs no registry.
-        let same = |plugin: &&Plugin<W>| source.is_remote() && plugin.config.source == config.source;
+        // A registry's digest means the same plugin for ever: what is in use needs no registry. Its signature is looked at
+        // again, though, on this machine's disk: a key may have been taken away.
+        let known_for_ever = source.is_remote() && !sources.wants_signatures();
+        let same = |plugin: &&Plugin<W>| known_for_ever && plugin.config.source == config.source;
         if let Some(plugin) = known.iter().find(same) {
             return Ok(renamed(plugin));
         }
@@ -149,7 +159,7 @@ impl<W: World> Plugin<W> {
             return (Err(("bypassed", "it failed too often and rests".to_owned())), Spent::default());
         }
         let (outcome, spent) = call();
-        let high_water = self.high_water.fetch_max(spent.memory, Ordering::Relaxed).max(spent.memory);
+        let high_water = self.history.high_water.fetch_max(spent.memory, Ordering::Relaxed).max(spent.memory);
         meters::spent(self.name(), &spent, high_water);
         match &outcome {
             Ok(_) => self.breaker().succeeded(),
@@ -169,7 +179,7 @@ impl<W: World> Plugin<W> {
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

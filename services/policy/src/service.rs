@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::config::SetConfig;
-use crate::host::{Facts, Host, plan};
+use crate::host::{Facts, Host, Threads, plan};
 use crate::record::Recorder;
 use crate::set::Set;
 use crate::source::Sources;
@@ -35,6 +35,7 @@ pub(crate) struct Service {
     sources: Sources,
     total_time: Duration,
     room: Arc<Semaphore>,
+    threads: Threads,
     current: RwLock<Arc<Set>>,
     events: Events,
     /// Why the newest configuration is not in use.
@@ -54,6 +55,7 @@ impl Service {
         meters::loaded(set.generation());
         Service {
             room: Arc::new(Semaphore::new(host.calls_at_once())),
+            threads: Threads::default(),
             host,
             sources,
             total_time,
@@ -186,8 +188,9 @@ impl Service {
             let _room = room;
             work()
         };
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Status::internal(format!("running policies: {error}")))
+        let started = self.threads.run(work);
+        let done = started.map_err(|error| Status::internal(format!("no thread for policies: {error}")))?;
+        done.await.map_err(|_| Status::internal("running policies ended without an answer"))
     }
 
     fn current(&self) -> Arc<Set> {

@@ -120,6 +120,11 @@ impl Sources {
         Sources { given: Some(given), ..self }
     }
 
+    /// Whether plugins of registries must be signed: each time by a key of today.
+    pub(crate) fn wants_signatures(&self) -> bool {
+        self.registries.wants_signatures()
+    }
+
     /// Reads a plugin, checks it against its pin, and its signature where one is wanted. `folder` is where relative paths
     /// begin. Blocks.
     pub(crate) fn fetch(&self, source: &Source, folder: &Path) -> anyhow::Result<Fetched> {

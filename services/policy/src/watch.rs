@@ -43,16 +43,20 @@ impl SetFile {
 /// Watches until `shutdown`; `loaded` is the text that the set in use came from.
 pub(crate) async fn watch(service: Arc<Service>, file: SetFile, loaded: String, shutdown: CancellationToken) {
     let file = Arc::new(file);
-    let (mut tried, mut failed_looks) = (loaded, None);
+    let (mut tried, mut failed_looks, mut absent) = (loaded, None, false);
     while shutdown.run_until_cancelled(tokio::time::sleep(LOOK_PAUSE)).await.is_some() {
         let text = match file.read() {
             Ok(text) => text,
             Err(error) => {
-                service.reload(Err(error), &file.folder());
+                if !std::mem::replace(&mut absent, true) {
+                    service.reload(Err(error), &file.folder());
+                }
                 continue;
             }
         };
-        let retry = failed_looks.is_some_and(|looks| looks >= RETRY_LOOKS);
+        // As it comes back it may be what it was: that is told, too.
+        let back = std::mem::take(&mut absent);
+        let retry = back || failed_looks.is_some_and(|looks| looks >= RETRY_LOOKS);
         if text == tried && !retry {
             failed_looks = failed_looks.map(|looks| looks + 1);
             continue;

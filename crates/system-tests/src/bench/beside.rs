@@ -1,6 +1,6 @@
-//! What it costs others when a policy misbehaves: well-behaved questions alone, and beside questions that make a policy of the same
-//! set loop, allocate, recurse, trap, hand over megabytes and log without end. Questions about the well-behaved
-//! image go through that policy too, and it answers them: so it hardly ever fails often enough in a row to rest.
+//! What it costs others when a policy misbehaves: well-behaved questions alone, beside as many other well-behaved ones, and beside
+//! questions that make a policy of the same set loop, allocate, recurse, trap, hand over megabytes and log without end. Questions
+//! about the well-behaved image go through that policy too, and it answers them.
 
 use std::fs;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const ROUNDS: usize = 3;
 /// Of each kind, in each round, alone and beside.
 const CALLS: usize = 1_000;
 const MISBEHAVIOURS: [&str; 6] = ["loop", "allocate", "recurse", "trap", "megabytes", "log"];
-/// Between two misbehaving questions of a kind.
+/// Between two questions of one of the others.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Longer than any guest runs.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -34,34 +34,28 @@ struct Times {
     plan: Vec<f64>,
 }
 
-/// Misbehaving questions: those that the policy was run for, and those that found it at rest or no room.
+/// What others asked: questions that the first policy was run for, and those that found it at rest or no room.
 #[derive(Default)]
-struct Misbehaved {
+struct Others {
     run: AtomicU64,
     unrun: AtomicU64,
 }
 
-/// The two take turns.
+/// The three take turns.
 pub(super) async fn measure() -> anyhow::Result<Value> {
     let service = Service::start(&set()?, Pinned::No).await?;
-    let (mut alone, mut beside, misbehaved) =
-        (Times::default(), Times::default(), Arc::<Misbehaved>::default());
+    let [mut alone, mut busy, mut beside] = <[Times; 3]>::default();
+    let [polite, hostile] = <[Arc<Others>; 2]>::default();
     Times::default().ask(&service.bus).await?; // warms up
     let before = service.resident()?;
     for _ in 0..ROUNDS {
         alone.ask(&service.bus).await?;
-        let mut hostile = JoinSet::new();
-        for how in MISBEHAVIOURS {
-            hostile.spawn(misbehave(service.bus.clone(), how, misbehaved.clone()));
-        }
-        beside.ask(&service.bus).await?;
-        hostile.shutdown().await;
-        tokio::time::sleep(SETTLE).await;
+        busy.ask_beside(&service.bus, [None; MISBEHAVIOURS.len()], &polite).await?;
+        beside.ask_beside(&service.bus, MISBEHAVIOURS.map(Some), &hostile).await?;
     }
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     Ok(json!({
-        "alone": alone.measured(), "beside": beside.measured(),
-        "misbehaved": { "run": count(&misbehaved.run), "unrun": count(&misbehaved.unrun) },
+        "alone": alone.measured(), "beside_polite": busy.measured(), "beside": beside.measured(),
+        "polite": polite.counted(), "misbehaved": hostile.counted(),
         "resident_bytes": { "before": before, "after": service.resident()? },
     }))
 }
@@ -78,8 +72,10 @@ fn set() -> anyhow::Result<String> {
     ))
 }
 
-async fn misbehave(bus: Bus, how: &str, count: Arc<Misbehaved>) {
-    let labels = vec![Pair { name: "misbehave".to_owned(), value: how.to_owned() }];
+/// Asks again and again, for a policy that misbehaves like this, or for one that does not.
+async fn disturb(bus: Bus, how: Option<&str>, count: Arc<Others>) {
+    let labels = how.map(|how| Pair { name: "misbehave".to_owned(), value: how.to_owned() });
+    let labels = labels.into_iter().collect();
     let facts = Facts { image: Some(proto::ImageFacts { labels, ..image() }), ..Facts::default() };
     loop {
         let reply = bus.call(JudgeRequest { facts: Some(facts.clone()) }, DEADLINE).await;
@@ -90,7 +86,30 @@ async fn misbehave(bus: Bus, how: &str, count: Arc<Misbehaved>) {
     }
 }
 
+impl Others {
+    fn counted(&self) -> Value {
+        let [run, unrun] = [&self.run, &self.unrun].map(|count| count.load(Ordering::Relaxed));
+        json!({ "run": run, "unrun": unrun })
+    }
+}
+
 impl Times {
+    async fn ask_beside(
+        &mut self,
+        bus: &Bus,
+        others: [Option<&'static str>; MISBEHAVIOURS.len()],
+        count: &Arc<Others>,
+    ) -> anyhow::Result<()> {
+        let mut disturbing = JoinSet::new();
+        for how in others {
+            disturbing.spawn(disturb(bus.clone(), how, count.clone()));
+        }
+        let asked = self.ask(bus).await;
+        disturbing.shutdown().await;
+        tokio::time::sleep(SETTLE).await;
+        asked
+    }
+
     async fn ask(&mut self, bus: &Bus) -> anyhow::Result<()> {
         let facts = Some(Facts { image: Some(image()), ..Facts::default() });
         for _ in 0..CALLS {

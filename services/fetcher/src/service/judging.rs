@@ -64,9 +64,20 @@ impl Service {
         let request = JudgeRequest { facts: Some(facts.clone()) };
         let verdicts = match self.ask_policies(request).await {
             Ok(reply) => verdicts(reply),
+            Err(status) if of_the_question(&status) => {
+                let reason = format!("{name}: the policies cannot be asked about it: {}", status.message());
+                return Err(Status::invalid_argument(reason));
+            }
             Err(status) if self.judging.unanswered == Unanswered::Accept => {
                 metrics::counter!("sluice_fetcher_unjudged_total").increment(1);
-                tracing::debug!(image = %name, error = status.message(), "no policy was asked");
+                match status.code() {
+                    Code::Unavailable => {
+                        tracing::debug!(image = %name, error = status.message(), "no policy was asked");
+                    }
+                    _ => {
+                        tracing::warn!(image = %name, error = status.message(), "accepted without an answer of the policies")
+                    }
+                }
                 (Vec::new(), false)
             }
             Err(status) => {
@@ -85,6 +96,12 @@ impl Service {
             Unanswered::Refuse => self.bus.call(request, self.judging.wait).await,
         }
     }
+}
+
+/// Whether it is the question that cannot be answered, as one whose facts are more than a message holds: no image may get
+/// around the policies by what it says of itself. Else nobody answers, or not in time.
+fn of_the_question(status: &Status) -> bool {
+    matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
 }
 
 impl Judged {

@@ -8,8 +8,8 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::engine::Host;
 use super::fault::Fault;
-use super::slice;
 use super::state::State;
+use super::threads;
 
 /// Resources that a guest may hold; the contract has none.
 const HANDLES_MAX: usize = 16;
@@ -36,7 +36,6 @@ impl Host {
         deadline: Instant,
         work: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> (Result<T, Fault>, Spent) {
-        slice::shorten();
         let mut store = Store::new(&self.engine, State::new(policy.clone(), self.limits.clone()));
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(usize::try_from(self.limits.output.as_u64()).unwrap_or(usize::MAX));
@@ -45,6 +44,7 @@ impl Host {
         let limit = self.limits.time;
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut store| {
+            threads::slow_down();
             store.data_mut().late = Instant::now() >= deadline;
             let over = cpu_time().saturating_sub(cpu) >= limit;
             Ok(if over || store.data().late {

@@ -9,8 +9,12 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use crate::Limits;
 
-/// How often guests look whether their time is over.
-pub(super) const TICK: Duration = Duration::from_millis(5);
+/// How often guests look whether their time is over; those that run for longer than this give way to others.
+pub(super) const TICK: Duration = Duration::from_millis(2);
+/// Calls at the same time for each processor, where nothing is set: those that loop leave room for others.
+const CALLS_PER_PROCESSOR: usize = 8;
+/// Places for a set that is being loaded beside all calls, one plugin after the other.
+const LOADING: usize = 1;
 /// Stack of a guest, in bytes.
 const STACK_MAX: usize = 512 * 1024;
 /// Of one instance: interpreters are linked of some forty modules, Rust and C guests are one.
@@ -42,7 +46,7 @@ impl Host {
     /// Instances come from a pool where the machine has the address space for one.
     pub(crate) fn new(limits: Limits) -> anyhow::Result<Host> {
         let calls_at_once = match limits.calls_at_once {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get) * 2,
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get) * CALLS_PER_PROCESSOR,
             calls => calls,
         };
         let (engine, pooled) = match Engine::new(&config(Some(pool(&limits, calls_at_once)))) {
@@ -87,7 +91,7 @@ fn config(pool: Option<PoolingAllocationConfig>) -> Config {
 }
 
 fn pool(limits: &Limits, calls_at_once: usize) -> PoolingAllocationConfig {
-    let calls = u32::try_from(calls_at_once).unwrap_or(u32::MAX);
+    let calls = u32::try_from(calls_at_once.saturating_add(LOADING)).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         .total_core_instances(calls.saturating_mul(MODULES_MAX))

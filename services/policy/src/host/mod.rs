@@ -15,8 +15,8 @@ mod call;
 mod component;
 mod engine;
 mod fault;
-mod slice;
 mod state;
+mod threads;
 mod world;
 
 #[cfg(test)]
@@ -26,4 +26,5 @@ pub(crate) use call::Spent;
 pub(crate) use component::Unusable;
 pub(crate) use engine::Host;
 pub(crate) use fault::Fault;
+pub(crate) use threads::Threads;
 pub(crate) use world::{Guest, Judge, Planner, World};

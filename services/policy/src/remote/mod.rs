@@ -75,6 +75,11 @@ impl Registries {
         Trust::new(&self.trust)
     }
 
+    /// Keys that cannot be read are told of by the check itself.
+    pub(crate) fn wants_signatures(&self) -> bool {
+        self.trust().map_or(true, |trust| trust.wants_remote())
+    }
+
     /// A plugin, from the disk or its registry. By tag, the registry is asked in any case.
     pub async fn pull(&self, name: &RemoteName, access: Access) -> anyhow::Result<PulledPlugin> {
         let pulling = self.pull_within(name, access);
