@@ -34,7 +34,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use bus::Bus;
 use credentials::Sources;
 use ed25519_dalek::VerifyingKey;

@@ -70,15 +70,7 @@ impl<W: World> Plugin<W> {
         // Another policy of the set was changed: this one goes on as it was, at rest if it rests.
         let same = |plugin: &&Plugin<W>| plugin.config == *config && plugin.digest == digest;
         let history = known.iter().find(same).map(|plugin| plugin.history.clone()).unwrap_or_default();
-        Ok(Plugin {
-            config: config.clone(),
-            digest,
-            about,
-            settings,
-            guest,
-            loaded_in,
-            history,
-        })
+        Ok(Plugin { config: config.clone(), digest, about, settings, guest, loaded_in, history })
     }
 
     /// The plugin's digest, and the plugin compiled.

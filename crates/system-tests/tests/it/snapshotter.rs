@@ -127,6 +127,32 @@ pub(crate) fn pulls_as_ever_without_annotations(options: &Options) -> anyhow::Re
 }
 
 #[test]
+fn an_image_is_pulled_as_ever_while_its_import_goes_on_and_streams_afterwards() -> anyhow::Result<()> {
+    for services in [true, false] {
+        let settings = vec!["frontend.import_timeout=0s".to_owned()];
+        let node = Node::start(&Options { services, settings, ..Options::default() })?;
+        let base = busybox()?.file("own", b"no other image has this layer").finish();
+        let data = Tarball::new().file("data", &noise(8, LEN)).finish();
+        let image = node.push("app", &ImageSpec::new([base, data]))?;
+        node.cri.pull(&image)?;
+        let told = node.scratch().succeed(["events", "--kind", "fallback", "--image", &image])?;
+        assert!(told.contains("not-imported-yet") && told.contains("ask again in 10s"), "{told}");
+        let mut pulls = 0;
+        while node.status()?["images"].as_array().is_none_or(Vec::is_empty) {
+            pulls += 1;
+            assert!(pulls < 100, "it never streams: {}", node.sluice.log());
+            node.cri.remove_image(&image)?;
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            node.cri.pull(&image)?;
+        }
+        let pod = node.cri.pod("one")?;
+        let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+        assert_eq!(sum_in(&node, &container, "/data")?, sum(&noise(8, LEN)));
+    }
+    Ok(())
+}
+
+#[test]
 fn on_a_machine_that_cannot_stream_all_images_are_pulled_as_ever() -> anyhow::Result<()> {
     let scratch = system_tests::Scratch::new()?;
     let program = scratch.path("frontend-on-an-old-kernel");
@@ -196,7 +222,8 @@ pub(crate) fn equals_an_unpacked_root(options: &Options) -> anyhow::Result<()> {
         data.directory("data/folder").file("data/folder/inside", b"inside").symlink("data/link", "read");
     let data =
         data.file("data/small", b"small").file("data/gone", b"gone").hard_link("data/hard", "data/small");
-    let data = data.file("data/exchanged", b"one").file("data/with", b"two").file("data/attributed", b"three");
+    let data =
+        data.file("data/exchanged", b"one").file("data/with", b"two").file("data/attributed", b"three");
     let data = data.member(b'6', "data/fifo", "", 0o640, b"").member(b'0', "data/setuid", "", 0o4755, b"s");
     let data = data.member(b'5', "data/sticky", "", 0o1777, b"").file("data/ space\u{e9}\n", b"odd");
     let spec = ImageSpec::new([busybox()?.finish(), data.finish()]);

@@ -52,6 +52,7 @@ use crate::mount::Mounts;
 use crate::objects::Objects;
 pub(crate) use claim::Claims;
 use names::Names;
+pub(crate) use resolve::NOT_IMPORTED;
 use resolve::Resolver;
 use room::Room;
 use turns::Turns;

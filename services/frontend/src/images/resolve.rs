@@ -15,11 +15,12 @@ use prost::Message as _;
 use proto::resolve_reply::Answer;
 use proto::signed::{self, Domain};
 use proto::{
-    FollowRequest, Grant, ImportSummary, ImportTicket, RenewRequest, ResolveReply, ResolveRequest, Resolved,
-    Signed,
+    FollowRequest, Grant, ImportProgress, ImportSummary, ImportTicket, RenewRequest, ResolveReply,
+    ResolveRequest, Resolved, Signed,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// How long one question about an import stays open when nothing changes. Short enough that a lost answer is soon asked again.
 const FOLLOW_WAIT: Duration = Duration::from_secs(5);
@@ -27,6 +28,12 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(5);
 const FOLLOW_SLACK: Duration = Duration::from_secs(10);
 /// How often an import is asked for anew when the fetcher that ran it went away.
 const RESTARTS_MAX: u32 = 5;
+
+/// When to ask again for an image that is being imported.
+const IMPORT_RETRY: Duration = Duration::from_secs(10);
+/// The error's reason and domain, in its details.
+pub(crate) const NOT_IMPORTED: &str = "not-imported-yet";
+const ERROR_DOMAIN: &str = "images.sluice";
 
 /// The project that an empty name means.
 const DEFAULT_PROJECT: &str = "default";
@@ -74,9 +81,7 @@ impl Resolver {
                 None => return Err(Status::internal("the fetcher answered resolve with nothing")),
             };
             if Instant::now() > deadline {
-                return Err(Status::deadline_exceeded(format!(
-                    "the import took longer than {import_timeout:?}"
-                )));
+                return Err(not_imported_yet(&request.reference, ticket.progress.as_ref()));
             }
             importing(ticket.clone());
             reply = match self.follow(&ticket).await {
@@ -172,6 +177,20 @@ impl Resolver {
         }
         Ok(())
     }
+}
+
+/// An import that goes on: `FAILED_PRECONDITION` as with image streaming of others, with how far it is and when to ask again.
+fn not_imported_yet(reference: &str, progress: Option<&ImportProgress>) -> Status {
+    let (done, total) =
+        progress.map_or((0, 0), |progress| (progress.compressed_done, progress.compressed_total));
+    let numbers = [("compressed_done", done), ("compressed_total", total)];
+    let metadata = numbers.map(|(name, bytes)| (name.to_owned(), bytes.to_string()));
+    let mut details = ErrorDetails::with_error_info(NOT_IMPORTED, ERROR_DOMAIN, metadata);
+    details.set_retry_info(Some(IMPORT_RETRY));
+    let message = format!(
+        "{reference}: it is not imported yet: {done} of {total} bytes are done; ask again in {IMPORT_RETRY:?}"
+    );
+    Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
 /// The project's full name.

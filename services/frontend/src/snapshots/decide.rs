@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::wanted::{Layer, Place};
+use crate::images::NOT_IMPORTED;
 
 /// Why a layer is an ordinary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +20,8 @@ pub(crate) enum Reason {
     NoAnnotations,
     /// This machine cannot stream any image.
     Machine,
+    /// Its import takes longer than a pull may wait; it goes on.
+    NotImportedYet,
     /// The image cannot stream, or may not.
     NotEligible,
     /// The registry refused us, or the mesh did.
@@ -42,6 +45,7 @@ impl Reason {
             Reason::OverOrdinary => "over-ordinary-layer",
             Reason::NoAnnotations => "no-annotations",
             Reason::Machine => "machine-cannot-stream",
+            Reason::NotImportedYet => NOT_IMPORTED,
             Reason::NotEligible => "not-eligible",
             Reason::Denied => "denied",
             Reason::Quota => "quota",
@@ -53,7 +57,11 @@ impl Reason {
     }
 
     fn of(status: &Status) -> Reason {
+        let info = status.get_details_error_info();
         match status.code() {
+            Code::FailedPrecondition if info.is_some_and(|info| info.reason == NOT_IMPORTED) => {
+                Reason::NotImportedYet
+            }
             Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Reason::NotEligible,
             Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
             Code::ResourceExhausted if status.get_details_quota_failure().is_some() => Reason::Quota,

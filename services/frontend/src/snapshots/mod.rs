@@ -319,7 +319,11 @@ impl Snapshots {
         let Some(asked) = asked.filter(|_| !self.shared.images.is_here(&lost.manifest)) else {
             return Err(status);
         };
-        tracing::warn!(image = lost.manifest, reference = asked.reference, "a pulled image left this node: asking for it again");
+        tracing::warn!(
+            image = lost.manifest,
+            reference = asked.reference,
+            "a pulled image left this node: asking for it again"
+        );
         match self.record_of(&asked).await? {
             record if record.manifest_digest == lost.manifest => Ok(()),
             record => Err(Status::not_found(format!(

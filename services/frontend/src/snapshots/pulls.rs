@@ -127,7 +127,9 @@ impl Snapshots {
         {
             return Ok(Err(Ordinary::new(
                 Reason::OverOrdinary,
-                format!("the layer below, {parent}, is ordinary: this pull's, or of an image that was pulled before"),
+                format!(
+                    "the layer below, {parent}, is ordinary: this pull's, or of an image that was pulled before"
+                ),
             )));
         }
         if let Some(ordinary) = self.shared.images.impossible() {
@@ -154,7 +156,7 @@ impl Snapshots {
         .await
     }
 
-    async fn record_of(&self, image: &Image) -> Result<Arc<ImageRecord>, Status> {
+    pub(super) async fn record_of(&self, image: &Image) -> Result<Arc<ImageRecord>, Status> {
         // It may have been removed since.
         if let Some(record) = self.shared.pulls.answer(image)
             && self.shared.images.stays(&record.manifest_digest).await

@@ -81,7 +81,6 @@ impl Threads {
         };
         thread::Builder::new().name("policy-guest".to_owned()).spawn(run).map(drop)
     }
-
 }
 
 fn lock(waiting: &Mutex<Vec<Sender<Job>>>) -> MutexGuard<'_, Vec<Sender<Job>>> {
