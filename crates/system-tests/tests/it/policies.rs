@@ -7,8 +7,9 @@ use std::process::Output;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
+use system_tests::kubernetes::{Node, Options};
 use system_tests::services::{Backend, Service};
-use system_tests::{Scratch, binaries, noise};
+use system_tests::{Numbered, Scratch, binaries, noise};
 use testkit::{Compression, ImageSpec, LayoutWriter, Registry, Tarball, port};
 
 /// A set of all eligibility policies, each set so that one of the images displeases it.
@@ -188,6 +189,23 @@ fn without_policies_a_mesh_streams_or_refuses_as_it_is_told() -> anyhow::Result<
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("policies must agree, and nobody answers for them"), "{message}");
     Ok(())
+}
+
+#[test]
+fn a_node_starts_containers_while_its_policies_cannot_be_used() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let file = scratch.path("policies.toml");
+    let settings = vec![format!("policy.file={}", file.display())];
+    let node = Node::start(&Options { settings, ..Options::default() })?;
+    let numbered = Numbered { files: 2, len: 10_000, seed: 40 };
+    let image = numbered.pull(&node, "app")?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)?;
+    let told = node.scratch().succeed(["events", "--kind", "policy-set"])?;
+    assert!(told.contains("unusable") && told.contains("policies.toml"), "{told}");
+    fs::write(&file, "[[eligibility]]\nname = 'size'\nsource = 'builtin:size-limits'\n")?;
+    node.settle(|_| node.sluice.log().contains("the policies can be used now"))
 }
 
 #[test]

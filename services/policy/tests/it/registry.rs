@@ -169,6 +169,28 @@ async fn a_key_that_is_replaced_counts_from_the_next_plugin_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_in_use_whose_key_was_taken_away_is_not_loaded_again() {
+    let author = Author::new();
+    let (old, new) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let source = author.push(OTHER, "policy:1").await;
+    author.sign(&source, &old).await;
+    let (file, key) = (author.folder.path().join("policies.toml"), author.folder.path().join("key.pub"));
+    std::fs::write(&key, old.public_pem().unwrap()).unwrap();
+    write_set(&file, &source);
+    let mut config = Config { file: Some(file.clone()), ..author.config(&[]) };
+    config.trust.public_keys = vec![key.display().to_string()];
+    let harness = Harness::start(config).await.unwrap();
+    let with_another = std::fs::read_to_string(&file).unwrap()
+        + "\n[[eligibility]]\nname = 'another'\nsource = 'builtin:size-limits'\n";
+    std::fs::write(&key, new.public_pem().unwrap()).unwrap();
+    std::fs::write(&file, &with_another).unwrap();
+    let reply = until(&harness, |reply| reply.last_error.contains("none of its signatures (1)")).await;
+    assert_eq!(reply.generation, 1);
+    author.sign(&source, &new).await;
+    until(&harness, |reply| reply.generation == 2 && reply.last_error.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_registry_is_away_the_old_set_stays_and_the_new_one_comes_with_it() {
     let mut author = Author::new();
     let (first, second) = (author.push(OTHER, "policy").await, author.push(NO_LATEST, "policy").await);

@@ -97,6 +97,39 @@ async fn a_new_set_replaces_the_old_one_only_when_all_of_it_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_goes_away_and_comes_back_is_no_error_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policies.toml");
+    std::fs::write(&file, two("all", "enforce")).unwrap();
+    let config = policy::Config { file: Some(file.clone()), ..policy::Config::default() };
+    let harness = Harness::start(config).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    until(&harness, |reply| reply.last_error.contains("reading the policy set")).await;
+    std::fs::write(&file, two("all", "enforce")).unwrap();
+    until(&harness, |reply| reply.last_error.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_rests_still_rests_when_another_one_was_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policies.toml");
+    std::fs::write(&file, two("all", "enforce")).unwrap();
+    let config = policy::Config { file: Some(file.clone()), ..policy::Config::default() };
+    let harness = Harness::start(config).await.unwrap();
+    for _ in 0..3 {
+        harness.judge(misbehaving("trap")).await;
+    }
+    let resting = |reply: &PoliciesReply| {
+        reply.policies.iter().map(|policy| policy.open_circuit).collect::<Vec<_>>()
+    };
+    assert_eq!(resting(&harness.policies().await)[..2], [true, true]);
+    // The second policy has another mode now.
+    std::fs::write(&file, two("all", "enforce") + "\nmode = 'monitor'").unwrap();
+    let reply = until(&harness, |reply| reply.generation == 2).await;
+    assert_eq!(resting(&reply)[..2], [true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_on_the_set_that_it_began_with_and_none_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("policies.toml");
