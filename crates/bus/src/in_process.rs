@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -17,10 +17,15 @@ use crate::endpoint::Endpoint;
 use crate::lease::Lease;
 use crate::{GATHERED_MAX, Undelivered, wire};
 
+/// Messages that a slow listener may lag behind; it then misses the oldest.
+const LISTENER_LAG_MAX: usize = 256;
+
 #[derive(Default)]
 pub(crate) struct InProcess {
     /// Those who answer a subject, the next to be asked first.
     endpoints: Mutex<HashMap<String, VecDeque<Listener>>>,
+    /// Those who listen to what is told on a subject.
+    told: Mutex<HashMap<&'static str, broadcast::Sender<Bytes>>>,
     leases: Arc<Leases>,
 }
 
@@ -87,6 +92,18 @@ impl InProcess {
             endpoints.remove(subject);
         }
         next
+    }
+
+    pub(crate) fn tell(&self, subject: &'static str, payload: Bytes) {
+        if let Some(listeners) = lock(&self.told).get(subject) {
+            // They may all have gone.
+            let _ = listeners.send(payload);
+        }
+    }
+
+    pub(crate) fn hear(&self, subject: &'static str) -> broadcast::Receiver<Bytes> {
+        let mut told = lock(&self.told);
+        told.entry(subject).or_insert_with(|| broadcast::channel(LISTENER_LAG_MAX).0).subscribe()
     }
 
     pub(crate) fn lease(&self, name: &str) -> Option<Lease> {

@@ -3,7 +3,8 @@
 //! [`Bus`] has two transports that keep the same promises (`tests/conformance.rs` runs against
 //! both): one inside the process, for `sluice` alone, and NATS, for a mesh. Several who answer the
 //! same call share it: each request goes to one of them. Bulk bytes never cross the bus; a message
-//! is bounded by [`MESSAGE_MAX`]. Events are told to whoever listens, and wait for nobody.
+//! is bounded by [`MESSAGE_MAX`]. Events, and what a [`Teller`] tells, are for whoever listens, and wait
+//! for nobody.
 //!
 //! A [`Bus`] is cheap to clone and may be used from any task. Handlers run as tasks of their own,
 //! at most [`Answer::in_flight`] at a time; one more is told "busy" at once, and waits nowhere.
@@ -14,6 +15,7 @@ mod events;
 mod in_process;
 mod lease;
 mod nats;
+mod told;
 mod wire;
 
 use std::future::Future;
@@ -25,6 +27,7 @@ use futures::StreamExt;
 use prost::Message;
 use proto::Call;
 use proto::subjects::EVENTS;
+use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -36,6 +39,7 @@ use nats::Nats;
 pub use events::{EventStream, Events};
 pub use lease::Lease;
 pub use nats::NatsConfig;
+pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 
 /// The way to all other services.
@@ -175,7 +179,33 @@ impl Bus {
             Transport::InProcess(_) => Ok(self.events.next()),
             Transport::Nats(bus) => {
                 let told = bus.subscribe(format!("{EVENTS}.*")).await?;
-                Ok(Box::pin(told.filter_map(|message| std::future::ready(events::decoded(&message.payload)))))
+                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::decoded(&message.payload)))))
+            }
+        }
+    }
+
+    /// A way to tell messages on `subject`.
+    pub fn teller(&self, subject: &'static str) -> Teller {
+        match &self.transport {
+            Transport::InProcess(bus) => Teller::in_process(bus.clone(), subject),
+            Transport::Nats(bus) => Teller::over_nats(bus.clone(), subject),
+        }
+    }
+
+    /// What everyone on this bus tells on `subject`, from when this returns. A listener that does not keep up misses some.
+    pub async fn listen_to<M>(&self, subject: &'static str) -> anyhow::Result<ToldStream<M>>
+    where
+        M: Message + Default + 'static,
+    {
+        match &self.transport {
+            Transport::InProcess(bus) => {
+                let told = BroadcastStream::new(bus.hear(subject));
+                let decoded = |payload: Result<Bytes, _>| payload.ok().and_then(|it| told::decoded(&it));
+                Ok(Box::pin(told.filter_map(move |payload| std::future::ready(decoded(payload)))))
+            }
+            Transport::Nats(bus) => {
+                let told = bus.subscribe(subject.to_owned()).await?;
+                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::decoded(&message.payload)))))
             }
         }
     }

@@ -156,6 +156,15 @@ impl Nats {
         }
     }
 
+    /// Like [`Nats::publish`], and waits until it was written to the server, so that the client's buffer never holds
+    /// more than one of these.
+    pub(crate) async fn hand_over(&self, subject: &'static str, payload: Bytes) {
+        self.publish(subject.to_owned(), payload).await;
+        if let Err(error) = self.client.flush().await {
+            tracing::debug!(%error, "publishing failed");
+        }
+    }
+
     /// All that is published on `subject`, which may be a pattern, from when this returns.
     pub(crate) async fn subscribe(&self, subject: String) -> anyhow::Result<Subscriber> {
         let subscriber = self.client.subscribe(subject.clone()).await;

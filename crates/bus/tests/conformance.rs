@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bus::{Answer, Answering, Bus, EventStream, MESSAGE_MAX, NatsConfig};
+use bus::{Answer, Answering, Bus, EventStream, MESSAGE_MAX, NatsConfig, ToldStream};
 use futures::StreamExt;
 use proto::{
     Event, EventKind, InspectReply, InspectRequest, LocateReply, LocateRequest, ReportReply, ReportRequest,
@@ -60,6 +60,7 @@ conformance! {
     leases_of_different_names_are_independent,
     events_reach_everyone_who_listens,
     an_event_needs_no_listener_and_is_kept,
+    what_is_told_reaches_everyone_who_listens_to_its_subject,
 }
 
 async fn connect(server: &testkit::Nats) -> Bus {
@@ -432,6 +433,47 @@ async fn an_event_needs_no_listener_and_is_kept(bus: Bus) {
     bus.events().tell(event("three"));
     let followed: Vec<Event> = tokio::time::timeout(SOON, following.take(3).collect()).await.unwrap();
     assert_eq!(reasons(&followed), ["one", "two", "three"]);
+}
+
+async fn what_is_told_reaches_everyone_who_listens_to_its_subject(bus: Bus) {
+    let teller = bus.teller("test.told");
+    assert!(teller.tell(&event("before")), "nobody has to listen");
+    let mut listeners: [ToldStream<Event>; 2] =
+        [bus.listen_to("test.told").await.unwrap(), bus.listen_to("test.told").await.unwrap()];
+    bus.teller("test.else").tell(&event("elsewhere"));
+    let large = Event { message: "x".repeat(MESSAGE_MAX), ..event("large") };
+    assert!(!teller.tell(&large), "it can reach nobody");
+    teller.clone().tell(&event("told"));
+    for listener in &mut listeners {
+        // On a network it may still be on its way when somebody begins to listen.
+        let mut told = std::pin::pin!(listener.filter(|told| std::future::ready(told.reason != "before")));
+        let told = tokio::time::timeout(SOON, told.next()).await.unwrap().unwrap();
+        assert_eq!(told, event("told"));
+    }
+}
+
+#[tokio::test]
+async fn telling_waits_for_no_server_and_says_what_is_lost() {
+    let mut server = testkit::Nats::start().unwrap();
+    let (here, there) = (connect(&server).await, connect(&server).await);
+    let mut listener: ToldStream<Event> = there.listen_to("test.told").await.unwrap();
+    let teller = here.teller("test.told");
+    server.kill().unwrap();
+    // Far more than wait anywhere.
+    let one = Event { message: "x".repeat(100_000), ..event("waits") };
+    let kept = (0..1_000).filter(|_| teller.tell(&one)).count();
+    assert!((10..100).contains(&kept), "{kept} were kept");
+    server.restart().unwrap();
+    let heard = async {
+        loop {
+            teller.tell(&event("after"));
+            let next = tokio::time::timeout(Duration::from_millis(200), listener.next()).await;
+            if next.is_ok_and(|told| told.unwrap().reason == "after") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, heard).await.expect("telling did not go on");
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{Stream, StreamExt};
-use prost::Message;
 use proto::Event;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -143,11 +142,4 @@ impl Shared {
         // It is whole after each of its methods.
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What came over a transport; what is no event is passed over.
-pub(crate) fn decoded(payload: &[u8]) -> Option<Event> {
-    Event::decode(payload)
-        .inspect_err(|error| tracing::debug!(%error, "something that is no event was published as one"))
-        .ok()
 }
