@@ -1,4 +1,4 @@
-//! Every request that crosses the bus: its subject, and the answer it promises; and the subjects of events.
+//! Every request that crosses the bus: its subject, and the answer it promises; and the subjects of what is only told.
 
 use crate as v1;
 
@@ -33,6 +33,7 @@ conversation! {
     "sluice.v1.policy.judge": JudgeRequest -> JudgeReply;
     "sluice.v1.policy.plan": PlanRequest -> PlanReply;
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply;
+    "sluice.v1.policy.record": RecordRequest -> RecordReply;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply;
     "sluice.v1.cache.refresh": RefreshRequest -> RefreshReply;
     "sluice.v1.cache.present": PresentRequest -> LocateReply;
@@ -40,6 +41,8 @@ conversation! {
 
 /// Events are told on `sluice.v1.event.<kind>`.
 pub const EVENTS: &str = "sluice.v1.event";
+/// Decisions of policies, each a `RecordedDecision`, for as long as somebody asks for them.
+pub const DECISIONS: &str = "sluice.v1.policy.decision";
 
 impl v1::EventKind {
     /// As users and subjects name it.

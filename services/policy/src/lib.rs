@@ -5,7 +5,7 @@
 //!            |          `-- plugin --> host    a fresh WebAssembly instance per call, within limits
 //!          watch                   `---> source   builtin, a file, or `remote`: a registry, with signatures
 //!                                verdict, plan, settings, breaker    pure: what answers mean, and what failures lead to
-//!                                record    what was decided, for `sluice policy replay`
+//!                                record    what was decided, for `sluice policy record` and `replay`
 //! trial --> set                  the same without a bus, for who writes policies
 //! ```
 //!
@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use host::Host;
-use record::Recorder;
+use record::Records;
 use service::Service;
 use set::Set;
 use source::Sources;
@@ -73,7 +73,7 @@ impl Policies {
         let sources = Sources::new(&config, shutdown.clone())?;
         let Config { file, set, limits, record, .. } = config;
         let total_time = limits.total_time;
-        let recorder = record.map(Recorder::new).transpose()?;
+        let records = Records::new(record, &bus)?;
         let file = file.map(|path| SetFile { path });
         let load = move || -> anyhow::Result<_> {
             let text = file.as_ref().map(SetFile::read).transpose()?;
@@ -88,7 +88,7 @@ impl Policies {
         let (host, sources, set, file) =
             tokio::task::spawn_blocking(load).await.context("loading the policies")??;
         tracing::info!(policies = set.shown().len(), pooled = host.is_pooled(), "loaded the policies");
-        let service = Arc::new(Service::new(host, sources, total_time, set, bus.events().clone(), recorder));
+        let service = Arc::new(Service::new(host, sources, total_time, set, bus.events().clone(), records));
         let answering = service.answer_all(&bus).await?;
         if let Some((file, loaded)) = file {
             tasks.spawn(watch::watch(service, file, loaded, shutdown));

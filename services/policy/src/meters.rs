@@ -12,7 +12,7 @@
 //! | `sluice_policy_log_lines_dropped_total` | `policy` | beyond what one call may log |
 //! | `sluice_policy_generation` | | of the set in use |
 //! | `sluice_policy_reloads_total` | `outcome` | `done`, `failed` |
-//! | `sluice_policy_unrecorded_total` | | decisions that could not be written down |
+//! | `sluice_policy_unrecorded_total` | | decisions that could not be written down, or told to `sluice policy record` |
 
 use proto::{Decision, Verdict};
 

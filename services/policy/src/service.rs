@@ -11,13 +11,14 @@ use bus::{Answer, Answering, Bus, Events};
 use proto::subjects::SET_LOADED;
 use proto::{
     Call, Event, EventKind, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest,
+    RecordReply, RecordRequest,
 };
 use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::config::SetConfig;
 use crate::host::{Facts, Host, Threads, plan};
-use crate::record::Recorder;
+use crate::record::Records;
 use crate::set::Set;
 use crate::source::Sources;
 use crate::{facts, meters};
@@ -40,7 +41,7 @@ pub(crate) struct Service {
     events: Events,
     /// Why the newest configuration is not in use.
     last_error: Mutex<Option<String>>,
-    recorder: Option<Arc<Recorder>>,
+    records: Records,
 }
 
 impl Service {
@@ -50,7 +51,7 @@ impl Service {
         total_time: Duration,
         set: Set,
         events: Events,
-        recorder: Option<Recorder>,
+        records: Records,
     ) -> Service {
         meters::loaded(set.generation());
         Service {
@@ -62,7 +63,7 @@ impl Service {
             current: RwLock::new(Arc::new(set)),
             events,
             last_error: Mutex::default(),
-            recorder: recorder.map(Arc::new),
+            records,
         }
     }
 
@@ -71,6 +72,7 @@ impl Service {
             self.answer(bus, Service::judge).await?,
             self.answer(bus, Service::plan).await?,
             self.answer(bus, Service::policies).await?,
+            self.answer(bus, Service::record).await?,
         ])
     }
 
@@ -90,15 +92,14 @@ impl Service {
 
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
         let asked = request.facts.ok_or_else(|| no_facts("judge"))?;
-        // Only what is written down is kept as it came.
-        let recorded = self.recorder.clone().map(|recorder| (recorder, asked.clone()));
+        let record = self.records.begin(&asked);
         let facts = facts::from_proto(asked);
         let (set, total_time) = (self.current(), self.total_time);
         let image = asked_about(&facts);
         let judge = move || {
             let reply = set.judge(&facts, Instant::now() + total_time);
-            if let Some((recorder, asked)) = recorded {
-                recorder.judged(asked, &reply);
+            if let Some(record) = record {
+                record.judged(&reply);
             }
             reply
         };
@@ -112,14 +113,14 @@ impl Service {
     async fn plan(self: Arc<Self>, request: PlanRequest) -> Result<PlanReply, Status> {
         let asked = request.facts.ok_or_else(|| no_facts("plan"))?;
         let profile = plan::Profile { starts: request.starts, chunks: request.chunks };
-        let recorded = self.recorder.clone().map(|recorder| (recorder, asked.clone()));
+        let record = self.records.begin(&asked);
         let facts = facts::from_proto(asked);
         let (set, total_time) = (self.current(), self.total_time);
         let image = asked_about(&facts);
         let plan = move || {
             let planned = set.plan(&facts, profile, Instant::now() + total_time);
-            if let Some((recorder, asked)) = recorded {
-                recorder.planned(asked, profile, planned.plan.as_ref());
+            if let Some(record) = record {
+                record.planned(profile, planned.plan.as_ref());
             }
             planned
         };
@@ -138,6 +139,10 @@ impl Service {
             last_error: self.last_error().clone().unwrap_or_default(),
             pooled: self.host.is_pooled(),
         })
+    }
+
+    async fn record(self: Arc<Self>, request: RecordRequest) -> Result<RecordReply, Status> {
+        Ok(self.records.tell(request))
     }
 
     /// Replaces the set by the one that `config` describes, or keeps it and says why. Blocks.

@@ -7,6 +7,7 @@ mod evolution;
 mod harness;
 mod hostile;
 mod load;
+mod recorded;
 mod refused;
 mod registry;
 mod sets;
