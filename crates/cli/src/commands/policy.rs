@@ -4,6 +4,7 @@ mod bench;
 mod new;
 mod pull;
 mod push;
+mod record;
 mod replay;
 mod sign;
 
@@ -35,6 +36,7 @@ Examples:
   sluice policy run mine.wasm --facts facts.json
   sluice policy run mine.wasm debian:12
   sluice policy bench mine.wasm
+  sluice policy record --output decisions          what a mesh decides from now on
   sluice policy replay decisions --plugin mine.wasm --as mine
   sluice policy push mine.wasm oci://registry.example/team/mine:1.0
 
@@ -52,6 +54,7 @@ pub enum PolicyCommand {
     /// Ask a plugin about an image; exit code 3 when it refuses
     Run(RunArgs),
     Bench(bench::BenchArgs),
+    Record(record::RecordArgs),
     Replay(replay::ReplayArgs),
     New(new::NewArgs),
     Push(push::PushArgs),
@@ -95,6 +98,7 @@ pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<Ex
         PolicyCommand::Check(plugin) => check(context, &plugin).await,
         PolicyCommand::Run(args) => ask(context, args).await,
         PolicyCommand::Bench(args) => bench::run(context, args).await,
+        PolicyCommand::Record(args) => Box::pin(record::run(context, args)).await,
         PolicyCommand::Replay(args) => replay::run(context, args).await,
         PolicyCommand::New(args) => new::run(context, args),
         PolicyCommand::Push(args) => push::run(context, args).await,

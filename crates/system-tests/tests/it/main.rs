@@ -19,6 +19,7 @@ mod mixed;
 mod policies;
 mod policy_registry;
 mod reboot;
+mod recording;
 mod restarts;
 mod snapshotter;
 mod surviving;

@@ -24,13 +24,14 @@ const LINE_MAX: u64 = 4 * 1024 * 1024;
 #[command(after_help = "\
 Examples:
   sluice --set policy.record.file=/var/log/sluice/decisions serve
-                                                 write decisions down (also by the policy service)
+                                                 write decisions down (also by the policy service);
+                                                 of services that run: sluice policy record
   sluice policy replay /var/log/sluice/decisions --plugin mine.wasm --as mine
                                                  what would the new version of `mine` have said?
   sluice --config new.toml policy replay /var/log/sluice/decisions
                                                  and the whole policy set of other settings?")]
 pub struct ReplayArgs {
-    /// What `policy.record.file` names, and the file of the same name with .1 before it
+    /// What `sluice policy record` wrote; what `policy.record.file` names, and the file of the same name with .1 before it
     #[arg(required = true, value_name = "RECORD")]
     records: Vec<PathBuf>,
     /// Ask this plugin instead of the policy set of the settings
