@@ -59,6 +59,7 @@ pub mod containerd {
     pub use services::images::v1 as images;
     pub use services::snapshots::v1 as snapshots;
 }
+mod pairs;
 pub mod placement;
 pub mod signed;
 pub mod subjects;

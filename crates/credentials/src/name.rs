@@ -21,6 +21,11 @@ pub(crate) struct Name {
     suffix: String,
 }
 
+/// A registry reference with everything that a short name leaves out; none: this names no image of a registry.
+pub fn whole_name(text: &str) -> Option<String> {
+    Name::parse(text).map(|name| name.whole())
+}
+
 impl Name {
     /// None: this names no image of a registry.
     pub(crate) fn parse(text: &str) -> Option<Name> {

@@ -10,6 +10,7 @@
 //! what entered, so that the same layers always give the same bytes.
 
 pub mod chain;
+pub mod config;
 pub mod digest;
 pub mod encoding;
 pub mod erofs;
@@ -23,6 +24,7 @@ pub mod scan;
 pub mod tar;
 
 pub use chain::chain_ids;
+pub use config::ImageConfig;
 pub use digest::Digest;
 pub use map::Map;
 pub use profile::Profile;

@@ -115,14 +115,12 @@ impl Config {
 
     /// The node, as policies are told of it.
     pub(crate) fn asker(&self, project: &str) -> AskerFacts {
-        let labels =
-            self.labels.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() });
         AskerFacts {
             project: project.to_owned(),
             node: self.node.clone(),
             region: self.region.clone(),
             pool: self.pool.clone(),
-            labels: labels.collect(),
+            labels: Pair::bounded(self.labels.clone()),
         }
     }
 

@@ -5,11 +5,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use image::ImageConfig;
 use proto::{
     AskerFacts, Decision, Facts, ImageFacts, InspectLayer, JudgeReply, JudgeRequest, LayerFacts, Pair,
     Verdict,
 };
-use serde::Deserialize;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -18,8 +18,6 @@ use super::inspect::layers;
 use crate::config::{Judging, Unanswered};
 use crate::source::{Found, ImageName};
 
-/// Labels and annotations that policies are told, of each kind: in bytes, names and values together.
-const PAIRS_BYTES_MAX: usize = 64 * 1024;
 /// In error details, who says why an image cannot stream.
 const ERROR_DOMAIN: &str = "policy.sluice";
 /// Reason codes of our own, beside those of policies.
@@ -164,7 +162,7 @@ fn facts(judging: &Judging, name: &ImageName, found: &Found, asker: &Asker<'_>) 
             node: asker.node.to_owned(),
             region: said.region.or_else(|| judging.region.clone()),
             pool: said.pool,
-            labels: bounded(said.labels.into_iter().map(|pair| (pair.name, pair.value))),
+            labels: Pair::bounded(said.labels.into_iter().map(|pair| (pair.name, pair.value))),
         }),
         registry_region: judging.region_of(registry),
         now_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
@@ -179,7 +177,7 @@ fn image_facts(name: &ImageName, found: &Found) -> ImageFacts {
         }
         _ => ("", "", None),
     };
-    let config: Config = serde_json::from_slice(&found.config).unwrap_or_default();
+    let config = ImageConfig::read(&found.config);
     let layers: Vec<InspectLayer> = layers(found, &vec![false; found.layers.len()], None);
     let compressed_bytes = layers.iter().filter(|layer| !layer.duplicate).map(|layer| layer.size).sum();
     ImageFacts {
@@ -193,9 +191,9 @@ fn image_facts(name: &ImageName, found: &Found) -> ImageFacts {
         config_digest: found.config_digest.clone(),
         platform: Some(found.platform.clone()),
         layers: layers.into_iter().map(layer_facts).collect(),
-        labels: bounded(config.config.labels.unwrap_or_default()),
-        annotations: bounded(found.annotations.clone()),
-        created_ms: config.created.as_deref().and_then(milliseconds),
+        labels: Pair::bounded(config.labels),
+        annotations: Pair::bounded(found.annotations.clone()),
+        created_ms: config.created_ms,
         compressed_bytes,
     }
 }
@@ -210,37 +208,6 @@ fn layer_facts(layer: InspectLayer) -> LayerFacts {
         duplicate: layer.duplicate,
         encrypted: layer.encrypted,
     }
-}
-
-/// As many pairs as fit: an image may have megabytes of labels, and a message has room for one.
-fn bounded(pairs: impl IntoIterator<Item = (String, String)>) -> Vec<Pair> {
-    let mut bytes = 0;
-    let pairs = pairs.into_iter().map(|(name, value)| Pair { name, value });
-    let fits = |pair: &Pair| {
-        bytes += pair.name.len() + pair.value.len();
-        bytes <= PAIRS_BYTES_MAX
-    };
-    pairs.take_while(fits).collect()
-}
-
-/// What of an image's config policies are told. Anything that is not as it should be is left out.
-#[derive(Default, Deserialize)]
-struct Config {
-    #[serde(default)]
-    created: Option<String>,
-    #[serde(default)]
-    config: Inner,
-}
-
-#[derive(Default, Deserialize)]
-struct Inner {
-    #[serde(default, rename = "Labels")]
-    labels: Option<std::collections::BTreeMap<String, String>>,
-}
-
-fn milliseconds(time: &str) -> Option<u64> {
-    let time = humantime::parse_rfc3339_weak(time).ok()?;
-    u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }
 
 #[cfg(test)]
@@ -298,12 +265,5 @@ mod tests {
         assert_eq!((image.tag.as_deref(), image.created_ms), (Some("1"), Some(1_767_225_600_500)));
         assert_eq!((image.labels[0].name.as_str(), image.annotations[0].value.as_str()), ("x", "b"));
         assert_eq!(facts.asker.unwrap().region.as_deref(), Some("eu-1"));
-    }
-
-    #[test]
-    fn labels_beyond_a_bound_are_left_out() {
-        let labels = (0..1_000).map(|number| (number.to_string(), "x".repeat(1_000)));
-        let kept = bounded(labels);
-        assert!(kept.len() > 10 && kept.len() < 70, "{}", kept.len());
     }
 }

@@ -35,27 +35,15 @@ pub(super) fn rank(wanted: &Platform, offered: &Platform) -> Option<u32> {
 
 /// As a document has it, in the usual spelling; none when it does not say.
 pub(super) fn stated(field: &PlatformField) -> Option<Platform> {
-    let known = |text: &str| !text.is_empty() && text != "unknown";
-    (known(&field.os) && known(&field.architecture))
-        .then(|| normalised(&field.os, &field.architecture, &field.variant))
+    image::config::Platform::stated(&field.os, &field.architecture, &field.variant).map(from_config)
 }
 
 fn normalised(os: &str, architecture: &str, variant: &str) -> Platform {
-    let os = os.to_ascii_lowercase();
-    let architecture = architecture.to_ascii_lowercase();
-    let variant = variant.to_ascii_lowercase();
-    let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
-        ("x86_64" | "x86-64" | "amd64", "" | "v1") => ("amd64", ""),
-        ("x86_64" | "x86-64" | "amd64", variant) => ("amd64", variant),
-        ("aarch64" | "arm64", "" | "8" | "v8") => ("arm64", ""),
-        ("aarch64" | "arm64", variant) => ("arm64", variant),
-        ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
-        ("armel", _) | ("arm", "6") => ("arm", "v6"),
-        ("arm", "5") => ("arm", "v5"),
-        ("i386" | "i686" | "x86" | "386", _) => ("386", ""),
-        (architecture, variant) => (architecture, variant),
-    };
-    Platform { os, architecture: architecture.to_owned(), variant: variant.to_owned() }
+    from_config(image::config::Platform::spelled(os, architecture, variant))
+}
+
+fn from_config(platform: image::config::Platform) -> Platform {
+    Platform { os: platform.os, architecture: platform.architecture, variant: platform.variant }
 }
 
 /// The number in `v8`. No variant is the oldest one.

@@ -76,7 +76,7 @@ impl Images {
                 // In memory or not, it is known here: containers may stand on it.
                 let claim = if earlier.is_some() { Claim::Kept } else { Claim::New };
                 self.node.room.take(&manifest, record.map.plain_len, claim).await?;
-                if let Err(error) = self.load(&record, &content, profile, asked).await {
+                if let Err(error) = self.load(request, &record, &content, profile, asked).await {
                     self.unload(&manifest);
                     return Err(error);
                 }
@@ -107,6 +107,7 @@ impl Images {
     /// Tree and map to the disk, objects known to the remote file system, download begun.
     async fn load(
         &self,
+        request: &ResolveRequest,
         record: &ImageRecord,
         content: &Content,
         profile: Profile,
@@ -120,8 +121,8 @@ impl Images {
             Ok(())
         };
         let begin = async {
-            let (map, plan) =
-                tokio::join!(self.map(record.map, content), Box::pin(self.plan(record, &profile)));
+            let plan = Box::pin(self.plan(request, record, &profile));
+            let (map, plan) = tokio::join!(self.map(record.map, content), plan);
             let map = map?;
             let prefetch = match plan {
                 Some(plan) => {

@@ -15,6 +15,7 @@
 mod bring;
 mod claim;
 mod evict;
+mod facts;
 mod find;
 mod grants;
 mod mount;

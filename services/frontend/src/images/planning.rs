@@ -3,14 +3,15 @@
 //! A start waits for nobody: when no plan comes within a short while, what earlier starts read is fetched in its order, and
 //! everything else in the background.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use image::{Digest, ImageRecord, Map, Profile};
 use proto::plan_item::Item;
 use proto::plan_reply::Mode;
-use proto::{AskerFacts, Facts, ImageFacts, LayerFacts, PlanItem, PlanReply, PlanRequest};
+use proto::{PlanItem, PlanReply, PlanRequest, ResolveRequest};
 
 use super::Images;
+use super::facts::facts;
 use crate::downloads::Prefetch;
 
 /// How long a plan may take: it is asked for while the map is fetched, so mostly nobody waits for it.
@@ -18,10 +19,15 @@ const PLAN_WAIT: Duration = Duration::from_millis(300);
 
 impl Images {
     /// The policies' plan. None: nobody answers in time, or no policy has one.
-    pub(super) async fn plan(&self, record: &ImageRecord, profile: &Profile) -> Option<PlanReply> {
+    pub(super) async fn plan(
+        &self,
+        asked: &ResolveRequest,
+        record: &ImageRecord,
+        profile: &Profile,
+    ) -> Option<PlanReply> {
         let config = &self.node.config;
         let request = PlanRequest {
-            facts: Some(facts(record, config.asker(&record.project))),
+            facts: Some(facts(asked, record, config.asker(&record.project))),
             starts: profile.starts,
             chunks: u32::try_from(profile.chunks.len()).unwrap_or(u32::MAX),
         };
@@ -76,55 +82,6 @@ pub(super) fn prefetch(plan: PlanReply, files: &[Option<Digest>], profile: &Prof
     Prefetch { chunks, background, bandwidth: plan.bandwidth }
 }
 
-fn facts(record: &ImageRecord, asker: AskerFacts) -> Facts {
-    Facts {
-        image: Some(image_facts(record)),
-        asker: Some(asker),
-        now_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
-        ..Facts::default()
-    }
-}
-
-/// As far as the image's record tells; the fetcher's facts are the same and more.
-fn image_facts(record: &ImageRecord) -> ImageFacts {
-    let reference = record.references.first().cloned().unwrap_or_default();
-    let (registry, repository, tag) = parts(&reference);
-    let mut seen = std::collections::HashSet::new();
-    let layer = |layer: &image::record::LayerRef| LayerFacts {
-        digest: layer.digest.clone(),
-        diff_id: layer.diff_id.clone(),
-        media_type: layer.media_type.clone(),
-        size: layer.size,
-        empty: layer.entries == 0,
-        duplicate: !seen.insert(layer.digest.clone()),
-        encrypted: false,
-    };
-    let layers: Vec<LayerFacts> = record.layers.iter().map(layer).collect();
-    ImageFacts {
-        compressed_bytes: layers.iter().filter(|layer| !layer.duplicate).map(|layer| layer.size).sum(),
-        layers,
-        manifest_digest: record.manifest_digest.clone(),
-        schema_version: 2,
-        registry,
-        repository,
-        tag,
-        reference,
-        ..ImageFacts::default()
-    }
-}
-
-/// Registry, repository and tag of a reference in full; of local images none.
-fn parts(reference: &str) -> (String, String, Option<String>) {
-    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
-    let local = reference.starts_with("oci:") || reference.starts_with("docker-archive:");
-    let Some((registry, path)) = name.split_once('/').filter(|_| !local) else { return Default::default() };
-    let (repository, tag) = match path.split_once(':') {
-        Some((repository, tag)) => (repository, Some(tag.to_owned())),
-        None => (path, None),
-    };
-    (registry.to_owned(), repository.to_owned(), tag)
-}
-
 #[cfg(test)]
 mod tests {
     use proto::plan_item::ChunkRun;
@@ -167,16 +124,5 @@ mod tests {
         let beyond = plan(Mode::ListedOnly, &[(1, u32::MAX), (7, 9), (u32::MAX, u32::MAX)]);
         let planned = prefetch(beyond, &[], &sample.profile([2, 3]), &sample.map);
         assert_eq!(positions(&sample, &planned.chunks), [3]);
-    }
-
-    #[test]
-    fn references_are_taken_apart() {
-        let expect = |reference: &str, registry: &str, repository: &str, tag: Option<&str>| {
-            assert_eq!(parts(reference), (registry.into(), repository.into(), tag.map(str::to_owned)));
-        };
-        expect("docker.io/library/debian:12", "docker.io", "library/debian", Some("12"));
-        expect("host:5000/app@sha256:12", "host:5000", "app", None);
-        expect("host:5000/app:1@sha256:12", "host:5000", "app", Some("1"));
-        expect("oci:/srv/a:b", "", "", None);
     }
 }
