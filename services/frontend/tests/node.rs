@@ -307,6 +307,16 @@ async fn what_a_start_read_is_prefetched_for_the_next_image_of_the_repository() 
     two.stop().await;
 }
 
+/// Answers for a policy that lists these paths, and nothing else.
+async fn plans(mesh: &Mesh, paths: &[&str]) -> bus::Answering {
+    let item = |path: &&str| PlanItem { item: Some(Item::Path((*path).to_owned())) };
+    let items = paths.iter().map(item).collect();
+    let plan = PlanReply { mode: Mode::ListedOnly.into(), items, ..PlanReply::default() };
+    let answer = bus::Answer { in_flight: 4, instance: None };
+    let planning = move |_: PlanRequest| std::future::ready(Ok(plan.clone()));
+    mesh.bus.answer(answer, planning).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_may_name_files_by_their_paths() {
     let mut mesh = Mesh::start().await;
@@ -314,12 +324,7 @@ async fn a_plan_may_name_files_by_their_paths() {
     let target = mesh.target("root");
     // By a link, by its name, inline, and two that lead nowhere: out of the tree there is nothing.
     let paths = ["link", "/large", "etc/inline", "../../../etc/passwd", "etc/none"];
-    let item = |path: &str| PlanItem { item: Some(Item::Path(path.to_owned())) };
-    let plan =
-        PlanReply { mode: Mode::ListedOnly.into(), items: paths.map(item).to_vec(), ..PlanReply::default() };
-    let answer = bus::Answer { in_flight: 4, instance: None };
-    let planning = move |_: PlanRequest| std::future::ready(Ok(plan.clone()));
-    let _planning = mesh.bus.answer(answer, planning).await.unwrap();
+    let _planning = plans(&mesh, &paths).await;
     let mut node = mesh.node("node", |_| ()).await.unwrap();
     node.mount(mesh.request("one", &target)).await.unwrap();
     // `small` stands in one chunk with its neighbours; `large` is the most of the image.
@@ -333,6 +338,32 @@ async fn a_plan_may_name_files_by_their_paths() {
     }
     let progress = node.image(&manifest).await.unwrap().progress.unwrap();
     assert_eq!((progress.demand_bytes, progress.complete), (0, false), "only what was listed: {progress:?}");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_may_name_a_folder_for_all_files_below_it() {
+    let mut mesh = Mesh::start().await;
+    let files = ["lib/one", "lib/sub/two", "other"];
+    let tar = files.iter().fold(Tarball::new(), |tar, name| tar.file(name, &noise(name, 1_500_000)));
+    let manifest = mesh.image("one", tar.finish());
+    let target = mesh.target("root");
+    let _planning = plans(&mesh, &["lib/"]).await;
+    let mut node = mesh.node("node", |_| ()).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    let has = |image: &proto::NodeImage| {
+        image.progress.as_ref().is_some_and(|progress| progress.bytes_local >= 3_000_000)
+    };
+    node.until(&manifest, has).await;
+    for name in &files[..2] {
+        assert_eq!(read(target.join(name)).await.unwrap(), noise(name, 1_500_000));
+    }
+    let progress = node.image(&manifest).await.unwrap().progress.unwrap();
+    assert_eq!(
+        (progress.demand_bytes, progress.bytes_local),
+        (0, 3_000_000),
+        "only the folder: {progress:?}"
+    );
     node.stop().await;
 }
 

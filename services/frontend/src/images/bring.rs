@@ -141,14 +141,14 @@ impl Images {
         tokio::try_join!(tree, begin).map(|_| ())
     }
 
-    /// The objects of the files that a plan names. A path that leads nowhere is no mistake: the policy may know another
+    /// The objects of the files and folders that a plan names. A path that leads nowhere is no mistake: the policy may know another
     /// version of the image.
     async fn planned_files(
         &self,
         plan: &PlanReply,
         tree: IndexRef,
         when_tree_is_here: oneshot::Receiver<()>,
-    ) -> Result<Vec<Option<Digest>>, Status> {
+    ) -> Result<Vec<Vec<Digest>>, Status> {
         let paths = planning::paths(plan);
         if paths.is_empty() || when_tree_is_here.await.is_err() {
             return Ok(Vec::new());

@@ -3,8 +3,10 @@
 //! A start waits for nobody: when no plan comes within a short while, what earlier starts read is fetched in its order, and
 //! everything else in the background.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use image::limits::PROFILE_CHUNKS_MAX;
 use image::{Digest, ImageRecord, Map, Profile};
 use proto::plan_item::Item;
 use proto::plan_reply::Mode;
@@ -16,6 +18,9 @@ use crate::downloads::Prefetch;
 
 /// How long a plan may take: it is asked for while the map is fetched, so mostly nobody waits for it.
 const PLAN_WAIT: Duration = Duration::from_millis(300);
+/// Chunks that a plan's list comes to, repeats included: twice those of the longest profile, and 128 GiB of large files. What is
+/// beyond is passed over.
+const LISTED_MAX: usize = 2 * PROFILE_CHUNKS_MAX;
 
 impl Images {
     /// The policies' plan. None: nobody answers in time, or no policy has one.
@@ -50,34 +55,33 @@ pub(super) fn paths(plan: &PlanReply) -> Vec<String> {
     plan.items.iter().filter_map(path).collect()
 }
 
-/// What a plan means for this image; `files`: the object of each path that it names, if there is one.
-pub(super) fn prefetch(plan: PlanReply, files: &[Option<Digest>], profile: &Profile, map: &Map) -> Prefetch {
+/// What a plan means for this image; `files`: the objects of each path that it names.
+pub(super) fn prefetch(plan: PlanReply, files: &[Vec<Digest>], profile: &Profile, map: &Map) -> Prefetch {
     let mode = plan.mode();
     let mut files = files.iter();
-    let mut listed = Vec::new();
-    for item in plan.items {
-        match item.item {
+    let chunks_of = |object: &Digest| {
+        let slices = map.place(object).into_iter().flat_map(|place| map.slices(place, 0..place.len));
+        slices.map(|slice| map.chunks[slice.chunk as usize].digest)
+    };
+    let of_item = |item: &PlanItem| -> Box<dyn Iterator<Item = Digest>> {
+        match &item.item {
             Some(Item::Chunks(run)) => {
                 let (first, count) = (run.first as usize, run.count as usize);
-                listed.extend(profile.chunks.iter().skip(first).take(count).copied());
+                Box::new(profile.chunks.iter().skip(first).take(count).copied())
             }
-            Some(Item::Path(_)) => {
-                let place = files.next().copied().flatten().and_then(|object| map.place(&object));
-                let slices = place.into_iter().flat_map(|place| map.slices(place, 0..place.len));
-                listed.extend(slices.map(|slice| map.chunks[slice.chunk as usize].digest));
-            }
-            None => {}
+            Some(Item::Path(_)) => Box::new(files.next().into_iter().flatten().flat_map(chunks_of)),
+            None => Box::new(std::iter::empty()),
         }
-    }
-    let listed = listed.into_iter();
+    };
+    let listed = plan.items.iter().flat_map(of_item).take(LISTED_MAX);
     let everything = map.chunks.iter().map(|chunk| chunk.digest);
-    let mut once = std::collections::HashSet::new();
-    let mut chunks: Vec<Digest> = match mode {
-        Mode::ListedThenRest | Mode::ListedOnly => listed.collect(),
-        Mode::Everything => listed.chain(everything).collect(),
+    let mut seen = HashSet::new();
+    let once = |chunk: &Digest| seen.insert(*chunk);
+    let chunks: Vec<Digest> = match mode {
+        Mode::ListedThenRest | Mode::ListedOnly => listed.filter(once).collect(),
+        Mode::Everything => listed.chain(everything).filter(once).collect(),
         Mode::Nothing => Vec::new(),
     };
-    chunks.retain(|chunk| once.insert(*chunk));
     let background = matches!(mode, Mode::ListedThenRest | Mode::Everything);
     Prefetch { chunks, background, bandwidth: plan.bandwidth }
 }
@@ -124,5 +128,30 @@ mod tests {
         let beyond = plan(Mode::ListedOnly, &[(1, u32::MAX), (7, 9), (u32::MAX, u32::MAX)]);
         let planned = prefetch(beyond, &[], &sample.profile([2, 3]), &sample.map);
         assert_eq!(positions(&sample, &planned.chunks), [3]);
+    }
+
+    #[tokio::test]
+    async fn files_bring_the_chunks_of_all_their_objects() {
+        let sample = Site::new(0).await.sample(1, 6, 6).await;
+        let of = |at: usize| sample.map.objects[at].digest;
+        let path = |path: &str| PlanItem { item: Some(Item::Path(path.to_owned())) };
+        let items = ["folder/", "none", "file"].map(path).to_vec();
+        let named = PlanReply { mode: Mode::ListedOnly.into(), items, ..PlanReply::default() };
+        let files = [vec![of(3), of(1), of(3)], vec![], vec![of(0), Digest::of(b"of another image")]];
+        let planned = prefetch(named, &files, &sample.profile([]), &sample.map);
+        let place = |at: usize| sample.map.objects[at].first_chunk as usize;
+        let mut expected: Vec<usize> = [3, 1, 0].map(place).to_vec();
+        expected.dedup();
+        assert_eq!(positions(&sample, &planned.chunks), expected);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_repeats_itself_costs_no_more_than_a_bound() {
+        let sample = Site::new(0).await.sample(1, 6, 6).await;
+        let profile = sample.profile((0..6).cycle().take(100_000));
+        let begun = std::time::Instant::now();
+        let planned = prefetch(plan(Mode::ListedOnly, &[(0, u32::MAX); 10_000]), &[], &profile, &sample.map);
+        assert_eq!(positions(&sample, &planned.chunks), [0, 1, 2, 3, 4, 5]);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }

@@ -99,14 +99,14 @@ impl Mounts {
         tree::mount(file, &point)
     }
 
-    /// The objects that files of a mounted tree are; see [`named::objects`].
+    /// The objects that files of a mounted tree are, and all files of a folder; see [`named::objects`].
     pub(crate) fn objects_named(
         &self,
         tree: &Digest,
         paths: &[String],
-    ) -> Result<Vec<Option<Digest>>, MountError> {
+    ) -> Result<Vec<Vec<Digest>>, MountError> {
         let point = self.tree_point(tree);
-        let objects = named::objects(&point, paths);
+        let objects = named::objects(&point, paths, named::ENTRIES_MAX);
         objects.map_err(|errno| MountError::kernel("open the tree", &point, errno.into()))
     }
 

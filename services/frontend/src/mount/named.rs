@@ -1,31 +1,77 @@
 //! Which objects files of a tree are, by their paths: the kernel walks the tree that it has mounted anyway.
 
+use std::fs::{self, DirEntry};
+use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::Digest;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 
 /// Where a tree says which object a file is.
 const REDIRECT: &str = "trusted.overlay.redirect";
 /// `/ab/cdef…`, and one byte more, so that a longer one is noticed.
 const REDIRECT_MAX: usize = 67;
+/// Entries of folders that are looked at for one plan: it may name the root of an image that has millions, and often. What is
+/// beyond is passed over.
+pub(super) const ENTRIES_MAX: usize = 100_000;
 
-/// The object of each path, from the root of the tree that is mounted at `tree`. None: there is no such file, or it is so
-/// small that it stands in the tree. Links are followed, and never lead out of the tree.
-pub(super) fn objects(tree: &Path, paths: &[String]) -> rustix::io::Result<Vec<Option<Digest>>> {
+/// The objects of each path, from the root of the tree that is mounted at `tree`; of a folder those of all regular files below
+/// it, in the order of their names. None where there is no such file, or where it is so small that it stands in the tree. Links
+/// that a path goes through are followed, and never lead out of the tree; those that a folder holds are not.
+pub(super) fn objects(
+    tree: &Path,
+    paths: &[String],
+    mut entries_left: usize,
+) -> rustix::io::Result<Vec<Vec<Digest>>> {
     let root =
         rustix::fs::openat(CWD, tree, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(paths.iter().map(|path| object(&root, path)).collect())
+    Ok(paths.iter().map(|path| named(&root, path, &mut entries_left).unwrap_or_default()).collect())
 }
 
-fn object(root: &OwnedFd, path: &str) -> Option<Digest> {
+fn named(root: &OwnedFd, path: &str, entries_left: &mut usize) -> rustix::io::Result<Vec<Digest>> {
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     // Only looked at: opening a device or a pipe would do something.
-    let file = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside).ok()?;
+    let file = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
+    let this = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::Directory => Ok(below(this, entries_left)),
+        _ => Ok(object(&this).into_iter().collect()),
+    }
+}
+
+/// Without recursion: how deep folders are nested is the image's choice. Nobody can put a link in a folder's place meanwhile,
+/// since trees never change.
+fn below(folder: PathBuf, entries_left: &mut usize) -> Vec<Digest> {
+    let mut objects = Vec::new();
+    let mut next = vec![(folder, true)];
+    while let Some((path, is_folder)) = next.pop() {
+        if is_folder {
+            let mut inside = entries(&path, entries_left);
+            // What comes first is to be taken first, from the end.
+            inside.sort_unstable_by(|one, other| other.cmp(one));
+            next.append(&mut inside);
+        } else {
+            objects.extend(object(&path));
+        }
+    }
+    objects
+}
+
+/// The regular files and the folders in a folder, and which of the two each is.
+fn entries(folder: &Path, entries_left: &mut usize) -> Vec<(PathBuf, bool)> {
+    let Ok(all) = fs::read_dir(folder) else { return Vec::new() };
+    let of_use = |entry: io::Result<DirEntry>| {
+        let entry = entry.ok()?;
+        let kind = entry.file_type().ok()?;
+        (kind.is_dir() || kind.is_file()).then(|| (entry.path(), kind.is_dir()))
+    };
+    all.take(*entries_left).inspect(|_| *entries_left -= 1).filter_map(of_use).collect()
+}
+
+fn object(file: &Path) -> Option<Digest> {
     let mut value = [0; REDIRECT_MAX];
-    let this = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let length = rustix::fs::getxattr(this, REDIRECT, &mut value).ok()?;
+    let length = rustix::fs::getxattr(file, REDIRECT, &mut value).ok()?;
     let (head, rest) = std::str::from_utf8(&value[..length]).ok()?.strip_prefix('/')?.split_once('/')?;
     format!("{head}{rest}").parse().ok()
 }

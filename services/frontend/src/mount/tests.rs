@@ -30,7 +30,18 @@ impl Scratch {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join(state);
         let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
-        let tar = Tarball::new().file("etc/name", b"small").file("big", &content).file("null", b"").finish();
+        let tar = Tarball::new()
+            .file("etc/name", b"small")
+            .file("big", &content)
+            .file("null", b"")
+            .file("lib/b/last", &content[3..])
+            .file("lib/a/z", &content[1..])
+            .file("lib/a/y", &content)
+            .file("lib/b-first", &content[2..])
+            .symlink("lib/a/out", "../../big")
+            .symlink("lib/up", "..")
+            .symlink("etc/lib", "/../lib")
+            .finish();
         let mut scanner = LayerScanner::new(ScanLimits::default());
         scanner.push::<ScanError>(&tar, &mut |_| Ok(())).unwrap();
         let mut layer = scanner.finish::<ScanError>(&mut |_| Ok(())).unwrap();
@@ -110,6 +121,39 @@ fn a_file_that_was_opened_while_its_object_was_missing_becomes_local() {
     // What a process has open stays what it was.
     assert_eq!(fs::read(roots[1].join("big")).unwrap(), scratch.content);
     drop(open);
+}
+
+#[test]
+fn paths_name_files_and_all_that_is_below_a_folder() {
+    let scratch = Scratch::new();
+    scratch.mounts.add_tree(&scratch.tree, &scratch.folder.path().join("tree.erofs")).unwrap();
+    let named = |paths: &[&str]| {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+        scratch.mounts.objects_named(&scratch.tree, &paths).unwrap()
+    };
+    let object = |from: usize| Digest::of(&scratch.content[from..]);
+    // In the order of their names, links left out.
+    let lib = [0, 1, 3, 2].map(object).to_vec();
+    assert_eq!(named(&["big", "lib", "lib/", "etc/lib"]), [vec![object(0)], lib.clone(), lib.clone(), lib]);
+    // Small, a device, not there, not a folder, outside, and a link to nowhere but the root.
+    let nothing = named(&["etc/name", "etc", "null", "none", "big/", "../../../../etc/passwd", "lib/a\0"]);
+    assert!(nothing.iter().take(5).all(Vec::is_empty) && nothing[5].is_empty(), "{nothing:?}");
+    let root = [0, 0, 1, 3, 2].map(object);
+    assert_eq!(named(&["/", "..", "lib/up"]), [root; 3]);
+}
+
+#[test]
+fn of_folders_no_more_is_looked_at_than_a_bound() {
+    let scratch = Scratch::new();
+    scratch.mounts.add_tree(&scratch.tree, &scratch.folder.path().join("tree.erofs")).unwrap();
+    let point = scratch.mounts.tree_point(&scratch.tree);
+    let paths = ["lib", "lib", "big"].map(str::to_owned);
+    let count =
+        |bound| named::objects(&point, &paths, bound).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(count(named::ENTRIES_MAX), [4, 4, 1]);
+    // The first folder and those in it have eight entries; files by themselves cost none.
+    assert_eq!(count(8), [4, 0, 1]);
+    assert_eq!(count(0), [0, 0, 1]);
 }
 
 #[test]
