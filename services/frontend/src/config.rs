@@ -113,6 +113,11 @@ impl Config {
             .map_or_else(|| reservation::budget(reservation::node_memory()), |budget| budget.as_u64())
     }
 
+    /// Bytes a second of the background; none: no cap.
+    pub(crate) fn background_cap(&self) -> Option<u64> {
+        Some(self.background_bandwidth.as_u64()).filter(|rate| *rate > 0)
+    }
+
     /// The node, as policies are told of it.
     pub(crate) fn asker(&self, project: &str) -> AskerFacts {
         AskerFacts {

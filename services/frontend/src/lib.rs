@@ -174,7 +174,7 @@ fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(O
 fn download_options(config: &Config) -> downloads::Options {
     downloads::Options {
         background: config.background,
-        background_bandwidth: Some(config.background_bandwidth.as_u64()).filter(|rate| *rate > 0),
+        background_bandwidth: config.background_cap(),
         disk_budget: Some(config.disk_budget.as_u64()),
         buffers: downloads::Buffers::within(config.memory_budget()),
         ..downloads::Options::default()

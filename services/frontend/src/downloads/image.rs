@@ -46,7 +46,7 @@ pub struct Prefetch {
     pub chunks: Vec<Digest>,
     /// Everything else follows, when the node has backgrounds at all.
     pub background: bool,
-    /// Stored bytes a second of this image's background, below the node's own cap.
+    /// Stored bytes a second of this image's background, below the node's own cap. `chunks` are not held back.
     pub bandwidth: Option<u64>,
 }
 

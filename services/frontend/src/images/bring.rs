@@ -127,7 +127,8 @@ impl Images {
             let prefetch = match plan {
                 Some(plan) => {
                     let files = self.planned_files(&plan, record.tree, when_tree_is_here).await?;
-                    planning::prefetch(plan, &files, &profile, &map)
+                    let capped = self.node.config.background_cap().is_some();
+                    planning::prefetch(plan, &files, capped, &profile, &map)
                 }
                 None => Prefetch::learned(&profile),
             };

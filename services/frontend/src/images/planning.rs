@@ -55,9 +55,19 @@ pub(super) fn paths(plan: &PlanReply) -> Vec<String> {
     plan.items.iter().filter_map(path).collect()
 }
 
-/// What a plan means for this image; `files`: the objects of each path that it names.
-pub(super) fn prefetch(plan: PlanReply, files: &[Vec<Digest>], profile: &Profile, map: &Map) -> Prefetch {
-    let mode = plan.mode();
+/// What a plan means for this image; `files`: the objects of each path that it names; `capped`: the node has a limit of
+/// bandwidth. A limit is of the background, so under one everything that is not listed is left to that.
+pub(super) fn prefetch(
+    plan: PlanReply,
+    files: &[Vec<Digest>],
+    capped: bool,
+    profile: &Profile,
+    map: &Map,
+) -> Prefetch {
+    let mode = match plan.mode() {
+        Mode::Everything if capped || plan.bandwidth.is_some() => Mode::ListedThenRest,
+        mode => mode,
+    };
     let mut files = files.iter();
     let chunks_of = |object: &Digest| {
         let slices = map.place(object).into_iter().flat_map(|place| map.slices(place, 0..place.len));
@@ -109,7 +119,7 @@ mod tests {
     async fn the_mode_says_what_follows_the_list() {
         let sample = Site::new(0).await.sample(1, 6, 6).await;
         let profile = sample.profile([4, 1, 0]);
-        let of = |mode, runs: &[(u32, u32)]| prefetch(plan(mode, runs), &[], &profile, &sample.map);
+        let of = |mode, runs: &[(u32, u32)]| prefetch(plan(mode, runs), &[], false, &profile, &sample.map);
         let positions = |prefetch: &Prefetch| positions(&sample, &prefetch.chunks);
         let learned = of(Mode::ListedThenRest, &[(0, 3)]);
         assert_eq!((positions(&learned), learned.background), (vec![4, 1, 0], true));
@@ -123,10 +133,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn under_a_limit_of_bandwidth_all_that_is_not_listed_is_background() {
+        let sample = Site::new(0).await.sample(1, 6, 6).await;
+        let profile = sample.profile([4, 1]);
+        let of = |bandwidth, capped| {
+            let plan = PlanReply { bandwidth, ..plan(Mode::Everything, &[(0, 2)]) };
+            let prefetch = prefetch(plan, &[], capped, &profile, &sample.map);
+            (positions(&sample, &prefetch.chunks).len(), prefetch.background, prefetch.bandwidth)
+        };
+        assert_eq!(of(None, false), (sample.map.chunks.len(), true, None));
+        assert_eq!(of(Some(7), false), (2, true, Some(7)));
+        assert_eq!(of(None, true), (2, true, None));
+    }
+
+    #[tokio::test]
     async fn numbers_that_the_profile_does_not_have_are_passed_over() {
         let sample = Site::new(0).await.sample(1, 6, 6).await;
         let beyond = plan(Mode::ListedOnly, &[(1, u32::MAX), (7, 9), (u32::MAX, u32::MAX)]);
-        let planned = prefetch(beyond, &[], &sample.profile([2, 3]), &sample.map);
+        let planned = prefetch(beyond, &[], false, &sample.profile([2, 3]), &sample.map);
         assert_eq!(positions(&sample, &planned.chunks), [3]);
     }
 
@@ -138,7 +162,7 @@ mod tests {
         let items = ["folder/", "none", "file"].map(path).to_vec();
         let named = PlanReply { mode: Mode::ListedOnly.into(), items, ..PlanReply::default() };
         let files = [vec![of(3), of(1), of(3)], vec![], vec![of(0), Digest::of(b"of another image")]];
-        let planned = prefetch(named, &files, &sample.profile([]), &sample.map);
+        let planned = prefetch(named, &files, false, &sample.profile([]), &sample.map);
         let place = |at: usize| sample.map.objects[at].first_chunk as usize;
         let mut expected: Vec<usize> = [3, 1, 0].map(place).to_vec();
         expected.dedup();
@@ -150,7 +174,8 @@ mod tests {
         let sample = Site::new(0).await.sample(1, 6, 6).await;
         let profile = sample.profile((0..6).cycle().take(100_000));
         let begun = std::time::Instant::now();
-        let planned = prefetch(plan(Mode::ListedOnly, &[(0, u32::MAX); 10_000]), &[], &profile, &sample.map);
+        let planned =
+            prefetch(plan(Mode::ListedOnly, &[(0, u32::MAX); 10_000]), &[], false, &profile, &sample.map);
         assert_eq!(positions(&sample, &planned.chunks), [0, 1, 2, 3, 4, 5]);
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
