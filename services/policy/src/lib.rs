@@ -53,7 +53,7 @@ pub use outline::{Outline, outline};
 pub use registry::{Access, Credential};
 pub use remote::{PulledPlugin, Registries, RemoteName, SigningKey};
 pub use source::{read_plugin, sign_file, signature_file};
-pub use trial::{Cost, Trial};
+pub use trial::{Cost, Examined, Trial};
 
 /// Policies that answer. Dropped, they take no more questions.
 #[derive(Debug)]

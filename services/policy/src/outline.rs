@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use crate::Limits;
-use crate::host::{Guest, Host, Judge, Planner, Unusable, World};
+use crate::host::{Guest, Host, Judge, Planner, Surface, Unusable, World};
 use crate::verdict::brief;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub fn outline(plugin: &[u8], limits: Limits) -> anyhow::Result<Outline> {
 fn of_world<W: World>(host: &Host, plugin: &[u8]) -> anyhow::Result<Outline> {
     let guest = Guest::<W>::load(host, "plugin", plugin)?;
     let about = guest.describe().context("asking it about itself")?;
-    let (imports, exports) = guest.surface();
+    let Surface { imports, exports, .. } = guest.surface();
     Ok(Outline {
         world: W::NAME,
         version: brief(&about.version),

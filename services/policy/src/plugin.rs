@@ -11,7 +11,7 @@ use proto::{LoadedPolicy, PlanReply, Verdict};
 use crate::breaker::Breaker;
 use crate::config::{Mode, PolicyConfig};
 use crate::facts;
-use crate::host::{About, Facts, Fault, Guest, Host, Judge, Planner, Setting, Spent, World, plan};
+use crate::host::{About, Facts, Fault, Guest, Host, Judge, Planner, Setting, Spent, Surface, World, plan};
 use crate::plan::sensible_plan;
 use crate::source::{Source, Sources};
 use crate::verdict::{after_failure, brief, sensible};
@@ -109,6 +109,10 @@ impl<W: World> Plugin<W> {
 
     pub(crate) fn loaded_in(&self) -> Duration {
         self.loaded_in
+    }
+
+    pub(crate) fn surface(&self) -> Surface {
+        self.guest.surface()
     }
 
     /// From now on it is run also after repeated failures.

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Combine, Config, Limits, PolicyConfig, SetConfig};
 use crate::facts;
-use crate::host::{Fault, Host, Spent, Unusable, plan};
+use crate::host::{Fault, Host, Spent, Surface, Unusable, plan};
+use crate::plugin::Plugin;
 use crate::remote::PulledPlugin;
 use crate::set::Set;
 use crate::source::{Given, Sources};
@@ -22,6 +23,17 @@ pub struct Trial {
     set: Set,
 }
 
+/// What a plugin is from outside, and what one call of it took.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// The names of interfaces.
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// In bytes.
+    pub size: u64,
+    pub call: Cost,
+}
+
 /// Of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
@@ -29,6 +41,8 @@ pub struct Cost {
     pub instance: Duration,
     /// Of an instance and its answer: what the service waits for.
     pub answer: Duration,
+    /// Of a processor, for the same: what [`Limits::time`] is about.
+    pub processor: Duration,
     /// In bytes, at the most.
     pub memory: usize,
 }
@@ -101,6 +115,15 @@ impl Trial {
         judge.or_else(|| self.set.planners().first().map(|plugin| plugin.loaded_in())).unwrap_or_default()
     }
 
+    /// The first policy from outside, asked about an ordinary image. Blocks.
+    pub fn examine(&self) -> anyhow::Result<Examined> {
+        let call = self.measure(None, 1)?.into_iter().next().context("it was not asked")?;
+        let (judge, planner) = (self.set.judges().first(), self.set.planners().first());
+        let surface = judge.map(Plugin::surface).or_else(|| planner.map(Plugin::surface));
+        let Surface { imports, exports, size } = surface.context("there is no policy to look at")?;
+        Ok(Examined { imports, exports, size, call })
+    }
+
     /// Asks the first policy `calls` times; what each call cost. Without facts it is asked about an ordinary image. Blocks.
     pub fn measure(&self, asked: Option<Facts>, calls: u32) -> anyhow::Result<Vec<Cost>> {
         let facts = asked.map_or_else(facts::canned, facts::from_proto);
@@ -120,5 +143,5 @@ fn cost<T>(
 ) -> anyhow::Result<Cost> {
     let instance = instance.context("making an instance")?;
     answered.context("asking it")?;
-    Ok(Cost { instance: instance.time, answer: spent.time, memory: spent.memory })
+    Ok(Cost { instance: instance.time, answer: spent.time, processor: spent.cpu, memory: spent.memory })
 }

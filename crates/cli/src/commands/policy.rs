@@ -1,6 +1,7 @@
 //! `sluice policy`: what is loaded, and tools for who writes policies.
 
 mod bench;
+mod check;
 mod new;
 mod pull;
 mod push;
@@ -49,7 +50,7 @@ pub enum PolicyCommand {
         /// A registry reference, oci:DIR[:TAG] or docker-archive:FILE
         image: String,
     },
-    /// Load a plugin as the service would: digest, world, imports, settings, a trial; and say what it is
+    /// Load a plugin as the service would, and say what it is: world, imports, settings, size, what a call takes
     Check(Plugin),
     /// Ask a plugin about an image; exit code 3 when it refuses
     Run(RunArgs),
@@ -95,7 +96,7 @@ pub async fn run(context: &Context, command: PolicyCommand) -> anyhow::Result<Ex
             render::json(&facts_of(context, &image).await?)?;
             Ok(ExitCode::SUCCESS)
         }
-        PolicyCommand::Check(plugin) => check(context, &plugin).await,
+        PolicyCommand::Check(plugin) => check::run(context, &plugin).await,
         PolicyCommand::Run(args) => ask(context, args).await,
         PolicyCommand::Bench(args) => bench::run(context, args).await,
         PolicyCommand::Record(args) => Box::pin(record::run(context, args)).await,
@@ -192,33 +193,6 @@ async fn blocking<T: Send + 'static>(
 /// The name of a plugin in a registry, if it is one.
 fn is_remote(plugin: &Path) -> Option<&str> {
     plugin.to_str().filter(|name| name.starts_with("oci://"))
-}
-
-async fn check(context: &Context, plugin: &Plugin) -> anyhow::Result<ExitCode> {
-    let (_, loaded) = load(context, plugin).await?;
-    match context.global.json {
-        true => render::json(&loaded)?,
-        false => render::line(described(&loaded).trim_end())?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn described(loaded: &LoadedPolicy) -> String {
-    let lines = [
-        ("world", loaded.world.as_str()),
-        ("version", loaded.version.as_str()),
-        ("summary", loaded.summary.as_str()),
-        ("source", loaded.source.as_str()),
-    ];
-    let mut text: String = lines.iter().map(|(name, value)| format!("{name:<8} {value}\n")).collect();
-    if !loaded.settings.is_empty() {
-        let rows = loaded.settings.iter().map(|setting| {
-            let needed = if setting.required { "required" } else { "" };
-            vec![setting.name.clone(), setting.kind.clone(), needed.to_owned(), setting.help.clone()]
-        });
-        text += &format!("\n{}", render::table(&["setting", "takes", "", ""], &[], rows.collect()));
-    }
-    text
 }
 
 async fn ask(context: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {

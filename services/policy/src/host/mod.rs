@@ -27,4 +27,4 @@ pub(crate) use component::Unusable;
 pub(crate) use engine::Host;
 pub(crate) use fault::Fault;
 pub(crate) use threads::Threads;
-pub(crate) use world::{Guest, Judge, Planner, World};
+pub(crate) use world::{Guest, Judge, Planner, Surface, World};

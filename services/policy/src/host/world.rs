@@ -111,20 +111,33 @@ pub(crate) struct Guest<W> {
     /// By which logs name it.
     policy: Arc<str>,
     world: W,
+    /// Of the component, in bytes.
+    size: u64,
+}
+
+/// What can be seen of a plugin from outside.
+#[derive(Debug)]
+pub(crate) struct Surface {
+    /// The names of what it imports, and of what it exports.
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+    /// In bytes.
+    pub(crate) size: u64,
 }
 
 impl<W: World> Guest<W> {
     pub(crate) fn load(host: &Host, policy: &str, bytes: &[u8]) -> Result<Guest<W>, Unusable> {
         let linked = component::load::<W>(&host.engine, bytes)?;
         let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, reason: format!("{error:#}") };
-        Ok(Guest { host: host.clone(), policy: policy.into(), world: W::of(linked).map_err(shape)? })
+        let world = W::of(linked).map_err(shape)?;
+        Ok(Guest { host: host.clone(), policy: policy.into(), world, size: bytes.len() as u64 })
     }
 
-    /// The names of what it imports, and of what it exports.
-    pub(crate) fn surface(&self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn surface(&self) -> Surface {
         let (engine, shape) = (&self.host.engine, self.world.component().component_type());
         let imports = shape.imports(engine).map(|(name, _)| name.to_owned()).collect();
-        (imports, shape.exports(engine).map(|(name, _)| name.to_owned()).collect())
+        let exports = shape.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        Surface { imports, exports, size: self.size }
     }
 
     /// The same plugin under another name.

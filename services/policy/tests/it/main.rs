@@ -12,3 +12,4 @@ mod refused;
 mod registry;
 mod sets;
 mod signed;
+mod trial;

@@ -104,6 +104,7 @@ mod tests {
         let cost = |micros| Cost {
             instance: Duration::from_micros(1),
             answer: Duration::from_micros(micros),
+            processor: Duration::from_micros(micros),
             memory: micros as usize,
         };
         let costs: Vec<Cost> = (1..=101).rev().map(cost).collect();
