@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Combine, Config, Limits, PolicyConfig, SetConfig};
 use crate::facts;
 use crate::host::{Fault, Host, Spent, Surface, Unusable, plan};
-use crate::plugin::Plugin;
+use crate::plugin::{Failure, Plugin};
 use crate::remote::PulledPlugin;
-use crate::set::Set;
+use crate::set::{Planned, Set};
 use crate::source::{Given, Sources};
 use crate::watch::SetFile;
 
@@ -104,9 +104,15 @@ impl Trial {
         self.set.judge(&facts::from_proto(facts), crate::far())
     }
 
-    /// The plan of the first prefetch policy that has one. Blocks.
-    pub fn plan(&self, facts: Facts, starts: u32, chunks: u32) -> Option<PlanReply> {
-        self.set.plan(&facts::from_proto(facts), plan::Profile { starts, chunks }, crate::far()).plan
+    /// The plan of the first prefetch policy that has one; where none has, the error says how they failed. Blocks.
+    pub fn plan(&self, facts: Facts, starts: u32, chunks: u32) -> anyhow::Result<PlanReply> {
+        let profile = plan::Profile { starts, chunks };
+        let Planned { plan, failures } = self.set.plan(&facts::from_proto(facts), profile, crate::far());
+        let failed = |Failure { kind, message, .. }: &Failure| format!("{message} ({kind})");
+        plan.with_context(|| match &failures[..] {
+            [] => "there is no prefetch policy to ask".to_owned(),
+            failures => failures.iter().map(failed).collect::<Vec<_>>().join("; "),
+        })
     }
 
     /// How long the first policy took to read and compile.

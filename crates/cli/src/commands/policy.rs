@@ -204,8 +204,8 @@ async fn ask(context: &Context, args: RunArgs) -> anyhow::Result<ExitCode> {
     let (trial, loaded) = load(context, &args.plugin).await?;
     if loaded.world != ELIGIBILITY {
         let chunks = args.profile;
-        let plan = blocking(move || Ok(trial.plan(facts, u32::from(chunks > 0), chunks)));
-        let plan = plan.await?.context("the plugin failed, and has no plan")?;
+        let plan = blocking(move || trial.plan(facts, u32::from(chunks > 0), chunks));
+        let plan = plan.await.context("the plugin failed, and has no plan")?;
         render::json(&Plan::from(&plan))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,6 +1,8 @@
 //! Policies outside of the service, as their authors try them.
 
+use bytesize::ByteSize;
 use policy::{Limits, Trial};
+use proto::{Facts, ImageFacts, Pair};
 
 use crate::harness::built;
 
@@ -24,4 +26,17 @@ async fn a_plugin_is_examined_whichever_its_world() {
             "{examined:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_plan_that_fails_says_why() {
+    // Enough for an ordinary image, and less than the facts of this one.
+    let limits = Limits { memory: ByteSize::mib(4), ..Limits::default() };
+    let trial = trial("learned.wasm", limits).await;
+    let label = Pair { name: "large".to_owned(), value: "x".repeat(8 << 20) };
+    let image = ImageFacts { labels: vec![label], ..ImageFacts::default() };
+    let facts = Facts { image: Some(image), ..Facts::default() };
+    let planned = tokio::task::spawn_blocking(move || trial.plan(facts, 1, 3)).await.unwrap();
+    let error = planned.unwrap_err().to_string();
+    assert_eq!(error, "it needs more than 4.0 MiB of memory (memory)");
 }

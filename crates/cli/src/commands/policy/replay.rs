@@ -163,7 +163,7 @@ impl Asked {
                 if said.as_ref().is_some_and(of_another) {
                     return None;
                 }
-                let now = self.trial.plan(facts, starts, chunks);
+                let now = self.trial.plan(facts, starts, chunks).ok();
                 Some((planned(said.as_ref()), planned(now.as_ref().map(Plan::from).as_ref())))
             }
             _ => None,
