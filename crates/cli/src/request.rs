@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
 use proto::credential::{Basic, Kind};
-use proto::{Credential, InspectRequest, ResolveRequest};
+use proto::{AskerFacts, Credential, InspectRequest, ResolveRequest};
 
 use crate::args::Global;
 use crate::image_name::{self, PlatformName};
@@ -21,6 +21,8 @@ pub struct Requests {
     credential: Option<Credential>,
     plain_http: bool,
     node: String,
+    /// What policies are told: the same as of the node of this machine, so that they say the same.
+    asker: AskerFacts,
 }
 
 impl Requests {
@@ -36,6 +38,7 @@ impl Requests {
             credential,
             plain_http: global.plain_http,
             node: node_name(),
+            asker: settings.frontend.asker(&settings.project),
         })
     }
 
@@ -48,6 +51,7 @@ impl Requests {
             node: self.node.clone(),
             plain_http: self.plain_http,
             verify: false,
+            asker: Some(self.asker.clone()),
             ..ResolveRequest::default()
         })
     }
@@ -65,6 +69,7 @@ impl Requests {
             platform: Some(self.platform.0.clone()),
             credential: self.credential.clone(),
             plain_http: self.plain_http,
+            asker: Some(self.asker.clone()),
         })
     }
 }
@@ -115,6 +120,24 @@ fn node_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_are_told_of_this_machines_node() {
+        let set = ["node=n1", "region=eu-1", "pool=gpu", "labels={disk=\"ssd\"}"];
+        let set = set.iter().filter_map(|setting| setting.split_once('='));
+        let set = set.map(|(key, value)| (format!("frontend.{key}"), value.to_owned())).collect();
+        let global = Global { set, ..Global::default() };
+        let settings = Settings::load_files(&[], &global).unwrap();
+        let requests = Requests::new(&global, &settings).unwrap();
+        let asker = settings.frontend.asker("default");
+        assert_eq!(
+            (&*asker.node, asker.region.as_deref(), asker.pool.as_deref()),
+            ("n1", Some("eu-1"), Some("gpu"))
+        );
+        assert_eq!((&*asker.labels[0].name, &*asker.labels[0].value), ("disk", "ssd"));
+        assert_eq!(requests.inspect("debian:12").unwrap().asker, Some(asker.clone()));
+        assert_eq!(requests.resolve("debian:12").unwrap().asker, Some(asker));
+    }
 
     #[test]
     fn passwords_lose_their_line_break_only() {

@@ -119,7 +119,7 @@ impl Config {
     }
 
     /// The node, as policies are told of it.
-    pub(crate) fn asker(&self, project: &str) -> AskerFacts {
+    pub fn asker(&self, project: &str) -> AskerFacts {
         AskerFacts {
             project: project.to_owned(),
             node: self.node.clone(),

@@ -34,7 +34,9 @@ impl Service {
         let (_, found) = self.find(&name, access, &request.platform.unwrap_or_default()).await?;
         let record = self.records.image(&project, &found.manifest_digest).await?.map(|image| image.record);
         let starts = history(&project, &found.manifest_digest).await?.summary();
-        let asker = Asker { project: project.name(), ..Asker::default() };
+        let said = request.asker.as_ref();
+        let node = said.map_or("", |asker| asker.node.as_str());
+        let asker = Asker { project: project.name(), node, said };
         let judged = self.judge(&name, &found, asker).await?;
         let lookups: Vec<_> = found.layers.iter().map(|layer| is_known(&project, layer)).collect();
         let known: Vec<bool> = stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;

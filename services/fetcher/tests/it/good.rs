@@ -4,7 +4,7 @@ use image::Digest;
 use prost::Message;
 use proto::layer_progress::State;
 use proto::signed::{Domain, verify};
-use proto::{Credential, Grant, InspectRequest, ListRequest};
+use proto::{AskerFacts, Credential, Grant, InspectRequest, ListRequest};
 use testkit::layout::sha256;
 use testkit::{Compression, ImageSpec, Tarball};
 use tonic::Code;
@@ -198,13 +198,22 @@ async fn inspect_tells_without_importing() {
     let mut layout = harness.layout();
     let spec = ImageSpec::new([layer(1), Tarball::new().finish(), layer(1)]);
     let manifest = layout.image("v1", &spec).unwrap();
+    let asker = AskerFacts {
+        node: "n1".to_owned(),
+        region: Some("eu-1".to_owned()),
+        pool: Some("gpu".to_owned()),
+        ..AskerFacts::default()
+    };
     let request = InspectRequest {
         reference: layout.reference("v1"),
         platform: harness.request("").platform,
+        asker: Some(asker.clone()),
         ..InspectRequest::default()
     };
     let reply = harness.bus.call(request.clone(), DEADLINE).await.unwrap();
     assert_eq!(reply.manifest_digest, manifest);
+    let project = "default".to_owned();
+    assert_eq!(reply.facts.clone().unwrap().asker, Some(AskerFacts { project, ..asker }));
     assert!(!reply.imported && reply.image.is_none() && reply.ineligible.is_empty());
     let facts = |reply: &proto::InspectReply| -> Vec<_> {
         reply.layers.iter().map(|layer| (layer.empty, layer.duplicate, layer.known)).collect()
