@@ -1,7 +1,8 @@
 //! The circuit breaker of one policy: after repeated failures it is not run for a while, and its failure rule answers at once.
 //!
 //! States: closed -> open (after [`FAILURES_MAX`] failures in a row, or [`FAILURES_OF_LAST_MAX`] among the last [`LAST`] calls) ->
-//! one trial when the pause is over -> closed, or open for twice as long. Pure: the time is given.
+//! one trial when the pause is over -> closed, or open for twice as long; and for twice as long, too, when it opens again soon after
+//! a trial closed it. Pure: the time is given.
 //!
 //! A policy that fails for some images only goes on: its failure rule answers for these, and it for all others.
 
@@ -21,6 +22,8 @@ pub(crate) struct Breaker {
     /// How the last [`LAST`] calls ended, the newest in the lowest bit: 1 is a failure.
     last: u32,
     open: Option<Open>,
+    /// When a trial closed it, after which pause.
+    closed: Option<(Instant, Duration)>,
     tireless: bool,
 }
 
@@ -50,11 +53,14 @@ impl Breaker {
         }
     }
 
-    pub(crate) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self, now: Instant) {
         match self.open {
             None => self.last = shifted(self.last),
-            // What failed before the pause is forgiven.
-            Some(open) if open.trying => *self = Breaker { tireless: self.tireless, ..Breaker::default() },
+            // What failed before the pause is forgiven, but not forgotten.
+            Some(open) if open.trying => {
+                let closed = Some((now, open.pause));
+                *self = Breaker { closed, tireless: self.tireless, ..Breaker::default() };
+            }
             // It began before the circuit opened.
             Some(_) => {}
         }
@@ -73,9 +79,20 @@ impl Breaker {
         let opens = !self.tireless
             && (self.last.trailing_ones() >= FAILURES_MAX || self.last.count_ones() >= FAILURES_OF_LAST_MAX);
         if opens {
-            self.open = Some(Open { until: now + PAUSE_MIN, pause: PAUSE_MIN, trying: false });
+            let pause = self.pause(now);
+            self.open = Some(Open { until: now + pause, pause, trying: false });
         }
         opens
+    }
+
+    /// Of a circuit that opens. One that answers some questions and fails in all others would else fail all the time.
+    fn pause(&self, now: Instant) -> Duration {
+        match self.closed {
+            Some((closed, pause)) if now.saturating_duration_since(closed) < PAUSE_MAX => {
+                PAUSE_MAX.min(pause * 2)
+            }
+            _ => PAUSE_MIN,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -96,7 +113,7 @@ mod tests {
     fn opens_after_failures_in_a_row() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         assert!(!breaker.failed(now) && !breaker.failed(now));
-        breaker.succeeded();
+        breaker.succeeded(now);
         assert!(!breaker.failed(now) && !breaker.failed(now) && breaker.failed(now));
         assert!(breaker.is_open() && !breaker.admits(now));
     }
@@ -106,18 +123,34 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for call in 0..1000 {
             // Two of five.
-            if matches!(call % 5, 0 | 2) { assert!(!breaker.failed(now)) } else { breaker.succeeded() }
+            if matches!(call % 5, 0 | 2) { assert!(!breaker.failed(now)) } else { breaker.succeeded(now) }
         }
         let mut calls = 0;
         while !breaker.is_open() {
-            breaker.succeeded();
+            breaker.succeeded(now);
             breaker.failed(now);
             calls += 2;
             assert!(calls <= LAST);
         }
         assert!(breaker.admits(now + PAUSE_MIN));
-        breaker.succeeded();
+        breaker.succeeded(now);
         assert!(!breaker.is_open() && !breaker.failed(now), "what was before the pause is forgiven");
+    }
+
+    #[test]
+    fn one_that_opens_again_soon_after_a_trial_rests_for_longer_each_time() {
+        let (mut breaker, mut now) = (Breaker::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for closed_for in [0, 1, 1, 59, 61, 0] {
+            now += Duration::from_secs(closed_for);
+            while !breaker.failed(now) {}
+            let open = breaker.open.unwrap();
+            pauses.push(open.pause.as_secs());
+            now = open.until;
+            assert!(breaker.admits(now));
+            breaker.succeeded(now);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 1, 2]);
     }
 
     #[test]
@@ -125,14 +158,14 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         while !breaker.failed(now) {}
         assert!(!breaker.failed(now) && !breaker.failed(now));
-        breaker.succeeded();
+        breaker.succeeded(now);
         assert!(breaker.is_open() && !breaker.admits(now) && breaker.admits(now + PAUSE_MIN));
     }
 
     #[test]
     fn one_that_is_tireless_never_opens() {
         let (mut breaker, now) = (Breaker::tireless(), Instant::now());
-        breaker.succeeded();
+        breaker.succeeded(now);
         for _ in 0..10 {
             assert!(!breaker.failed(now) && breaker.admits(now));
         }
@@ -156,7 +189,7 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(breaker.admits(now + PAUSE_MAX));
-        breaker.succeeded();
+        breaker.succeeded(now);
         assert!(breaker.admits(now) && !breaker.is_open());
     }
 }

@@ -158,7 +158,7 @@ impl<W: World> Plugin<W> {
         let high_water = self.history.high_water.fetch_max(spent.memory, Ordering::Relaxed).max(spent.memory);
         meters::spent(self.name(), &spent, high_water);
         match &outcome {
-            Ok(_) => self.breaker().succeeded(),
+            Ok(_) => self.breaker().succeeded(Instant::now()),
             Err(Fault::Late) => {}
             Err(fault) => self.failed(fault),
         }

@@ -119,9 +119,8 @@ async fn a_policy_that_rests_still_rests_when_another_one_was_changed() {
     for _ in 0..3 {
         harness.judge(misbehaving("trap")).await;
     }
-    let resting = |reply: &PoliciesReply| {
-        reply.policies.iter().map(|policy| policy.open_circuit).collect::<Vec<_>>()
-    };
+    let resting =
+        |reply: &PoliciesReply| reply.policies.iter().map(|policy| policy.open_circuit).collect::<Vec<_>>();
     assert_eq!(resting(&harness.policies().await)[..2], [true, true]);
     // The second policy has another mode now.
     std::fs::write(&file, two("all", "enforce") + "\nmode = 'monitor'").unwrap();

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::super::Context;
 use crate::progress::Progress;
-use crate::render;
+use crate::{render, session};
 
 /// A service is asked three times before it would stop; one that starts meanwhile is asked as soon.
 const ASK_EVERY: Duration = Duration::from_secs(10);
@@ -87,7 +87,7 @@ pub(super) async fn run(context: &Context, args: RecordArgs) -> anyhow::Result<E
         );
     };
     let file = args.output.as_deref().map(open).transpose()?;
-    let bus = Bus::connect(nats).await.context("connect to NATS")?;
+    let bus = session::connect(nats).await?;
     // Before any service is asked, so that nothing is told too early.
     let mut told = bus.listen_to::<RecordedDecision>(DECISIONS).await?;
     let asking = "ask the policy services on NATS, of this version or a newer one, for their decisions";
