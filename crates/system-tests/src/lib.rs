@@ -9,6 +9,7 @@ pub mod kubernetes;
 pub mod manager;
 pub mod memory;
 pub mod mesh;
+pub mod metrics;
 pub mod noise;
 pub mod numbered;
 pub mod scratch;

@@ -133,7 +133,10 @@ impl Service {
             ensure!(started.elapsed() < SETTLE_MAX, "the new set is not taken up: {}", self.server.log());
             let asked = (0..AT_ONCE).map(|_| self.judge());
             for reply in futures::future::join_all(asked).await {
-                let whole = reply.is_ok_and(|reply| matches!(reply.verdicts.len(), 1 | 5));
+                let whole = reply.is_ok_and(|reply| {
+                    let all = reply.verdicts.iter().all(|verdict| verdict.failure.is_empty());
+                    all && matches!(reply.verdicts.len(), 1 | 5)
+                });
                 (answered, dropped) = (answered + 1, dropped + u64::from(!whole));
             }
         }

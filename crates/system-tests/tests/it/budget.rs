@@ -1,13 +1,11 @@
 //! The frontend of a small node within the memory that is set aside for it: the kernel ends what goes beyond.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::thread;
 
 use anyhow::{Context as _, ensure};
-use system_tests::Numbered;
 use system_tests::kubernetes::{Node, Options};
 use system_tests::memory::MemoryLimit;
+use system_tests::{Numbered, metrics};
 
 const GIB: u64 = 1024 * 1024 * 1024;
 /// Each is an object of its own, and its sum stands in the tree.
@@ -58,13 +56,7 @@ impl Small {
 
     /// What the frontend counted; 0 when it never did.
     fn counted(&self, name: &str) -> anyhow::Result<u64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let values =
-            text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-        values.map(|value| value.parse::<u64>().with_context(|| format!("{name} {value}"))).sum()
+        Ok(metrics::sum(self.admin, name)? as u64)
     }
 }
 

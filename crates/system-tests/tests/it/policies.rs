@@ -9,7 +9,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use system_tests::kubernetes::{Node, Options};
 use system_tests::services::{Backend, Service};
-use system_tests::{Numbered, Scratch, binaries, noise};
+use system_tests::{Numbered, Scratch, binaries, metrics, noise};
 use testkit::{Compression, ImageSpec, LayoutWriter, Registry, Tarball, port};
 
 /// A set of all eligibility policies, each set so that one of the images displeases it.
@@ -188,6 +188,49 @@ fn without_policies_a_mesh_streams_or_refuses_as_it_is_told() -> anyhow::Result<
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("policies must agree, and nobody answers for them"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn what_policies_do_is_counted() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    for (name, how) in [("good", "not"), ("bad", "trap")] {
+        let tar = Tarball::new().file("file", &noise(1, 10_000)).finish();
+        let config = json!({ "Labels": { "misbehave": how } });
+        layout
+            .image(name, &ImageSpec { layers: vec![(tar, Some(Compression::Gzip))], config: Some(config) })?;
+    }
+    let plugin = binaries::plugin("tests/hostile.wasm")?;
+    let source = format!("file:{}@{}", plugin.display(), testkit::layout::sha256(&fs::read(&plugin)?));
+    let set = format!("[[eligibility]]\nname = 'mine'\nsource = '{source}'\non_failure = 'abstain'\n");
+    let file = write_set(&scratch, &set)?;
+    let mut mesh = Mesh::start(scratch, &[], None)?;
+    let admin = port::free()?;
+    let settings = [format!("policy.file={}", file.display()), format!("lifecycle.admin=127.0.0.1:{admin}")];
+    mesh.policy = Some(mesh.backend.service(&mesh.scratch, "policy", &settings)?);
+    let mut tries = 0;
+    while metrics::sum(admin, "sluice_policy_evaluations_total").unwrap_or(0.0) == 0.0 {
+        // Until the service is there nobody is asked.
+        ensure!(tries < 300, "nothing is counted");
+        (tries, _) = (tries + 1, mesh.sluice(&["inspect", &layout.reference("good")])?);
+    }
+    for _ in 0..3 {
+        mesh.sluice(&["inspect", &layout.reference("bad")])?;
+    }
+    for (name, least) in [
+        ("sluice_policy_evaluations_total{policy=\"mine\",decision=\"accept\",mode=\"enforce\"}", 1.0),
+        ("sluice_policy_evaluations_total{policy=\"mine\",decision=\"abstain\"", 3.0),
+        ("sluice_policy_failures_total{policy=\"mine\",kind=\"trap\"}", 3.0),
+        ("sluice_policy_duration_seconds_count{policy=\"mine\"}", 4.0),
+        ("sluice_policy_cpu_seconds_count{policy=\"mine\"}", 4.0),
+        ("sluice_policy_memory_high_water_bytes{policy=\"mine\"}", 65_536.0),
+        ("sluice_policy_circuit_open{policy=\"mine\"}", 1.0),
+        ("sluice_policy_generation", 1.0),
+    ] {
+        let counted = metrics::sum(admin, name)?;
+        ensure!(counted >= least, "{name} is {counted}, not at least {least}");
+    }
     Ok(())
 }
 

@@ -43,9 +43,13 @@ impl Reading {
 
     /// With settings of the fetcher.
     fn start_with(batches: u64, fetcher: &[&str]) -> anyhow::Result<Reading> {
-        let settings = vec!["frontend.background=false".to_owned()];
         let fetcher = fetcher.iter().map(|setting| (*setting).to_owned()).collect();
-        let options = Options { services: true, settings, fetcher, ..Options::default() };
+        Reading::start_on(batches, Options { fetcher, ..Options::default() })
+    }
+
+    fn start_on(batches: u64, options: Options) -> anyhow::Result<Reading> {
+        let settings = vec!["frontend.background=false".to_owned()];
+        let options = Options { services: true, settings, ..options };
         let node = Node::start(&options)?;
         let numbered = Numbered { files: batches * BATCH, len: 600_000, seed: 10 };
         let image = numbered.pull(&node, "app")?;
@@ -207,6 +211,22 @@ fn systemd_keeps_the_connection_when_the_holder_is_killed_too() -> anyhow::Resul
         let answer = waiting.wait_with_output()?;
         assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
         numbered.read_inside(&node, &container, half)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn everything_is_killed_at_once_where_systemd_keeps_the_connection() -> anyhow::Result<()> {
+    let rounds = rounds()?;
+    let managed = Options { managed: true, ..Options::default() };
+    let mut reading = Reading::start_on(rounds, managed)?;
+    for _ in 0..rounds {
+        reading.during(|node, options| {
+            node.backend()?.kill()?;
+            node.kill_all()?;
+            node.restart_sluice(options)?;
+            node.backend()?.restart()
+        })?;
     }
     Ok(())
 }

@@ -48,6 +48,14 @@ async fn what_is_no_policy_is_refused_by_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn compiled_code_of_others_is_refused_however_good_it_is() {
+    let engine = wasmtime::Engine::default();
+    let plugin = std::fs::read(built("schema-version.wasm")).unwrap();
+    let compiled = engine.precompile_component(&plugin).unwrap();
+    bytes_are_refused(compiled, "compiled").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_imports_more_than_a_log_is_refused_before_it_runs() {
     for import in
         ["wasi:cli/environment@0.2.0", "wasi:clocks/monotonic-clock@0.2.0", "wasi:sockets/tcp@0.2.0"]
