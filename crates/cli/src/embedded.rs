@@ -3,7 +3,7 @@
 //! Which of them run depends on the command: those that only import need the fetcher and its policies, a node all four.
 //! They share one shutdown; [`Embedded::stop`] waits for them, a drop only tells them to end.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use bus::Bus;
@@ -21,8 +21,9 @@ use crate::settings::Settings;
 
 /// How long services may take to end what they were doing.
 const DRAIN: Duration = Duration::from_secs(20);
-/// Between two attempts to load policies that could not be used.
-const POLICIES_RETRY: Duration = Duration::from_secs(5);
+/// How often policies that cannot be used are looked at; after how many looks at most they are tried again, changed or not.
+const POLICIES_LOOK: Duration = Duration::from_secs(5);
+const LOOKS_MAX: u32 = 60;
 
 #[derive(Debug)]
 pub struct Embedded {
@@ -90,14 +91,23 @@ impl Embedded {
     /// holds then is `fetcher.judging.unanswered`.
     async fn start_policies_sooner_or_later(&mut self, settings: &Settings) {
         let Err(error) = self.start_policies(settings).await else { return };
-        let mut last = format!("{error:#}");
-        tracing::error!(error = last, "the policies cannot be used: nobody answers for them");
-        let event = Event::new(EventKind::PolicySet, "unusable", format!("no policy set is in use: {last}"));
+        let error = format!("{error:#}");
+        tracing::error!(error, "the policies cannot be used: nobody answers for them");
+        let event = Event::new(EventKind::PolicySet, "unusable", format!("no policy set is in use: {error}"));
         self.bus.events().tell(Event { service: "policy".to_owned(), ..event });
         let (config, bus) = (settings.policy.clone(), self.bus.clone());
         let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
-            while shutdown.run_until_cancelled(sleep(POLICIES_RETRY)).await.is_some() {
+            let (mut seen, mut looks, mut wait) = (changed(&config), 0, 1);
+            while shutdown.run_until_cancelled(sleep(POLICIES_LOOK)).await.is_some() {
+                looks += 1;
+                let now = changed(&config);
+                if looks < wait && now == seen {
+                    continue;
+                }
+                // Compiling costs some seconds: what is wrong for longer is tried more and more seldom.
+                (looks, wait) = if now == seen { (0, LOOKS_MAX.min(wait * 2)) } else { (0, 1) };
+                seen = now;
                 match Policies::start(config.clone(), bus.clone(), &tasks, shutdown.clone()).await {
                     Ok(policies) => {
                         tracing::info!("the policies can be used now");
@@ -105,11 +115,8 @@ impl Embedded {
                         return drop(policies);
                     }
                     Err(error) => {
-                        let now = format!("{error:#}");
-                        if now != last {
-                            tracing::error!(error = now, "the policies cannot be used");
-                            last = now;
-                        }
+                        let error = format!("{error:#}");
+                        tracing::error!(error, "the policies cannot be used: nobody answers for them");
                     }
                 }
             }
@@ -154,4 +161,9 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// When the file of the policy set was last changed, if there is one.
+fn changed(config: &policy::Config) -> Option<SystemTime> {
+    std::fs::metadata(config.file.as_ref()?).and_then(|file| file.modified()).ok()
 }

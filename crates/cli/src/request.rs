@@ -37,7 +37,7 @@ impl Requests {
             platform: global.platform.clone().unwrap_or_else(PlatformName::host),
             credential,
             plain_http: global.plain_http,
-            node: node_name(),
+            node: settings.frontend.node.clone(),
             asker: settings.frontend.asker(&settings.project),
         })
     }
@@ -113,10 +113,6 @@ fn password(input: impl std::io::Read) -> anyhow::Result<String> {
     Ok(password.to_owned())
 }
 
-fn node_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +132,8 @@ mod tests {
         );
         assert_eq!((&*asker.labels[0].name, &*asker.labels[0].value), ("disk", "ssd"));
         assert_eq!(requests.inspect("debian:12").unwrap().asker, Some(asker.clone()));
-        assert_eq!(requests.resolve("debian:12").unwrap().asker, Some(asker));
+        let resolve = requests.resolve("debian:12").unwrap();
+        assert_eq!((resolve.asker, resolve.node.as_str()), (Some(asker), "n1"));
     }
 
     #[test]

@@ -2,19 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::Bus;
 use credentials::Sources;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::descriptors::Name;
 use crate::events::NodeEvents;
-use crate::mount::probe::Missing;
+use crate::mount::probe::{self, Missing};
 use crate::snapshots::{self, Snapshots, Streaming};
-use crate::{image_service, node};
+use crate::{fuse, image_service, node};
+
+/// How often a machine that cannot stream is looked at again.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
 
 /// What a node serves beside its own socket, until it ends.
 #[derive(Debug)]
@@ -84,7 +89,9 @@ pub(crate) fn open_ordinary(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let why = format!("this machine cannot stream images: {missing}");
-    if config.snapshotter.is_none() || missing == Missing::Capability {
+    let held = !matches!(fuse::holder::take(&config.state), Ok(None));
+    // What a container reads through is not left alone: the next start may find what is missing.
+    if config.snapshotter.is_none() || missing == Missing::Capability || held {
         return Err(missing).context("this machine cannot stream images");
     }
     tracing::error!(why, "all images of this node are pulled as ever");
@@ -93,7 +100,13 @@ pub(crate) fn open_ordinary(
     let doors = Doors::of(config, tasks, &shutdown);
     doors.open(Streaming::Impossible { why, events }, Arc::new(Sources::open(&config.credentials)?))?;
     tasks.spawn(async move {
-        shutdown.cancelled().await;
+        // A module that is loaded late, a device that comes later.
+        while shutdown.run_until_cancelled(sleep(PROBE_EVERY)).await.is_some() {
+            if probe::check().is_ok() {
+                tracing::warn!("this machine can stream now: ending, to be started again");
+                shutdown.cancel();
+            }
+        }
         drop(lock);
     });
     Ok(())

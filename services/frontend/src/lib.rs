@@ -34,6 +34,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use bus::Bus;
 use credentials::Sources;
 use ed25519_dalek::VerifyingKey;
@@ -114,10 +115,11 @@ impl Frontend {
             shutdown: ending,
         })
         .await?;
-        // Only now is known what earlier roots may read.
-        serving.go()?;
         doors.open(Streaming::Possible(images.clone()), credentials)?;
         let listener = node::listen(&socket, Name::NodeSocket)?;
+        // Only now is known what earlier roots may read; and nothing can fail any more, so that no question is taken and left.
+        serving.go()?;
+        session.stay(holds);
         if let Some(at_least) = exit_when_idle {
             tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));
         }
@@ -150,15 +152,22 @@ async fn locate(mesh: Mesh, shutdown: CancellationToken) {
 
 /// The connection and the mounts of the process before, if a holder kept them; else fresh mounts.
 fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(Option<OwnedFd>, Mounts)> {
-    let held = fuse::holder::take(&config.state).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the holder of the kernel's connection cannot be asked");
-        None
-    });
+    let held = fuse::holder::take(&config.state);
     let stored = descriptors::take(Name::FuseConnection).unwrap_or_else(|error| {
         tracing::warn!(%error, "what systemd stored cannot be taken");
         None
     });
-    let held = held.or(stored);
+    // A holder that does not answer may have what containers read through: beginning anew would take it from them.
+    let held = match (held, stored) {
+        (Ok(held), stored) => held.or(stored),
+        (Err(error), Some(stored)) => {
+            tracing::warn!(%error, "the holder of the kernel's connection cannot be asked");
+            Some(stored)
+        }
+        (Err(error), None) => {
+            return Err(error).context("the holder of the kernel's connection cannot be asked: start again");
+        }
+    };
     if let Some(device) = held {
         if let Some(mounts) = Mounts::resume(&config.state, &objects.local_dir())? {
             tracing::info!("going on with the connection of the process before");

@@ -129,7 +129,7 @@ pub struct Limits {
     pub total_time: Duration,
     /// What one call may hand to the host: its answer, or a line of its log.
     pub output: ByteSize,
-    /// Calls at the same time; others wait. 0: eight for each processor.
+    /// Calls at the same time; others wait. 0: eight for each processor, at most 64.
     pub calls_at_once: usize,
     /// A plugin's file.
     pub plugin_size: ByteSize,

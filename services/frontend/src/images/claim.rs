@@ -24,7 +24,7 @@ impl Images {
 
     /// Tries again with images that nobody claims, but that could not be evicted when their last snapshot was removed.
     pub(crate) async fn give_up_rest(&self) {
-        let rest = std::mem::take(&mut *self.node.unclaimed());
+        let rest = self.node.unclaimed().clone();
         for manifest in rest {
             self.give_up(&manifest).await;
         }
@@ -35,7 +35,14 @@ impl Images {
         {
             let _turn = self.node.turns.take(manifest).await;
             let idle = |image: &super::Present| image.targets.is_empty();
-            if self.node.is_claimed(manifest) || !self.get(manifest).as_ref().is_ok_and(idle) {
+            let image = self.get(manifest);
+            if self.node.is_claimed(manifest) || image.is_err() {
+                self.node.unclaimed().remove(manifest);
+                return;
+            }
+            // Until it goes, or is claimed again.
+            self.node.unclaimed().insert(manifest.to_owned());
+            if !image.as_ref().is_ok_and(idle) {
                 return;
             }
             self.unload(manifest);
@@ -44,11 +51,11 @@ impl Images {
             }
         }
         match self.evict(manifest).await {
-            Ok(freed) => tracing::info!(image = manifest, freed, "its last snapshot was removed"),
-            Err(error) => {
-                tracing::info!(image = manifest, %error, "not evicted with its last snapshot yet");
-                self.node.unclaimed().insert(manifest.to_owned());
+            Ok(freed) => {
+                self.node.unclaimed().remove(manifest);
+                tracing::info!(image = manifest, freed, "its last snapshot was removed");
             }
+            Err(error) => tracing::info!(image = manifest, %error, "not evicted with its last snapshot yet"),
         }
     }
 }

@@ -15,6 +15,8 @@ const REDIRECT_MAX: usize = 67;
 /// Entries of folders that are looked at for one plan: it may name the root of an image that has millions, and often. What is
 /// beyond is passed over.
 pub(super) const ENTRIES_MAX: usize = 100_000;
+/// What paths that are still to be looked at may take together, in bytes: how long each is, is the image's choice.
+const PATHS_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The objects of each path, from the root of the tree that is mounted at `tree`; of a folder those of all regular files below
 /// it, in the order of their names. None where there is no such file, or where it is so small that it stands in the tree. Links
@@ -44,10 +46,13 @@ fn named(root: &OwnedFd, path: &str, entries_left: &mut usize) -> rustix::io::Re
 /// since trees never change.
 fn below(folder: PathBuf, entries_left: &mut usize) -> Vec<Digest> {
     let mut objects = Vec::new();
+    let mut held = length(&folder);
     let mut next = vec![(folder, true)];
     while let Some((path, is_folder)) = next.pop() {
+        held -= length(&path);
         if is_folder {
-            let mut inside = entries(&path, entries_left);
+            let mut inside = entries(&path, entries_left, PATHS_BYTES_MAX.saturating_sub(held));
+            held += inside.iter().map(|(path, _)| length(path)).sum::<usize>();
             // What comes first is to be taken first, from the end.
             inside.sort_unstable_by(|one, other| other.cmp(one));
             next.append(&mut inside);
@@ -58,15 +63,25 @@ fn below(folder: PathBuf, entries_left: &mut usize) -> Vec<Digest> {
     objects
 }
 
-/// The regular files and the folders in a folder, and which of the two each is.
-fn entries(folder: &Path, entries_left: &mut usize) -> Vec<(PathBuf, bool)> {
+fn length(path: &Path) -> usize {
+    path.as_os_str().len()
+}
+
+/// The regular files and the folders in a folder, and which of the two each is; their paths have `bytes` at most.
+fn entries(folder: &Path, entries_left: &mut usize, mut bytes: usize) -> Vec<(PathBuf, bool)> {
     let Ok(all) = fs::read_dir(folder) else { return Vec::new() };
     let of_use = |entry: io::Result<DirEntry>| {
         let entry = entry.ok()?;
         let kind = entry.file_type().ok()?;
         (kind.is_dir() || kind.is_file()).then(|| (entry.path(), kind.is_dir()))
     };
-    all.take(*entries_left).inspect(|_| *entries_left -= 1).filter_map(of_use).collect()
+    let all = all.take(*entries_left).inspect(|_| *entries_left -= 1).filter_map(of_use);
+    let fits = |(path, _): &(PathBuf, bool)| {
+        let left = bytes.checked_sub(length(path));
+        bytes = left.unwrap_or(0);
+        left.is_some()
+    };
+    all.take_while(fits).collect()
 }
 
 fn object(file: &Path) -> Option<Digest> {

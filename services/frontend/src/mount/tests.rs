@@ -137,7 +137,7 @@ fn paths_name_files_and_all_that_is_below_a_folder() {
     assert_eq!(named(&["big", "lib", "lib/", "etc/lib"]), [vec![object(0)], lib.clone(), lib.clone(), lib]);
     // Small, a device, not there, not a folder, outside, and a link to nowhere but the root.
     let nothing = named(&["etc/name", "etc", "null", "none", "big/", "../../../../etc/passwd", "lib/a\0"]);
-    assert!(nothing.iter().take(5).all(Vec::is_empty) && nothing[5].is_empty(), "{nothing:?}");
+    assert!(nothing.iter().all(Vec::is_empty), "{nothing:?}");
     let root = [0, 0, 1, 3, 2].map(object);
     assert_eq!(named(&["/", "..", "lib/up"]), [root; 3]);
 }

@@ -120,7 +120,9 @@ impl Snapshots {
             metrics::layer_streamed();
             Err(Status::already_exists(format!("layer {} streams", layer.target)))
         };
-        if self.known(&layer.target, new.parent.as_deref()).await?.is_some() {
+        if self.shared.images.impossible().is_none()
+            && self.known(&layer.target, new.parent.as_deref()).await?.is_some()
+        {
             return exists();
         }
         // Held until the ledger claims the image by itself.
@@ -315,22 +317,17 @@ impl Snapshots {
 
     async fn bring_again(&self, name: &str, lost: &Streamed, status: Status) -> Result<(), Status> {
         let labels = self.stat(name.to_owned()).await?.labels;
-        let asked = Layer::of(&labels).and_then(|layer| layer.image);
-        let Some(asked) = asked.filter(|_| !self.shared.images.is_here(&lost.manifest)) else {
-            return Err(status);
-        };
+        if self.shared.images.is_here(&lost.manifest) {
+            return Ok(()); // Another container's start brought it meanwhile, or will not be helped by more.
+        }
+        let Some(asked) = Layer::of(&labels).and_then(|layer| layer.image) else { return Err(status) };
+        let asked = asked.with_manifest(&lost.manifest);
         tracing::warn!(
             image = lost.manifest,
             reference = asked.reference,
             "a pulled image left this node: asking for it again"
         );
-        match self.record_of(&asked).await? {
-            record if record.manifest_digest == lost.manifest => Ok(()),
-            record => Err(Status::not_found(format!(
-                "image {} is no longer on this node, and {} is {} now: remove it and pull it again",
-                lost.manifest, asked.reference, record.manifest_digest
-            ))),
-        }
+        self.record_of(&asked).await.map(drop)
     }
 
     /// The image that the snapshot stands on, if it streams.

@@ -18,6 +18,8 @@ use crate::metrics;
 
 /// How long an answer is good for the next layer of the same pull.
 const ANSWER_KEPT: Duration = Duration::from_secs(60);
+/// How long a telling of an image is not repeated for layers above: as long as fetching the layer between may take.
+const TOLD_KEPT: Duration = Duration::from_secs(600);
 /// Answers that are kept at once; the oldest goes first.
 const ANSWERS_MAX: usize = 64;
 
@@ -67,7 +69,7 @@ impl Pulls {
     /// Notes that an operator is told of this image now. Whether that is the first time for a while.
     fn first_told(&self, image: Option<&Image>) -> bool {
         let mut told = lock(&self.told);
-        told.retain(|_, at| at.elapsed() < ANSWER_KEPT);
+        told.retain(|_, at| at.elapsed() < TOLD_KEPT);
         make_room(&mut told, |at| *at);
         told.insert(image.map(key).unwrap_or_default(), Instant::now()).is_none()
     }

@@ -87,6 +87,10 @@ impl Layer {
 }
 
 impl Image {
+    pub(super) fn with_manifest(self, manifest: &str) -> Image {
+        Image { manifest: Some(manifest.to_owned()), ..self }
+    }
+
     /// The same image by its digest: what a tag means may have changed since containerd looked. The tag stays, for policies.
     /// Where no digest is said, layers tell: those of another image are not found in this one.
     pub(super) fn pinned(&self) -> String {

@@ -13,6 +13,8 @@ use crate::Limits;
 pub(super) const TICK: Duration = Duration::from_millis(2);
 /// Calls at the same time for each processor, where nothing is set: those that loop leave room for others.
 const CALLS_PER_PROCESSOR: usize = 8;
+/// And never more than this: each may have a memory of the size that is allowed.
+const CALLS_MAX: usize = 64;
 /// Places for a set that is being loaded beside all calls, one plugin after the other.
 const LOADING: usize = 1;
 /// Stack of a guest, in bytes.
@@ -46,7 +48,10 @@ impl Host {
     /// Instances come from a pool where the machine has the address space for one.
     pub(crate) fn new(limits: Limits) -> anyhow::Result<Host> {
         let calls_at_once = match limits.calls_at_once {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get) * CALLS_PER_PROCESSOR,
+            0 => std::thread::available_parallelism()
+                .map_or(1, NonZero::get)
+                .saturating_mul(CALLS_PER_PROCESSOR)
+                .min(CALLS_MAX),
             calls => calls,
         };
         let (engine, pooled) = match Engine::new(&config(Some(pool(&limits, calls_at_once)))) {

@@ -1,12 +1,12 @@
 //! Threads that run guests, and how much of the processor they get.
 //!
 //! ```text
-//! quick --its guest still runs at a tick--> slow --the call ends--> (ended)
+//! quick --its guest has run for a tick's time--> slow --the call ends--> (ended)
 //!   ^------------the call ends------------/
 //! ```
 //!
 //! An ordinary question takes some ten microseconds. A guest that takes milliseconds is one of an interpreter, or one that loops:
-//! its thread goes on with a tenth of what others get, and in long time slices, so that the kernel lets in at once whoever wakes up
+//! its thread goes on with a third of what others get, and in long time slices, so that the kernel lets in at once whoever wakes up
 //! beside it. Without privilege a thread cannot take that back: it ends with the call. Source: `sched_setattr(2)`, sched(7)
 //! and Documentation/scheduler/sched-eevdf.rst, Linux 6.12; an older kernel knows no slices and only lowers the priority.
 
@@ -20,8 +20,9 @@ use std::time::Duration;
 /// The shortest slice that the kernel knows, and the longest.
 const QUICK: Duration = Duration::from_micros(100);
 const SLOW: Duration = Duration::from_millis(100);
-/// A tenth of the weight of others (sched(7)): so much that a policy of an interpreter ends in time beside others that never wait.
-const SLOW_NICE: i32 = 10;
+/// A third of the weight of others (sched(7)): so much that a policy of an interpreter ends in time beside others that never wait,
+/// and that one that loops has used up its time before the question's is over.
+const SLOW_NICE: i32 = 5;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -88,7 +89,7 @@ fn lock(waiting: &Mutex<Vec<Sender<Job>>>) -> MutexGuard<'_, Vec<Sender<Job>>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The guest on this thread is not done within a tick. Does nothing on threads that have other work, too.
+/// The guest on this thread takes long. Does nothing on threads that have other work, too.
 pub(super) fn slow_down() {
     if PACE.get() != Some(Pace::Quick) {
         return;
