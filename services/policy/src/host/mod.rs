@@ -15,6 +15,7 @@ mod call;
 mod component;
 mod engine;
 mod fault;
+mod lane;
 mod state;
 mod threads;
 mod world;
