@@ -129,7 +129,6 @@ impl Frontend {
             }
             if holds && images.in_use() {
                 tracing::info!("roots stand: the next process goes on with the connection to the kernel");
-                session.stay(true);
             } else {
                 images.detach();
                 session.stay(false);

@@ -41,14 +41,13 @@ impl Host {
         store.set_hostcall_fuel(usize::try_from(self.limits.output.as_u64()).unwrap_or(usize::MAX));
         store.set_max_component_handles(HANDLES_MAX);
         let (began, cpu) = (Instant::now(), cpu_time());
-        let (limit, lane, mut place) = (self.limits.time, self.lane.clone(), None);
+        let limit = self.limits.time;
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut store| {
             let used = cpu_time().saturating_sub(cpu);
             // Whoever merely runs when a tick comes is as quick as others.
-            if used >= TICK && place.is_none() {
+            if used >= TICK {
                 threads::slow_down();
-                place = lane.enter(deadline);
             }
             let over = used >= limit;
             // What took all that it may is to blame, however late it is.

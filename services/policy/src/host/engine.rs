@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::lane::Lane;
 use crate::Limits;
 
 /// How often guests look whether their time is over; those that run for longer than this give way to others.
@@ -41,7 +40,6 @@ const TABLE_KEPT: usize = 64 * 1024;
 pub(crate) struct Host {
     pub(super) engine: Engine,
     pub(super) limits: Arc<Limits>,
-    pub(super) lane: Lane,
     calls_at_once: usize,
     pooled: bool,
 }
@@ -68,7 +66,7 @@ impl Host {
             }
         };
         start_ticker(&engine)?;
-        Ok(Host { engine, limits: Arc::new(limits), lane: Lane::of_this_machine(), calls_at_once, pooled })
+        Ok(Host { engine, limits: Arc::new(limits), calls_at_once, pooled })
     }
 
     /// How many guests may run at the same time: the pool has room for no more.

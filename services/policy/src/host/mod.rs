@@ -15,7 +15,6 @@ mod call;
 mod component;
 mod engine;
 mod fault;
-mod lane;
 mod state;
 mod threads;
 mod world;

@@ -66,7 +66,7 @@ impl Threads {
         let threads = Arc::downgrade(&self.waiting);
         let run = move || {
             PACE.set(Some(Pace::Quick));
-            set_quick();
+            wish(QUICK, nice());
             let mut next = Some(first);
             while let Some(job) = next.take() {
                 job();
@@ -95,18 +95,14 @@ pub(super) fn slow_down() {
         return;
     }
     PACE.set(Some(Pace::Slow));
-    tell_once(ask(SLOW, nice() + SLOW_NICE), "guests that loop take as much of the processor as others");
-}
-
-fn set_quick() {
-    tell_once(ask(QUICK, nice()), "guests keep the processor for whole time slices");
+    wish(SLOW, nice() + SLOW_NICE);
 }
 
 /// A machine that does not allow it is slower beside bad guests, no more.
-fn tell_once(asked: io::Result<()>, means: &str) {
+fn wish(slice: Duration, nice: i32) {
     static TOLD: Once = Once::new();
-    if let Err(error) = asked {
-        TOLD.call_once(|| tracing::info!(%error, "{means}"));
+    if let Err(error) = ask(slice, nice) {
+        TOLD.call_once(|| tracing::info!(%error, "guests take as much of the processor as others"));
     }
 }
 
