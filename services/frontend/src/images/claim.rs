@@ -23,7 +23,7 @@ impl Images {
     }
 
     /// Tries again with images that nobody claims, but that could not be evicted when their last snapshot was removed.
-    pub(crate) async fn give_up_rest(&self) {
+    pub(super) async fn give_up_rest(&self) {
         let rest = self.node.unclaimed().clone();
         for manifest in rest {
             self.give_up(&manifest).await;
@@ -71,7 +71,7 @@ impl Node {
     }
 
     fn unclaimed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        // Each change is one insertion, or all at once.
+        // Each change is one insertion or removal.
         self.unclaimed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

@@ -274,9 +274,7 @@ impl Snapshots {
     }
 
     async fn clean(&self) -> Result<(), Status> {
-        self.with_ledger(|shared| Ok(shared.clean().map_err(redb::Error::Io)?)).await?;
-        self.shared.images.give_up_rest().await;
-        Ok(())
+        self.with_ledger(|shared| Ok(shared.clean().map_err(redb::Error::Io)?)).await
     }
 
     /// What a snapshot of this parent stands on; an image's tree is mounted when this returns.

@@ -84,10 +84,4 @@ impl Streaming {
             images.claim(claims);
         }
     }
-
-    pub(super) async fn give_up_rest(&self) {
-        if let Ok(images) = self.images() {
-            images.give_up_rest().await;
-        }
-    }
 }
