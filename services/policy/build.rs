@@ -21,7 +21,6 @@ fn main() -> Result<(), String> {
         Err(_) => format!("{}/../../target-plugins", variable("CARGO_MANIFEST_DIR")?),
     };
     println!("cargo::rerun-if-env-changed=SLUICE_PLUGINS");
-    println!("cargo::rerun-if-changed={folder}");
     let mut table = String::from("&[\n");
     for name in BUILTIN {
         let file = Path::new(&folder).join(format!("{name}.wasm"));
