@@ -31,6 +31,7 @@ const ELIGIBILITY: &str = "eligibility";
 #[command(after_help = "\
 Examples:
   sluice policy new mine --lang rust               begin one, in Rust, Python, JavaScript or C
+  sluice policy new mine --lang c --world prefetch
   sluice policy ls
   sluice policy facts debian:12 > facts.json       what policies are told of an image
   sluice policy check mine.wasm --settings mine.toml
@@ -84,7 +85,7 @@ pub struct RunArgs {
     /// Facts as `sluice policy facts` prints them, instead of an image
     #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
-    /// For a prefetch plugin: chunks of the image's profile
+    /// For a prefetch plugin: plan as if earlier starts had read so many chunks
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     profile: u32,
 }

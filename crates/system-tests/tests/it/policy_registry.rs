@@ -12,7 +12,7 @@ use system_tests::services::{Backend, Service};
 use system_tests::{Scratch, binaries, noise};
 use testkit::{ImageSpec, LayoutWriter, Registry, Tarball, port};
 
-use crate::authors::{begun, build};
+use crate::projects::{begun, build};
 
 const NOT_ELIGIBLE: i32 = 3;
 /// Looks at the policy set, a second each, until it must be in use: a whole interpreter is compiled in between, which takes an
@@ -169,7 +169,7 @@ fn a_policy_in_each_language_is_replaced_by_another_version_and_rolled_back() ->
     let key = format!("{}.pem", author.key);
     let mesh = Running::start(&author, &author.plugins[0])?;
     mesh.refuses("tag-refused")?;
-    let begun = |language| begun(&author.scratch, language);
+    let begun = |language| begun(&author.scratch, language, "eligibility");
     let pushed = |folder: &Path, version: &str| -> anyhow::Result<String> {
         push(&author.scratch, &author.registry, &build(folder)?, version, &["--key", &key])
     };

@@ -15,8 +15,6 @@ use serde::Serialize;
 use super::super::Context;
 use crate::render;
 
-/// The examples' own name: each place where it stands gets the new one.
-const EXAMPLE: &str = "no-latest";
 /// Of a policy, in bytes: as long as a policy set takes.
 const NAME_MAX: usize = 64;
 /// Files that are run.
@@ -27,14 +25,22 @@ const SCRIPT: &str = "build";
 #[command(after_help = "\
 Examples:
   sluice policy new mine --lang python && mine/build && sluice policy run mine/mine.wasm --facts mine/facts.json
+  sluice policy new mine --lang rust --world prefetch && mine/build
+  sluice policy run mine/mine.wasm --facts mine/facts.json --settings mine/settings.toml --profile 40
 
-It refuses images by their tag until you change its source file. What ./build needs, it says in its first lines.")]
+A policy of the world `eligibility` says whether an image may stream: the new one refuses images by their tag. One of
+`prefetch` says what of an image is fetched first: the new one takes the paths that its setting `first` names, then what
+earlier starts read (--profile: as if they had read so many chunks). Each is so until you change its source file; what
+./build needs, it says in its first lines.")]
 pub struct NewArgs {
     /// Small letters, digits and hyphens
     #[arg(value_parser = name)]
     name: String,
     #[arg(long, value_enum)]
     lang: Language,
+    /// What the policy decides
+    #[arg(long, value_enum, default_value_t)]
+    world: World,
     /// Where to make it; it must not exist, or be empty [default: ./NAME]
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -49,6 +55,15 @@ pub(super) enum Language {
     C,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum World {
+    /// May this image stream?
+    #[default]
+    Eligibility,
+    /// What of an image is fetched first?
+    Prefetch,
+}
+
 #[derive(Serialize)]
 struct Made<'a> {
     folder: &'a Path,
@@ -59,77 +74,85 @@ struct Made<'a> {
 type File = (&'static str, &'static str);
 
 macro_rules! files {
-    ($($path:literal = $from:literal),* $(,)?) => {
-        &[$(($path, include_str!(concat!("../../../../../plugins/", $from)))),*]
+    ($folder:literal: $($path:literal),*) => {
+        &[$(($path, include_str!(concat!("../../../../../plugins/", $folder, $path)))),*]
     };
 }
 
-const SHARED: &[File] = files! {
-    "wit/policy.wit" = "wit/policy.wit",
-    "facts.json" = "examples/facts.json",
-    "settings.toml" = "examples/settings.toml",
-    ".gitignore" = "examples/.gitignore",
-};
-/// The contract as a library; the same for every project.
-const SDK: &[File] = files! {
-    "sdk/Cargo.toml" = "sdk/Cargo.toml",
-    "sdk/src/lib.rs" = "sdk/src/lib.rs",
-    "sdk/src/bindings.rs" = "sdk/src/bindings.rs",
-    "sdk/src/settings.rs" = "sdk/src/settings.rs",
-};
-const RUST: &[File] = files! {
-    "build" = "examples/rust/build",
-    "Cargo.toml" = "examples/rust/Cargo.toml",
-    "Cargo.lock" = "examples/rust/Cargo.lock",
-    "src/lib.rs" = "examples/rust/src/lib.rs",
-};
-const PYTHON: &[File] = files! {
-    "build" = "examples/python/build",
-    "policy.py" = "examples/python/policy.py",
-};
-const JS: &[File] = files! {
-    "build" = "examples/javascript/build",
-    "policy.js" = "examples/javascript/policy.js",
-};
-const C: &[File] = files! {
-    "build" = "examples/c/build",
-    "policy.c" = "examples/c/policy.c",
-};
+const CONTRACT: &[File] = files!("": "wit/policy.wit");
+/// The contract as a library, for Rust.
+const SDK: &[File] =
+    files!("": "sdk/Cargo.toml", "sdk/src/lib.rs", "sdk/src/bindings.rs", "sdk/src/settings.rs");
+const SHARED: &[File] = files!("examples/": "facts.json", ".gitignore");
 
-impl Language {
-    /// What is the author's own; the rest is the same in every project.
-    fn own(self) -> &'static [File] {
+impl World {
+    /// The examples' own name: each place where it stands gets the new one.
+    fn example(self) -> &'static str {
         match self {
-            Language::Rust => RUST,
-            Language::Python => PYTHON,
-            Language::Js => JS,
-            Language::C => C,
+            World::Eligibility => "no-latest",
+            World::Prefetch => "paths-first",
         }
     }
 
-    fn common(self) -> impl Iterator<Item = &'static File> {
-        let sdk = if self == Language::Rust { SDK } else { &[] };
-        SHARED.iter().chain(sdk)
+    /// What is the author's own.
+    fn own(self, language: Language) -> &'static [File] {
+        match (self, language) {
+            (World::Eligibility, Language::Rust) => {
+                files!("examples/eligibility/rust/": "build", "Cargo.toml", "Cargo.lock", "src/lib.rs")
+            }
+            (World::Eligibility, Language::Python) => {
+                files!("examples/eligibility/python/": "build", "policy.py")
+            }
+            (World::Eligibility, Language::Js) => {
+                files!("examples/eligibility/javascript/": "build", "policy.js")
+            }
+            (World::Eligibility, Language::C) => files!("examples/eligibility/c/": "build", "policy.c"),
+            (World::Prefetch, Language::Rust) => {
+                files!("examples/prefetch/rust/": "build", "Cargo.toml", "Cargo.lock", "src/lib.rs")
+            }
+            (World::Prefetch, Language::Python) => files!("examples/prefetch/python/": "build", "policy.py"),
+            (World::Prefetch, Language::Js) => files!("examples/prefetch/javascript/": "build", "policy.js"),
+            (World::Prefetch, Language::C) => files!("examples/prefetch/c/": "build", "policy.c"),
+        }
+    }
+
+    /// What is the same for every name.
+    fn common(self, language: Language) -> impl Iterator<Item = &'static File> {
+        let settings: &[File] = match self {
+            World::Eligibility => files!("examples/eligibility/": "settings.toml"),
+            World::Prefetch => files!("examples/prefetch/": "settings.toml"),
+        };
+        let sdk = if language == Language::Rust { SDK } else { &[] };
+        CONTRACT.iter().chain(SHARED).chain(settings).chain(sdk)
+    }
+
+    /// How the new policy is tried.
+    fn trial(self) -> &'static str {
+        match self {
+            World::Eligibility => "",
+            World::Prefetch => " --profile 40",
+        }
     }
 }
 
 pub(super) fn run(context: &Context, args: NewArgs) -> anyhow::Result<ExitCode> {
-    let folder = args.folder.unwrap_or_else(|| PathBuf::from(&args.name));
+    let NewArgs { name, lang, world, folder } = args;
+    let folder = folder.unwrap_or_else(|| PathBuf::from(&name));
     make_empty(&folder)?;
-    for (path, text) in args.lang.common() {
+    for (path, text) in world.common(lang) {
         write(&folder, path, text)?;
     }
-    for (path, text) in args.lang.own() {
-        write(&folder, path, &text.replace(EXAMPLE, &args.name))?;
+    for (path, text) in world.own(lang) {
+        write(&folder, path, &text.replace(world.example(), &name))?;
     }
-    let files = args.lang.own().iter().chain(args.lang.common()).map(|(path, _)| *path).collect();
+    let files = world.own(lang).iter().chain(world.common(lang)).map(|(path, _)| *path).collect();
     if context.global.json {
         render::json(&Made { folder: &folder, files })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (shown, name) = (folder.display(), &args.name);
+    let (shown, trial) = (folder.display(), world.trial());
     render::line(&format!(
-        "made {shown}; next:\n  {shown}/build\n  sluice policy check {shown}/{name}.wasm\n  sluice policy run {shown}/{name}.wasm --facts {shown}/facts.json"
+        "made {shown}; next:\n  {shown}/build\n  sluice policy check {shown}/{name}.wasm\n  sluice policy run {shown}/{name}.wasm --facts {shown}/facts.json --settings {shown}/settings.toml{trial}"
     ))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -184,13 +207,17 @@ mod tests {
     }
 
     #[test]
-    fn every_project_is_built_by_a_script_that_names_the_plugin() {
-        for language in Language::value_variants() {
-            let script = language.own().iter().find(|(path, _)| *path == SCRIPT);
-            assert!(
-                script.is_some_and(|(_, text)| text.contains(&format!("{EXAMPLE}.wasm"))),
-                "{language:?}"
-            );
+    fn every_project_is_built_by_a_script_that_names_the_plugin_and_its_world() {
+        for world in World::value_variants() {
+            for language in Language::value_variants() {
+                let own = world.own(*language);
+                let all: String = own.iter().map(|(_, text)| *text).collect();
+                let script = own.iter().find(|(path, _)| *path == SCRIPT).map_or("", |(_, text)| text);
+                assert!(script.contains(&format!("{}.wasm", world.example())), "{world:?} {language:?}");
+                for other in World::value_variants().iter().filter(|other| *other != world) {
+                    assert!(!all.contains(other.example()), "{world:?} {language:?}: another one's name");
+                }
+            }
         }
     }
 }
