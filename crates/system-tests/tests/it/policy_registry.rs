@@ -162,7 +162,7 @@ fn a_signed_policy_comes_into_a_running_mesh_is_replaced_and_rolled_back() -> an
     mesh.refuses("tag-refused")
 }
 
-/// The same with an author's first project in each of the other languages, and with another version, which gives another reason.
+/// The same with an author's first project in each language, and with another version, which gives another reason.
 #[test]
 fn a_policy_in_each_language_is_replaced_by_another_version_and_rolled_back() -> anyhow::Result<()> {
     let author = Author::new()?;
@@ -183,7 +183,9 @@ fn a_policy_in_each_language_is_replaced_by_another_version_and_rolled_back() ->
         }
         Ok(())
     };
-    for (language, source) in [("c", "policy.c"), ("js", "policy.js"), ("python", "policy.py")] {
+    for (language, source) in
+        [("rust", "src/lib.rs"), ("c", "policy.c"), ("js", "policy.js"), ("python", "policy.py")]
+    {
         let folder = begun(language)?;
         let first = pushed(&folder, &format!("{language}-1"))?;
         change_reason(&folder.join(source))?;
