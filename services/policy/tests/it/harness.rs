@@ -49,7 +49,11 @@ impl Harness {
     }
 
     pub(crate) async fn plan(&self, starts: u32, chunks: u32) -> Result<PlanReply, Status> {
-        self.bus.call(PlanRequest { facts: Some(facts()), starts, chunks }, DEADLINE).await
+        self.plan_of(facts(), starts, chunks).await
+    }
+
+    pub(crate) async fn plan_of(&self, facts: Facts, starts: u32, chunks: u32) -> Result<PlanReply, Status> {
+        self.bus.call(PlanRequest { facts: Some(facts), starts, chunks }, DEADLINE).await
     }
 
     pub(crate) async fn policies(&self) -> PoliciesReply {
@@ -78,6 +82,11 @@ pub(crate) async fn refusal(policy: PolicyConfig) -> String {
 /// A plugin of the tests, pinned.
 pub(crate) fn hostile() -> String {
     pinned(&built("tests/hostile.wasm"))
+}
+
+/// The same that plans.
+pub(crate) fn hostile_planner() -> String {
+    pinned(&built("tests/hostile-planner.wasm"))
 }
 
 pub(crate) fn built(name: &str) -> PathBuf {
@@ -110,7 +119,7 @@ pub(crate) fn facts() -> Facts {
     Facts { image: Some(image), ..Facts::default() }
 }
 
-/// An image that makes the hostile plugin misbehave.
+/// An image that makes the hostile plugins misbehave.
 pub(crate) fn misbehaving(how: &str) -> Facts {
     image(|image| image.labels.push(Pair { name: "misbehave".to_owned(), value: how.to_owned() }))
 }

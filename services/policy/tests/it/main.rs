@@ -6,6 +6,7 @@ mod builtin;
 mod evolution;
 mod harness;
 mod hostile;
+mod hostile_planners;
 mod load;
 mod recorded;
 mod refused;

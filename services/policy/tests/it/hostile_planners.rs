@@ -1,0 +1,106 @@
+//! Prefetch policies that misbehave: each ends in a precise error, which is counted and told, and in another policy's plan or none. Then a node
+//! plans by itself.
+
+use proto::plan_item::{ChunkRun, Item};
+use proto::{Decision, EventKind};
+use tonic::Code;
+
+use crate::harness::{Harness, config, decisions, facts, hostile_planner, misbehaving};
+
+/// A planner that misbehaves, and what follows it in the set.
+async fn harness(name: &str, next: &str) -> Harness {
+    let set = format!("[[prefetch]]\nname = '{name}'\nsource = '{}'\n{next}", hostile_planner());
+    Harness::start(config(&set)).await.unwrap()
+}
+
+/// As the service's own admin server renders it; 0: nothing was counted.
+fn counted(metric: &str) -> u64 {
+    let rendered = lifecycle::telemetry::install().unwrap().render();
+    let line = rendered.lines().find_map(|line| line.strip_prefix(metric));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_misbehaviour_is_a_failure_of_its_kind_and_there_is_no_plan() {
+    lifecycle::telemetry::install().unwrap();
+    for (how, kind, message) in [
+        ("loop", "time", "it used more than 100ms of a processor"),
+        ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
+        ("recurse", "stack", "the stack is full"),
+        ("panic", "trap", "nobody expects this"),
+        ("trap", "trap", "it gave up"),
+        ("outside", "trap", "out of bounds"),
+        ("error", "error", "it reports an error: no list for this image"),
+        ("megabytes", "output", "it hands over more than 1.0 MiB at once"),
+        ("log-megabytes", "output", "it hands over more than 1.0 MiB at once"),
+        ("million-items", "output", "it hands over more than 1.0 MiB at once"),
+        ("many-items", "nonsense", "its plan has 10001 items; at most 10000"),
+        ("long-path", "nonsense", "the paths of its plan have 600000 bytes; at most 524288"),
+        ("no-bandwidth", "nonsense", "its plan has a bandwidth of 0: the mode `nothing` says that"),
+        ("not-text", "nonsense", "utf-8"),
+    ] {
+        let name = format!("plans-{how}");
+        let harness = harness(&name, "").await;
+        let refused = harness.plan_of(misbehaving(how), 1, 3).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::FailedPrecondition, "no prefetch policy has a plan"),
+            "{how}"
+        );
+        let told = harness.bus.events().recent();
+        assert_eq!(told.len(), 1, "{how}: {told:?}");
+        assert_eq!(
+            (told[0].kind(), told[0].reason.as_str()),
+            (EventKind::PolicyFailed, kind),
+            "{how}: {told:?}"
+        );
+        assert_eq!((&*told[0].details["policy"], &*told[0].image), (&*name, "registry.example/team/app:1"));
+        assert!(told[0].message.contains(message), "{how}: {told:?}");
+        for metric in [
+            format!("sluice_policy_plans_total{{policy=\"{name}\",outcome=\"{kind}\"}}"),
+            format!("sluice_policy_failures_total{{policy=\"{name}\",kind=\"{kind}\"}}"),
+        ] {
+            assert_eq!(counted(&metric), 1, "{metric}");
+        }
+        // Other calls go on: of the same policy, and those that judge the same image.
+        let plan = harness.plan(1, 3).await.unwrap();
+        assert_eq!((plan.policy.as_str(), plan.items.len()), (name.as_str(), 1), "after {how}");
+        let judged = harness.judge(misbehaving(how)).await;
+        assert_eq!(decisions(&judged), [Decision::Accept, Decision::Accept], "after {how}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failure_the_next_policy_plans_and_what_fails_again_and_again_rests() {
+    lifecycle::telemetry::install().unwrap();
+    let harness = harness("weary", "[[prefetch]]\nname = 'next'\nsource = 'builtin:learned'").await;
+    let run = Item::Chunks(ChunkRun { first: 0, count: 7 });
+    for _ in 0..4 {
+        let plan = harness.plan_of(misbehaving("trap"), 2, 7).await.unwrap();
+        assert_eq!((plan.policy.as_str(), plan.items[0].item.as_ref()), ("next", Some(&run)));
+    }
+    let failures =
+        |kind: &str| counted(&format!("sluice_policy_plans_total{{policy=\"weary\",outcome=\"{kind}\"}}"));
+    assert_eq!((failures("trap"), failures("bypassed")), (3, 1));
+    let resting = harness.policies().await.policies;
+    let resting: Vec<_> = resting.iter().filter(|policy| policy.open_circuit).collect();
+    assert!(matches!(resting[..], [policy] if policy.name == "weary"), "{resting:?}");
+    assert_eq!(harness.judge(facts()).await.decision(), Decision::Accept);
+}
+
+/// Numbers and paths that no image has are for the node to pass over: the contract says so. What is shown to people is cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_what_no_image_has_is_handed_on_as_it_is() {
+    let plan = harness("bad", "").await.plan_of(misbehaving("absurd"), 1, 3).await.unwrap();
+    let items: Vec<Item> = plan.items.into_iter().filter_map(|item| item.item).collect();
+    for item in [
+        Item::Path(String::new()),
+        Item::Path("a\0b".to_owned()),
+        Item::Chunks(ChunkRun { first: u32::MAX, count: u32::MAX }),
+        Item::Chunks(ChunkRun { first: u32::MAX - 1, count: 1 }),
+    ] {
+        assert!(items.contains(&item), "{item:?} of {items:?}");
+    }
+    assert_eq!(plan.bandwidth, Some(u64::MAX));
+    assert!(plan.reason.len() <= 256 && !plan.reason.chars().any(char::is_control), "{:?}", plan.reason);
+}
