@@ -23,6 +23,11 @@ pub struct Mesh {
 impl Mesh {
     /// Starts everything; `link` are arguments of `sluice link`.
     pub fn start(link: &[&str]) -> anyhow::Result<Mesh> {
+        Mesh::start_with(link, &[])
+    }
+
+    /// The same, with settings of the frontend.
+    pub fn start_with(link: &[&str], frontend: &[&str]) -> anyhow::Result<Mesh> {
         let scratch = Scratch::new()?;
         let cache_port = port::free()?;
         let link = Link::start(cache_port, link)?;
@@ -35,6 +40,8 @@ impl Mesh {
             format!("frontend.socket={}", socket.display()),
             format!("frontend.trusted_keys=[\"{}\"]", backend.key),
         ];
+        let more = frontend.iter().map(|setting| (*setting).to_owned());
+        let settings: Vec<String> = settings.into_iter().chain(more).collect();
         let mut frontend = backend.service(&scratch, "frontend", &settings)?;
         frontend.server.wait_until("frontend", || socket.exists())?;
         Ok(Mesh { backend, link, frontend, socket, scratch })

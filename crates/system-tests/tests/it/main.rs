@@ -17,6 +17,7 @@ mod kills;
 mod many;
 mod mixed;
 mod planners;
+mod planning;
 mod policies;
 mod policy_registry;
 mod projects;
