@@ -88,8 +88,9 @@ pub struct PolicyConfig {
     pub source: String,
     #[serde(default)]
     pub mode: Mode,
-    #[serde(default)]
-    pub on_failure: OnFailure,
+    /// Of eligibility policies alone: `refuse` where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
     /// What the policy itself is told; `sluice policy check` lists what it takes.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub settings: toml::Table,
@@ -169,7 +170,7 @@ impl PolicyConfig {
             name: name.to_owned(),
             source: format!("builtin:{name}"),
             mode: Mode::Enforce,
-            on_failure: OnFailure::Refuse,
+            on_failure: None,
             settings: toml::Table::new(),
         }
     }

@@ -195,7 +195,7 @@ impl Plugin<Judge> {
         let (outcome, spent) = self.run(deadline, || self.ask(facts, deadline));
         let mut verdict = match outcome {
             Ok(verdict) => verdict,
-            Err((kind, error)) => after_failure(self.config.on_failure, kind, &error),
+            Err((kind, error)) => after_failure(self.config.on_failure.unwrap_or_default(), kind, &error),
         };
         verdict.policy = self.config.name.clone();
         verdict.version = brief(&self.about.version);

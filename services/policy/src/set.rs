@@ -43,6 +43,7 @@ impl Set {
         before: Option<&Set>,
     ) -> anyhow::Result<Set> {
         check_names(config)?;
+        check_prefetch(config)?;
         let (judges, planners): (&[_], &[_]) = match before {
             Some(set) => (&set.eligibility, &set.prefetch),
             None => (&[], &[]),
@@ -140,6 +141,18 @@ fn check_names(config: &SetConfig) -> anyhow::Result<()> {
         if !names.insert(name) {
             bail!("two policies have the name {name:?}");
         }
+    }
+    Ok(())
+}
+
+fn check_prefetch(config: &SetConfig) -> anyhow::Result<()> {
+    // A setting that would be passed over is worse than one that is refused.
+    if let Some(PolicyConfig { name, .. }) = config.prefetch.iter().find(|policy| policy.on_failure.is_some())
+    {
+        bail!(
+            "the prefetch policy {name:?} has `on_failure`, which is for eligibility policies: when a prefetch policy fails, the next \
+             one plans, or else the node by itself; leave it out"
+        );
     }
     let enforced = |config: &PolicyConfig| config.mode == Mode::Enforce;
     if !config.prefetch.is_empty() && !config.prefetch.iter().any(enforced) {

@@ -135,3 +135,18 @@ async fn a_plugin_that_is_too_large_and_a_set_that_is_ambiguous_are_refused() {
     let error = format!("{:#}", Harness::start(absent).await.err().unwrap());
     assert!(error.contains("reading the policy set /nonexistent/policies.toml"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_rule_is_for_eligibility_policies() {
+    let start = |world: &str, rule: &str| {
+        let source = if world == "prefetch" { "learned" } else { "schema-version" };
+        let policy = format!("name = 'mine'\nsource = 'builtin:{source}'\non_failure = '{rule}'");
+        Harness::start(config(&format!("[[{world}]]\n{policy}")))
+    };
+    for rule in ["refuse", "accept", "abstain"] {
+        start("eligibility", rule).await.unwrap();
+        let error = format!("{:#}", start("prefetch", rule).await.err().unwrap());
+        assert!(error.contains("the prefetch policy \"mine\" has `on_failure`"), "{error}");
+        assert!(error.contains("the next one plans, or else the node by itself"), "{error}");
+    }
+}
