@@ -45,6 +45,10 @@ Examples:
 How to write one: docs/policies.md")]
 pub enum PolicyCommand {
     /// List the policies that are in use
+    ///
+    /// With --nats, or nats.url in the settings: those of a policy service that runs, and why a newer set is not in use. Without, nobody
+    /// can be asked: the set of this command's own settings is loaded as a service would, and shown. Whether a node that runs everything
+    /// in one process has taken up a changed file, `sluice events --kind policy-set` says.
     Ls,
     /// Print what policies are told of an image, as JSON
     Facts {
