@@ -14,7 +14,11 @@ pub(crate) fn begun(scratch: &Scratch, language: &str, world: &str) -> anyhow::R
     let folder = scratch.path(&format!("{world}-{language}"));
     let arguments = ["policy", "new", "mine", "--lang", language, "--world", world].map(str::to_owned);
     let arguments = [arguments.to_vec(), vec![folder.display().to_string()]].concat();
-    scratch.succeed(&arguments)?;
+    let next = scratch.succeed(&arguments)?;
+    ensure!(
+        next.contains("mine.wasm --facts") && next.contains("--profile") == (world == "prefetch"),
+        "{next}"
+    );
     let again = scratch.refuse(&arguments)?;
     assert!(again.contains("is not empty: name another folder"), "{again}");
     Ok(folder)
@@ -45,6 +49,8 @@ fn prepare_rust(script: &mut Command) -> anyhow::Result<()> {
     if !sysroot.join("lib/rustlib").join(RUST_TARGET).is_dir() {
         let path = std::env::var("PATH").context("PATH")?;
         script.env("PATH", format!("/usr/bin:{path}")).env("RUSTC", "/usr/bin/rustc");
+        // It is of the toolchain that runs this test.
+        script.env_remove("LD_LIBRARY_PATH");
         script.env("RUSTC_BOOTSTRAP", "1").env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort");
         script.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", "wasm-ld");
     }

@@ -28,10 +28,10 @@ Examples:
   sluice policy new mine --lang rust --world prefetch && mine/build
   sluice policy run mine/mine.wasm --facts mine/facts.json --settings mine/settings.toml --profile 40
 
-A policy of the world `eligibility` says whether an image may stream: the new one refuses images by their tag. One of
-`prefetch` says what of an image is fetched first: the new one takes the paths that its setting `first` names, then what
-earlier starts read (--profile: as if they had read so many chunks). Each is so until you change its source file; what
-./build needs, it says in its first lines.")]
+A policy of the world `eligibility` says whether an image may stream: the new one refuses images by their tag. One of `prefetch` says \
+what of an image is fetched first: the new one lists the paths that its setting `first` names, then what earlier starts read \
+(--profile: as if they had read so many chunks). Each does so until you change its source file. What ./build needs, it says in its \
+first lines.")]
 pub struct NewArgs {
     /// Small letters, digits and hyphens
     #[arg(value_parser = name)]
@@ -215,7 +215,12 @@ mod tests {
                 let script = own.iter().find(|(path, _)| *path == SCRIPT).map_or("", |(_, text)| text);
                 assert!(script.contains(&format!("{}.wasm", world.example())), "{world:?} {language:?}");
                 for other in World::value_variants().iter().filter(|other| *other != world) {
-                    assert!(!all.contains(other.example()), "{world:?} {language:?}: another one's name");
+                    let name = other.to_possible_value().unwrap().get_name().to_owned();
+                    let says = |what: &str| all.contains(what);
+                    assert!(
+                        !says(&name) && !says(other.example()),
+                        "{world:?} {language:?}: it is of {name}"
+                    );
                 }
             }
         }
