@@ -14,9 +14,11 @@ pub mod noise;
 pub mod numbered;
 pub mod scratch;
 pub mod services;
+pub mod snapshotter;
 pub mod systemd;
 
 pub use facts::Facts;
 pub use noise::noise;
 pub use numbered::Numbered;
 pub use scratch::Scratch;
+pub use snapshotter::Snapshotter;

@@ -28,6 +28,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Unix socket of `node.v1`, mode 0600. Its folder is made when absent.
     pub socket: PathBuf,
+    /// Whether images that containerd pulls from now on may stream. Those that stream already go on, whatever this says.
+    pub streaming: bool,
     /// Unix socket where containerd finds its snapshotter, mode 0600; absent: none is served.
     pub snapshotter: Option<PathBuf>,
     /// Unix socket of the CRI image service for the kubelet, mode 0600, which hands every call on to `runtime` and learns
@@ -84,6 +86,7 @@ impl Default for Config {
             labels: BTreeMap::new(),
             state: PathBuf::from("/var/lib/sluice"),
             socket: PathBuf::from("/run/sluice/node.sock"),
+            streaming: true,
             snapshotter: None,
             image_service: None,
             runtime: PathBuf::from("/run/containerd/containerd.sock"),

@@ -99,6 +99,7 @@ impl Frontend {
         let credentials = Arc::new(Sources::open(&config.credentials)?);
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
         let (holds, doors) = (config.hold, Doors::of(&config, tasks, &shutdown));
+        let switched_on = config.streaming;
         let (tasks_of_images, ending) = (tasks.clone(), shutdown.clone());
         let images = Images::start(images::Parts {
             config,
@@ -115,7 +116,7 @@ impl Frontend {
             shutdown: ending,
         })
         .await?;
-        doors.open(Streaming::Possible(images.clone()), credentials)?;
+        doors.open(Streaming::Possible { images: images.clone(), switched_on }, credentials)?;
         let listener = node::listen(&socket, Name::NodeSocket)?;
         // Only now is known what earlier roots may read; and nothing can fail any more, so that no question is taken and left.
         serving.go()?;

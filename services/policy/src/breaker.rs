@@ -1,8 +1,11 @@
 //! The circuit breaker of one policy: after repeated failures it is not run for a while, and its failure rule answers at once.
 //!
-//! States: closed -> open (after [`FAILURES_MAX`] failures in a row, or [`FAILURES_OF_LAST_MAX`] among the last [`LAST`] calls) ->
-//! one trial when the pause is over -> closed, or open for twice as long; and for twice as long, too, when it opens again soon after
-//! a trial closed it. Pure: the time is given.
+//! States: closed -> open (after [`FAILURES_MAX`] failures in a row, [`FAILURES_OF_LAST_MAX`] among the last [`LAST`] calls, or when
+//! failures wasted the time of [`WASTE_MAX`] calls) -> one trial when the pause is over -> closed, or open for twice as long; and for
+//! twice as long, too, when it opens again soon after a trial closed it. Pure: the time is given.
+//!
+//! Failures are weighed, too, as their number says little of what they cost: one that loops takes a thousand times as long as an answer,
+//! so a few among hundreds of answers a second keep a processor busy.
 //!
 //! A policy that fails for some images only goes on: its failure rule answers for these, and it for all others.
 
@@ -14,6 +17,10 @@ const FAILURES_MAX: u32 = 3;
 const FAILURES_OF_LAST_MAX: u32 = 10;
 /// How many calls are remembered for that.
 const LAST: u32 = 20;
+/// Processor time that failures may waste at once, in calls that each take all they may.
+const WASTE_MAX: f64 = 2.5;
+/// The same in the long run: how much of it is forgiven each second.
+const FORGIVEN: f64 = 0.2;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -21,10 +28,28 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Breaker {
     /// How the last [`LAST`] calls ended, the newest in the lowest bit: 1 is a failure.
     last: u32,
+    wasted: Waste,
     open: Option<Open>,
     /// When a trial closed it, after which pause.
     closed: Option<(Instant, Duration)>,
     tireless: bool,
+}
+
+/// Processor time of failures, less what is forgiven, in calls that each take all they may.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waste {
+    calls: f64,
+    when: Option<Instant>,
+}
+
+impl Waste {
+    /// With one more; what it comes to.
+    fn add(&mut self, now: Instant, calls: f64) -> f64 {
+        let passed = self.when.map_or(Duration::ZERO, |when| now.saturating_duration_since(when));
+        *self =
+            Waste { calls: (self.calls - passed.as_secs_f64() * FORGIVEN).max(0.0) + calls, when: Some(now) };
+        self.calls
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,18 +81,20 @@ impl Breaker {
     pub(crate) fn succeeded(&mut self, now: Instant) {
         match self.open {
             None => self.last = shifted(self.last),
-            // What failed before the pause is forgiven, but not forgotten.
+            // What failed before the pause is forgiven, but not forgotten; what it cost takes its time.
             Some(open) if open.trying => {
                 let closed = Some((now, open.pause));
-                *self = Breaker { closed, tireless: self.tireless, ..Breaker::default() };
+                let (wasted, tireless) = (self.wasted, self.tireless);
+                *self = Breaker { wasted, closed, tireless, ..Breaker::default() };
             }
             // It began before the circuit opened.
             Some(_) => {}
         }
     }
 
-    /// Notes a failure; true when the circuit was closed and opens now.
-    pub(crate) fn failed(&mut self, now: Instant) -> bool {
+    /// Notes a failure, and which part of the time that a call may take it took; true when the circuit was closed and opens now.
+    pub(crate) fn failed(&mut self, now: Instant, took: f64) -> bool {
+        let wasted = self.wasted.add(now, took);
         if let Some(open) = &mut self.open {
             if open.trying {
                 let pause = PAUSE_MAX.min(open.pause * 2);
@@ -77,7 +104,9 @@ impl Breaker {
         }
         self.last = shifted(self.last) | 1;
         let opens = !self.tireless
-            && (self.last.trailing_ones() >= FAILURES_MAX || self.last.count_ones() >= FAILURES_OF_LAST_MAX);
+            && (self.last.trailing_ones() >= FAILURES_MAX
+                || self.last.count_ones() >= FAILURES_OF_LAST_MAX
+                || wasted >= WASTE_MAX);
         if opens {
             let pause = self.pause(now);
             self.open = Some(Open { until: now + pause, pause, trying: false });
@@ -109,12 +138,42 @@ fn shifted(last: u32) -> u32 {
 mod tests {
     use super::*;
 
+    /// Of a failure that costs nothing to speak of.
+    const QUICK: f64 = 0.001;
+
+    #[test]
+    fn opens_when_a_few_failures_among_many_answers_take_the_time_of_all() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let answer = |breaker: &mut Breaker| (0..100).for_each(|_| breaker.succeeded(now));
+        for _ in 0..2 {
+            assert!(!breaker.failed(now, 1.0));
+            answer(&mut breaker);
+        }
+        assert!(breaker.failed(now, 1.0));
+        let later = now + PAUSE_MIN;
+        assert!(breaker.admits(later));
+        breaker.succeeded(later);
+        answer(&mut breaker);
+        assert!(!breaker.is_open());
+        assert!(breaker.failed(later, 1.0), "a pause of a second does not forgive what all of them took");
+    }
+
+    #[test]
+    fn one_that_takes_its_whole_time_now_and_then_goes_on() {
+        let (mut breaker, mut now) = (Breaker::default(), Instant::now());
+        for _ in 0..100 {
+            assert!(!breaker.failed(now, 1.0));
+            (0..LAST).for_each(|_| breaker.succeeded(now));
+            now += Duration::from_secs(5);
+        }
+    }
+
     #[test]
     fn opens_after_failures_in_a_row() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        assert!(!breaker.failed(now) && !breaker.failed(now));
+        assert!(!breaker.failed(now, QUICK) && !breaker.failed(now, QUICK));
         breaker.succeeded(now);
-        assert!(!breaker.failed(now) && !breaker.failed(now) && breaker.failed(now));
+        assert!(!breaker.failed(now, QUICK) && !breaker.failed(now, QUICK) && breaker.failed(now, QUICK));
         assert!(breaker.is_open() && !breaker.admits(now));
     }
 
@@ -123,18 +182,22 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for call in 0..1000 {
             // Two of five.
-            if matches!(call % 5, 0 | 2) { assert!(!breaker.failed(now)) } else { breaker.succeeded(now) }
+            if matches!(call % 5, 0 | 2) {
+                assert!(!breaker.failed(now, QUICK))
+            } else {
+                breaker.succeeded(now)
+            }
         }
         let mut calls = 0;
         while !breaker.is_open() {
             breaker.succeeded(now);
-            breaker.failed(now);
+            breaker.failed(now, QUICK);
             calls += 2;
             assert!(calls <= LAST);
         }
         assert!(breaker.admits(now + PAUSE_MIN));
         breaker.succeeded(now);
-        assert!(!breaker.is_open() && !breaker.failed(now), "what was before the pause is forgiven");
+        assert!(!breaker.is_open() && !breaker.failed(now, QUICK), "what was before the pause is forgiven");
     }
 
     #[test]
@@ -143,7 +206,7 @@ mod tests {
         let mut pauses = Vec::new();
         for closed_for in [0, 1, 1, 59, 61, 0] {
             now += Duration::from_secs(closed_for);
-            while !breaker.failed(now) {}
+            while !breaker.failed(now, QUICK) {}
             let open = breaker.open.unwrap();
             pauses.push(open.pause.as_secs());
             now = open.until;
@@ -156,8 +219,8 @@ mod tests {
     #[test]
     fn how_calls_end_that_began_before_it_opened_changes_nothing() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        while !breaker.failed(now) {}
-        assert!(!breaker.failed(now) && !breaker.failed(now));
+        while !breaker.failed(now, QUICK) {}
+        assert!(!breaker.failed(now, QUICK) && !breaker.failed(now, QUICK));
         breaker.succeeded(now);
         assert!(breaker.is_open() && !breaker.admits(now) && breaker.admits(now + PAUSE_MIN));
     }
@@ -167,7 +230,7 @@ mod tests {
         let (mut breaker, now) = (Breaker::tireless(), Instant::now());
         breaker.succeeded(now);
         for _ in 0..10 {
-            assert!(!breaker.failed(now) && breaker.admits(now));
+            assert!(!breaker.failed(now, QUICK) && breaker.admits(now));
         }
     }
 
@@ -175,7 +238,7 @@ mod tests {
     fn one_tries_after_each_pause_and_the_pauses_grow_to_a_bound() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
         for _ in 0..FAILURES_MAX {
-            breaker.failed(now);
+            breaker.failed(now, QUICK);
         }
         let mut pauses = Vec::new();
         for _ in 0..9 {
@@ -185,7 +248,7 @@ mod tests {
             now = open.until;
             assert!(breaker.admits(now), "one may try");
             assert!(!breaker.admits(now), "a second one may not");
-            assert!(!breaker.failed(now), "it is no news that the circuit is open");
+            assert!(!breaker.failed(now, QUICK), "it is no news that the circuit is open");
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(breaker.admits(now + PAUSE_MAX));

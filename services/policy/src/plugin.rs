@@ -17,6 +17,9 @@ use crate::source::{Source, Sources};
 use crate::verdict::{after_failure, brief, sensible};
 use crate::{meters, settings};
 
+/// Whoever used so much of a processor's time that one call may take is to blame, too, when the time for all is over.
+const LATE_BY_ITSELF: f64 = 0.5;
+
 #[derive(Debug)]
 pub(crate) struct Plugin<W> {
     config: PolicyConfig,
@@ -159,17 +162,18 @@ impl<W: World> Plugin<W> {
         meters::spent(self.name(), &spent, high_water);
         match &outcome {
             Ok(_) => self.breaker().succeeded(Instant::now()),
-            Err(Fault::Late) => {}
-            Err(fault) => self.failed(fault),
+            // On a busy machine a loop ends so, too.
+            Err(Fault::Late) if spent.share < LATE_BY_ITSELF => {}
+            Err(fault) => self.failed(fault, &spent),
         }
         meters::circuit(self.name(), self.breaker().is_open());
         (outcome.map_err(|fault| (fault.kind(), fault.to_string())), spent)
     }
 
-    fn failed(&self, fault: &Fault) {
+    fn failed(&self, fault: &Fault, spent: &Spent) {
         let (policy, error) = (self.name(), brief(&fault.to_string()));
         tracing::warn!(policy, digest = self.digest, kind = fault.kind(), error, "a policy failed");
-        if self.breaker().failed(Instant::now()) {
+        if self.breaker().failed(Instant::now(), spent.share) {
             tracing::error!(policy, digest = self.digest, error, "a policy fails again and again: it rests");
         }
     }

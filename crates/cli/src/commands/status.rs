@@ -27,6 +27,10 @@ pub struct NodeStatus {
     /// Compressed bytes that came over the network since the node started.
     pub received_bytes: u64,
     pub resident_bytes: u64,
+    /// What the node keeps within; without the services that one process may run beside it.
+    pub memory_budget: u64,
+    /// Whether images that containerd pulls from now on may stream.
+    pub streaming: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +82,8 @@ impl From<StatusReply> for NodeStatus {
             disk_budget: reply.disk_budget,
             received_bytes: reply.received_bytes,
             resident_bytes: reply.resident_bytes,
+            memory_budget: reply.memory_budget,
+            streaming: reply.streaming,
         }
     }
 }
@@ -126,11 +132,16 @@ fn describe(status: &NodeStatus) -> String {
         0 => String::new(),
         budget => format!(" of {}", render::bytes(budget)),
     };
+    let switch = match status.streaming {
+        true => "",
+        false => "\nswitched off (frontend.streaming): what containerd pulls from now on does not stream",
+    };
     format!(
-        "{table}\ndisk {}{budget}, received {}, memory {}",
+        "{table}\ndisk {}{budget}, received {}, memory {} (budget of a frontend: {}){switch}",
         render::bytes(status.disk_bytes),
         render::bytes(status.received_bytes),
-        render::bytes(status.resident_bytes)
+        render::bytes(status.resident_bytes),
+        render::bytes(status.memory_budget)
     )
 }
 

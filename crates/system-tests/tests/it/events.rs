@@ -1,9 +1,12 @@
 //! What happens to images is told as events: on the node, and to the whole mesh.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::thread;
 
 use anyhow::Context as _;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::noise;
 use testkit::ImageSpec;
@@ -33,7 +36,7 @@ fn told(events: &[Value]) -> Vec<(&str, &str)> {
 /// `sluice events --mesh`, in the background until dropped.
 struct Listener {
     process: Child,
-    output: std::path::PathBuf,
+    output: PathBuf,
 }
 
 impl Listener {
@@ -144,4 +147,61 @@ fn the_mesh_hears_what_goes_wrong_on_its_nodes() -> anyhow::Result<()> {
         assert!(failed["details"][detail].is_string(), "{failed}");
     }
     Ok(())
+}
+
+/// Every chunk in a store, with one byte changed; what they were.
+fn damage(store: &Path) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let (mut found, mut open) = (Vec::new(), vec![store.join("default/chunks")]);
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let good = std::fs::read(&path)?;
+            let mut bad = good.clone();
+            bad[good.len() / 2] ^= 0x20;
+            std::fs::write(&path, bad)?;
+            found.push((path, good));
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn reads_past_the_caches_and_what_arrives_corrupt_are_told() -> anyhow::Result<()> {
+    let background = "frontend.background=false".to_owned();
+    let options = Options { services: true, settings: vec![background.clone()], ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let data = noise(7, 3_000_000);
+    let image = node.push("app", &application(7, 3_000_000)?)?;
+    node.cri.pull(&image)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "reader", &image, &["/bin/sleep", "1000"])?;
+    let store = node.scratch().path("mesh-store");
+    node.sluice.kill()?;
+    let settings = vec![background, format!("store.url={}", store.display())];
+    node.restart_sluice(&Options { settings, ..options })?;
+    let listener = Listener::start(&mut node)?;
+    node.backend()?.cache.kill()?;
+    let good = damage(&store)?;
+    assert!(good.len() > 3, "{} chunks", good.len());
+    let printed = thread::scope(|scope| {
+        let reader = scope.spawn(|| node.cri.exec(&container, &["/bin/sha256sum", "/data/read"]));
+        let corrupt = listener.until(&node, |event| event["reason"] == "corrupt-content");
+        // In any case: the reader waits for it.
+        for (path, bytes) in good {
+            std::fs::write(path, bytes)?;
+        }
+        let corrupt = corrupt?;
+        assert_eq!(corrupt["kind"], "degraded");
+        assert!(corrupt["details"]["digest"].is_string(), "{corrupt}");
+        reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
+    })?;
+    assert!(printed.starts_with(&hex::encode(Sha256::digest(&data))), "{printed}");
+    let past = listener.until(&node, |event| event["reason"] == "past-caches")?;
+    assert_eq!(past["kind"], "degraded");
+    node.cri.stop(&container)?;
+    node.cri.remove_pod(&pod)
 }

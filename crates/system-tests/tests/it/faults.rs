@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use system_tests::mesh::Mesh;
-use system_tests::noise;
+use system_tests::{Scratch, noise};
 use testkit::{ImageSpec, LayoutWriter, Tarball};
 
 const FILES: u64 = 30;
@@ -37,7 +39,7 @@ impl Slow {
         thread::spawn(move || {
             for number in 0..FILES {
                 let bytes = fs::read(root.join(format!("file-{number}")))?;
-                anyhow::ensure!(bytes == noise(number, FILE_LEN), "file-{number} has wrong bytes");
+                ensure!(bytes == noise(number, FILE_LEN), "file-{number} has wrong bytes");
             }
             Ok(())
         })
@@ -69,4 +71,37 @@ fn a_nats_server_that_is_away_while_content_is_read() -> anyhow::Result<()> {
     sleep(Duration::from_secs(1));
     slow.mesh.backend.nats.restart()?;
     joined(reader)
+}
+
+#[test]
+fn a_node_whose_disk_is_full_reads_on_and_says_so() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let (disk, state) = (scratch.path("disk"), scratch.mount_point("state")?);
+    fs::File::create(&disk)?.set_len(24 << 20)?;
+    let disk = disk.to_str().context("a UTF-8 path")?;
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output()?;
+        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    run("mkfs.ext4", &["-q", disk])?;
+    run("mount", &["-o", "loop", disk, state.to_str().context("a UTF-8 path")?])?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let tar = (0..FILES)
+        .fold(Tarball::new(), |tar, number| tar.file(&format!("file-{number}"), &noise(number, FILE_LEN)));
+    layout.image("app", &ImageSpec::new([tar.finish()]))?;
+    let root = scratch.mount_point("root")?;
+    let store = format!("store.url={}", scratch.path("store").display());
+    let root_text = root.to_str().context("a UTF-8 path")?;
+    scratch.succeed(["--set", &store, "mount", &layout.reference("app"), root_text])?;
+    for number in 0..FILES {
+        let bytes = fs::read(root.join(format!("file-{number}")))?;
+        ensure!(bytes == noise(number, FILE_LEN), "file-{number} has wrong bytes");
+    }
+    let told = scratch.succeed(["events", "--kind", "degraded"])?;
+    assert!(told.contains("disk-full"), "{told}");
+    let status = scratch.json(["status"])?;
+    assert_eq!(status["images"][0]["complete"], false, "it had room for all: this tested nothing");
+    scratch.succeed(["umount", root_text])?;
+    Ok(())
 }

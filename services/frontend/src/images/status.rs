@@ -28,6 +28,8 @@ impl Images {
             disk_bytes: self.node.objects.used(),
             disk_budget: self.node.config.disk_budget.as_u64(),
             resident_bytes: resident_bytes().unwrap_or(0),
+            memory_budget: self.node.config.memory_budget(),
+            streaming: self.node.config.streaming,
         }
     }
 

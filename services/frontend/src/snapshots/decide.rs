@@ -20,6 +20,8 @@ pub(crate) enum Reason {
     NoAnnotations,
     /// This machine cannot stream any image.
     Machine,
+    /// An operator wants none to stream.
+    SwitchedOff,
     /// Its import takes longer than a pull may wait; it goes on.
     NotImportedYet,
     /// The image cannot stream, or may not.
@@ -45,6 +47,7 @@ impl Reason {
             Reason::OverOrdinary => "over-ordinary-layer",
             Reason::NoAnnotations => "no-annotations",
             Reason::Machine => "machine-cannot-stream",
+            Reason::SwitchedOff => "switched-off",
             Reason::NotImportedYet => NOT_IMPORTED,
             Reason::NotEligible => "not-eligible",
             Reason::Denied => "denied",

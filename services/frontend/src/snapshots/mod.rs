@@ -120,9 +120,7 @@ impl Snapshots {
             metrics::layer_streamed();
             Err(Status::already_exists(format!("layer {} streams", layer.target)))
         };
-        if self.shared.images.impossible().is_none()
-            && self.known(&layer.target, new.parent.as_deref()).await?.is_some()
-        {
+        if self.shared.images.goes_on() && self.known(&layer.target, new.parent.as_deref()).await?.is_some() {
             return exists();
         }
         // Held until the ledger claims the image by itself.

@@ -134,7 +134,7 @@ impl Snapshots {
                 ),
             )));
         }
-        if let Some(ordinary) = self.shared.images.impossible() {
+        if let Some(ordinary) = self.shared.images.ordinary() {
             return Ok(Err(ordinary));
         }
         let Some(image) = &layer.image else {

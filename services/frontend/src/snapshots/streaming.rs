@@ -1,5 +1,5 @@
 //! What snapshots ask of streamed images, on nodes that can stream and on those that cannot: there all images are ordinary ones,
-//! and say why.
+//! and say why. Where streaming is switched off, only those are ordinary that are pulled from then on.
 
 use std::sync::Arc;
 
@@ -14,7 +14,10 @@ use crate::mount::Layers;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Streaming {
-    Possible(Images),
+    Possible {
+        images: Images,
+        switched_on: bool,
+    },
     Impossible {
         /// What this machine lacks.
         why: String,
@@ -25,22 +28,31 @@ pub(crate) enum Streaming {
 impl Streaming {
     pub(super) fn events(&self) -> &NodeEvents {
         match self {
-            Streaming::Possible(images) => images.events(),
+            Streaming::Possible { images, .. } => images.events(),
             Streaming::Impossible { events, .. } => events,
         }
     }
 
-    /// Why no image of this node streams; none: they may.
-    pub(super) fn impossible(&self) -> Option<Ordinary> {
+    /// Whether layers stream that the ledger has already.
+    pub(super) fn goes_on(&self) -> bool {
+        matches!(self, Streaming::Possible { .. })
+    }
+
+    /// Why no image that is pulled now streams; none: it may.
+    pub(super) fn ordinary(&self) -> Option<Ordinary> {
         match self {
-            Streaming::Possible(_) => None,
+            Streaming::Possible { switched_on: true, .. } => None,
+            Streaming::Possible { switched_on: false, .. } => {
+                let message = "streaming is switched off on this node (frontend.streaming)";
+                Some(Ordinary::new(Reason::SwitchedOff, message))
+            }
             Streaming::Impossible { why, .. } => Some(Ordinary::new(Reason::Machine, why)),
         }
     }
 
     fn images(&self) -> Result<&Images, Status> {
         match self {
-            Streaming::Possible(images) => Ok(images),
+            Streaming::Possible { images, .. } => Ok(images),
             // Of a snapshot that was streamed before this machine changed.
             Streaming::Impossible { why, .. } => Err(Status::failed_precondition(why.clone())),
         }

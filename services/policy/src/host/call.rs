@@ -20,6 +20,8 @@ pub(crate) struct Spent {
     pub(crate) time: Duration,
     /// Of a processor.
     pub(crate) cpu: Duration,
+    /// The same as a part of what a call may use.
+    pub(crate) share: f64,
     /// In bytes, at the most.
     pub(crate) memory: usize,
 }
@@ -59,12 +61,9 @@ impl Host {
             })
         });
         let outcome = work(&mut store).map_err(|error| Fault::of(&error, store.data()));
-        let spent = Spent {
-            time: began.elapsed(),
-            cpu: cpu_time().saturating_sub(cpu),
-            memory: store.data().memory.used(),
-        };
-        (outcome, spent)
+        let (time, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));
+        let share = cpu.as_secs_f64() / limit.as_secs_f64();
+        (outcome, Spent { time, cpu, share, memory: store.data().memory.used() })
     }
 }
 
