@@ -1,22 +1,26 @@
 //! The circuit breaker of one policy: after repeated failures it is not run for a while, and its failure rule answers at once.
 //!
-//! States: closed -> open (after [`FAILURES_MAX`] failures in a row, [`FAILURES_OF_LAST_MAX`] among the last [`LAST`] calls, or when
-//! failures wasted the time of [`WASTE_MAX`] calls) -> one trial when the pause is over -> closed, or open for twice as long; and for
-//! twice as long, too, when it opens again soon after a trial closed it. Pure: the time is given.
-//!
-//! Failures are weighed, too, as their number says little of what they cost: one that loops takes a thousand times as long as an answer,
-//! so a few among hundreds of answers a second keep a processor busy.
+//! States: closed -> open -> one trial when the pause is over -> closed, or open for twice as long; and for twice as long, too, when
+//! it opens again soon after a trial closed it. It opens after [`FAILURES_MAX`] failures in a row, or [`FAILURES_OF_LAST_MAX`] among
+//! the last [`LAST`] calls; and as their number says little of what failures cost (one that loops takes a thousand times as long as an
+//! answer), also when [`COSTLY_MAX`] of [`REMEMBERED`] calls took most of the time of all, or when failures wasted the time of
+//! [`WASTE_MAX`] whole calls. Pure: the time is given.
 //!
 //! A policy that fails for some images only goes on: its failure rule answers for these, and it for all others.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Failures in a row until a policy is not run any more.
-const FAILURES_MAX: u32 = 3;
+const FAILURES_MAX: usize = 3;
 /// The same for one that now and then succeeds.
-const FAILURES_OF_LAST_MAX: u32 = 10;
-/// How many calls are remembered for that.
-const LAST: u32 = 20;
+const FAILURES_OF_LAST_MAX: usize = 10;
+const LAST: usize = 20;
+/// Failures among more calls, all of a short while, when they took more than [`MOST`] of the time of all.
+const COSTLY_MAX: usize = 5;
+const REMEMBERED: usize = 100;
+const SHORT_WHILE: Duration = Duration::from_secs(10);
+const MOST: f64 = 0.5;
 /// Processor time that failures may waste at once, in calls that each take all they may.
 const WASTE_MAX: f64 = 2.5;
 /// The same in the long run: how much of it is forgiven each second.
@@ -26,13 +30,21 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(crate) struct Breaker {
-    /// How the last [`LAST`] calls ended, the newest in the lowest bit: 1 is a failure.
-    last: u32,
+    /// At most [`REMEMBERED`], the newest first.
+    last: VecDeque<Call>,
     wasted: Waste,
     open: Option<Open>,
     /// When a trial closed it, after which pause.
     closed: Option<(Instant, Duration)>,
     tireless: bool,
+}
+
+/// How a call ended, and which part of the time that a call may take it took.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    when: Instant,
+    failed: bool,
+    took: f64,
 }
 
 /// Processor time of failures, less what is forgiven, in calls that each take all they may.
@@ -78,9 +90,10 @@ impl Breaker {
         }
     }
 
-    pub(crate) fn succeeded(&mut self, now: Instant) {
+    /// `took`: which part of the time that a call may take it took.
+    pub(crate) fn succeeded(&mut self, now: Instant, took: f64) {
         match self.open {
-            None => self.last = shifted(self.last),
+            None => self.remember(Call { when: now, failed: false, took }),
             // What failed before the pause is forgiven, but not forgotten; what it cost takes its time.
             Some(open) if open.trying => {
                 let closed = Some((now, open.pause));
@@ -92,7 +105,7 @@ impl Breaker {
         }
     }
 
-    /// Notes a failure, and which part of the time that a call may take it took; true when the circuit was closed and opens now.
+    /// True when the circuit was closed and opens now.
     pub(crate) fn failed(&mut self, now: Instant, took: f64) -> bool {
         let wasted = self.wasted.add(now, took);
         if let Some(open) = &mut self.open {
@@ -102,16 +115,30 @@ impl Breaker {
             }
             return false;
         }
-        self.last = shifted(self.last) | 1;
-        let opens = !self.tireless
-            && (self.last.trailing_ones() >= FAILURES_MAX
-                || self.last.count_ones() >= FAILURES_OF_LAST_MAX
-                || wasted >= WASTE_MAX);
+        self.remember(Call { when: now, failed: true, took });
+        let opens = !self.tireless && (wasted >= WASTE_MAX || self.fails_too_often(now));
         if opens {
             let pause = self.pause(now);
             self.open = Some(Open { until: now + pause, pause, trying: false });
         }
         opens
+    }
+
+    fn remember(&mut self, call: Call) {
+        self.last.truncate(REMEMBERED - 1);
+        self.last.push_front(call);
+    }
+
+    fn fails_too_often(&self, now: Instant) -> bool {
+        let failures = |among: usize| self.last.iter().take(among).filter(|call| call.failed);
+        let in_a_row = self.last.iter().take_while(|call| call.failed).count();
+        let recent =
+            || failures(REMEMBERED).filter(|call| now.saturating_duration_since(call.when) < SHORT_WHILE);
+        let wasted: f64 = recent().map(|call| call.took).sum();
+        let costly = wasted > MOST * self.last.iter().map(|call| call.took).sum::<f64>();
+        in_a_row >= FAILURES_MAX
+            || failures(LAST).count() >= FAILURES_OF_LAST_MAX
+            || (costly && recent().count() >= COSTLY_MAX)
     }
 
     /// Of a circuit that opens. One that answers some questions and fails in all others would else fail all the time.
@@ -129,11 +156,6 @@ impl Breaker {
     }
 }
 
-/// With room for one more.
-fn shifted(last: u32) -> u32 {
-    (last << 1) & ((1 << LAST) - 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +166,7 @@ mod tests {
     #[test]
     fn opens_when_a_few_failures_among_many_answers_take_the_time_of_all() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        let answer = |breaker: &mut Breaker| (0..100).for_each(|_| breaker.succeeded(now));
+        let answer = |breaker: &mut Breaker| (0..100).for_each(|_| breaker.succeeded(now, QUICK));
         for _ in 0..2 {
             assert!(!breaker.failed(now, 1.0));
             answer(&mut breaker);
@@ -152,10 +174,28 @@ mod tests {
         assert!(breaker.failed(now, 1.0));
         let later = now + PAUSE_MIN;
         assert!(breaker.admits(later));
-        breaker.succeeded(later);
+        breaker.succeeded(later, QUICK);
         answer(&mut breaker);
         assert!(!breaker.is_open());
         assert!(breaker.failed(later, 1.0), "a pause of a second does not forgive what all of them took");
+    }
+
+    #[test]
+    fn opens_when_a_tenth_of_the_calls_fails_and_takes_most_of_the_time_and_not_before() {
+        let now = Instant::now();
+        let opens = |took: f64| {
+            let mut breaker = Breaker::default();
+            let mut calls = (0..400).map(|call| match call % 10 {
+                0 => breaker.failed(now, took),
+                _ => {
+                    breaker.succeeded(now, QUICK);
+                    false
+                }
+            });
+            calls.position(|opened| opened)
+        };
+        assert_eq!(opens(QUICK), None, "they cost no more than answers");
+        assert_eq!(opens(QUICK * 20.0), Some(10 * (COSTLY_MAX - 1)));
     }
 
     #[test]
@@ -163,7 +203,7 @@ mod tests {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
         for _ in 0..100 {
             assert!(!breaker.failed(now, 1.0));
-            (0..LAST).for_each(|_| breaker.succeeded(now));
+            (0..LAST).for_each(|_| breaker.succeeded(now, QUICK));
             now += Duration::from_secs(5);
         }
     }
@@ -172,7 +212,7 @@ mod tests {
     fn opens_after_failures_in_a_row() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         assert!(!breaker.failed(now, QUICK) && !breaker.failed(now, QUICK));
-        breaker.succeeded(now);
+        breaker.succeeded(now, QUICK);
         assert!(!breaker.failed(now, QUICK) && !breaker.failed(now, QUICK) && breaker.failed(now, QUICK));
         assert!(breaker.is_open() && !breaker.admits(now));
     }
@@ -185,18 +225,18 @@ mod tests {
             if matches!(call % 5, 0 | 2) {
                 assert!(!breaker.failed(now, QUICK))
             } else {
-                breaker.succeeded(now)
+                breaker.succeeded(now, QUICK)
             }
         }
         let mut calls = 0;
         while !breaker.is_open() {
-            breaker.succeeded(now);
+            breaker.succeeded(now, QUICK);
             breaker.failed(now, QUICK);
             calls += 2;
             assert!(calls <= LAST);
         }
         assert!(breaker.admits(now + PAUSE_MIN));
-        breaker.succeeded(now);
+        breaker.succeeded(now, QUICK);
         assert!(!breaker.is_open() && !breaker.failed(now, QUICK), "what was before the pause is forgiven");
     }
 
@@ -211,7 +251,7 @@ mod tests {
             pauses.push(open.pause.as_secs());
             now = open.until;
             assert!(breaker.admits(now));
-            breaker.succeeded(now);
+            breaker.succeeded(now, QUICK);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 1, 2]);
     }
@@ -221,14 +261,14 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         while !breaker.failed(now, QUICK) {}
         assert!(!breaker.failed(now, QUICK) && !breaker.failed(now, QUICK));
-        breaker.succeeded(now);
+        breaker.succeeded(now, QUICK);
         assert!(breaker.is_open() && !breaker.admits(now) && breaker.admits(now + PAUSE_MIN));
     }
 
     #[test]
     fn one_that_is_tireless_never_opens() {
         let (mut breaker, now) = (Breaker::tireless(), Instant::now());
-        breaker.succeeded(now);
+        breaker.succeeded(now, QUICK);
         for _ in 0..10 {
             assert!(!breaker.failed(now, QUICK) && breaker.admits(now));
         }
@@ -252,7 +292,7 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(breaker.admits(now + PAUSE_MAX));
-        breaker.succeeded(now);
+        breaker.succeeded(now, QUICK);
         assert!(breaker.admits(now) && !breaker.is_open());
     }
 }

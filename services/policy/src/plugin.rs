@@ -1,7 +1,7 @@
 //! One policy of the set: a plugin with its settings, its circuit breaker and its figures.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub(crate) struct Plugin<W> {
 #[derive(Debug, Default)]
 struct History {
     breaker: Mutex<Breaker>,
+    /// How often it went to rest.
+    rests: Arc<AtomicU32>,
     /// The most memory that a call has used, in bytes.
     high_water: AtomicUsize,
 }
@@ -73,6 +75,7 @@ impl<W: World> Plugin<W> {
         // Another policy of the set was changed: this one goes on as it was, at rest if it rests.
         let same = |plugin: &&Plugin<W>| plugin.config == *config && plugin.digest == digest;
         let history = known.iter().find(same).map(|plugin| plugin.history.clone()).unwrap_or_default();
+        let guest = guest.ended_by(history.rests.clone());
         Ok(Plugin { config: config.clone(), digest, about, settings, guest, loaded_in, history })
     }
 
@@ -155,13 +158,14 @@ impl<W: World> Plugin<W> {
             return (Err(("late", "other policies left it no time".to_owned())), Spent::default());
         }
         if !self.breaker().admits(now) {
-            return (Err(("bypassed", "it failed too often and rests".to_owned())), Spent::default());
+            return (Err((Fault::Rests.kind(), Fault::Rests.to_string())), Spent::default());
         }
         let (outcome, spent) = call();
         let high_water = self.history.high_water.fetch_max(spent.memory, Ordering::Relaxed).max(spent.memory);
         meters::spent(self.name(), &spent, high_water);
         match &outcome {
-            Ok(_) => self.breaker().succeeded(Instant::now()),
+            Ok(_) => self.breaker().succeeded(Instant::now(), spent.share),
+            Err(Fault::Rests) => {}
             // On a busy machine a loop ends so, too.
             Err(Fault::Late) if spent.share < LATE_BY_ITSELF => {}
             Err(fault) => self.failed(fault, &spent),
@@ -174,6 +178,8 @@ impl<W: World> Plugin<W> {
         let (policy, error) = (self.name(), brief(&fault.to_string()));
         tracing::warn!(policy, digest = self.digest, kind = fault.kind(), error, "a policy failed");
         if self.breaker().failed(Instant::now(), spent.share) {
+            // What it is still doing beside ends, too.
+            self.history.rests.fetch_add(1, Ordering::Relaxed);
             tracing::error!(policy, digest = self.digest, error, "a policy fails again and again: it rests");
         }
     }

@@ -1,6 +1,7 @@
 //! One call: a fresh instance, within its limits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -27,7 +28,8 @@ pub(crate) struct Spent {
 }
 
 impl Host {
-    /// Runs `work` in a store of its own until `deadline` at the latest. Blocks the thread.
+    /// Runs `work` in a store of its own until `deadline` at the latest, or, once it has taken a tick's time, until `ended` changes.
+    /// Blocks the thread.
     ///
     /// Both clocks are looked at on every tick, from the instantiation on, as guests run code there too. What a guest may
     /// take is counted in processor time: a machine that is busy with something else is no failure of the guest. One that hands
@@ -36,6 +38,7 @@ impl Host {
         &self,
         policy: &Arc<str>,
         deadline: Instant,
+        ended: Arc<AtomicU32>,
         work: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
     ) -> (Result<T, Fault>, Spent) {
         let mut store = Store::new(&self.engine, State::new(policy.clone(), self.limits.clone()));
@@ -43,7 +46,7 @@ impl Host {
         store.set_hostcall_fuel(usize::try_from(self.limits.output.as_u64()).unwrap_or(usize::MAX));
         store.set_max_component_handles(HANDLES_MAX);
         let (began, cpu) = (Instant::now(), cpu_time());
-        let limit = self.limits.time;
+        let (limit, at_first) = (self.limits.time, ended.load(Ordering::Relaxed));
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut store| {
             let used = cpu_time().saturating_sub(cpu);
@@ -51,14 +54,18 @@ impl Host {
             if used >= TICK {
                 threads::slow_down();
             }
-            let over = used >= limit;
             // What took all that it may is to blame, however late it is.
-            store.data_mut().late = !over && Instant::now() >= deadline;
-            Ok(if over || store.data().late {
-                UpdateDeadline::Interrupt
+            let fault = if used >= limit {
+                Fault::Time(limit)
+            } else if Instant::now() >= deadline {
+                Fault::Late
+            } else if used >= TICK && ended.load(Ordering::Relaxed) != at_first {
+                Fault::Rests
             } else {
-                UpdateDeadline::Continue(1)
-            })
+                return Ok(UpdateDeadline::Continue(1));
+            };
+            store.data_mut().ended = Some(fault);
+            Ok(UpdateDeadline::Interrupt)
         });
         let outcome = work(&mut store).map_err(|error| Fault::of(&error, store.data()));
         let (time, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));

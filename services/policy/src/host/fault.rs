@@ -17,6 +17,9 @@ pub(crate) enum Fault {
     /// No failure of its own: whatever waits, waits outside of it.
     #[error("it was not done when the time for all policies was over")]
     Late,
+    /// Of a call that ran when the policy's circuit opened, or came later.
+    #[error("it failed too often and rests")]
+    Rests,
     #[error("it needs more than {} of memory", .0.display().iec())]
     Memory(ByteSize),
     #[error("its calls are nested too deeply: the stack is full")]
@@ -38,6 +41,7 @@ impl Fault {
             Fault::Trap(_) => "trap",
             Fault::Time(_) => "time",
             Fault::Late => "late",
+            Fault::Rests => "bypassed",
             Fault::Memory(_) => "memory",
             Fault::Stack => "stack",
             Fault::Output(_) => "output",
@@ -55,8 +59,7 @@ impl Fault {
             return Fault::Memory(limits.memory);
         }
         match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) if state.late => Fault::Late,
-            Some(Trap::Interrupt) => Fault::Time(limits.time),
+            Some(Trap::Interrupt) => state.ended.clone().unwrap_or(Fault::Time(limits.time)),
             Some(Trap::StackOverflow) => Fault::Stack,
             Some(Trap::UnreachableCodeReached) => {
                 let said = state.last_words().map_or_else(String::new, |words| format!(" ({words})"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use wasmtime::{ResourceLimiter, Result};
 
 use super::bindings::log::{self, Level};
+use super::fault::Fault;
 use crate::Limits;
 
 /// Lines that one call may log, and what is kept of one, in bytes.
@@ -19,8 +20,8 @@ pub(crate) struct State {
     policy: Arc<str>,
     pub(super) limits: Arc<Limits>,
     pub(super) memory: Memory,
-    /// The deadline of the question is over.
-    pub(super) late: bool,
+    /// Why the host ended the call.
+    pub(super) ended: Option<Fault>,
     lines: usize,
     last_words: Option<String>,
 }
@@ -37,7 +38,7 @@ impl State {
     pub(super) fn new(policy: Arc<str>, limits: Arc<Limits>) -> State {
         let max = usize::try_from(limits.memory.as_u64()).unwrap_or(usize::MAX);
         let memory = Memory { max, ..Memory::default() };
-        State { policy, limits, memory, late: false, lines: 0, last_words: None }
+        State { policy, limits, memory, ended: None, lines: 0, last_words: None }
     }
 
     /// The last line of level `error`: what a guest said before it gave up.

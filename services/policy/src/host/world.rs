@@ -1,6 +1,7 @@
 //! The two worlds, and a guest of one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use wasmtime::Store;
@@ -113,6 +114,7 @@ pub(crate) struct Guest<W> {
     world: W,
     /// Of the component, in bytes.
     size: u64,
+    ended: Arc<AtomicU32>,
 }
 
 /// What can be seen of a plugin from outside.
@@ -130,7 +132,13 @@ impl<W: World> Guest<W> {
         let linked = component::load::<W>(&host.engine, bytes)?;
         let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, reason: format!("{error:#}") };
         let world = W::of(linked).map_err(shape)?;
-        Ok(Guest { host: host.clone(), policy: policy.into(), world, size: bytes.len() as u64 })
+        Ok(Guest {
+            host: host.clone(),
+            policy: policy.into(),
+            world,
+            size: bytes.len() as u64,
+            ended: Arc::default(),
+        })
     }
 
     pub(crate) fn surface(&self) -> Surface {
@@ -143,6 +151,11 @@ impl<W: World> Guest<W> {
     /// The same plugin under another name.
     pub(crate) fn renamed(&self, policy: &str) -> Guest<W> {
         Guest { policy: policy.into(), ..self.clone() }
+    }
+
+    /// Calls that take long end when this number changes.
+    pub(crate) fn ended_by(self, ended: Arc<AtomicU32>) -> Guest<W> {
+        Guest { ended, ..self }
     }
 
     /// An instance, and no call: what every call pays first.
@@ -164,7 +177,7 @@ impl<W: World> Guest<W> {
         deadline: Instant,
         work: impl FnOnce(&W, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> (Result<T, Fault>, Spent) {
-        self.host.run(&self.policy, deadline, |store| work(&self.world, store))
+        self.host.run(&self.policy, deadline, self.ended.clone(), |store| work(&self.world, store))
     }
 }
 

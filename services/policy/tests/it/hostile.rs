@@ -97,3 +97,33 @@ async fn what_is_not_done_when_the_question_is_over_is_late_and_does_not_rest() 
         assert_eq!((verdict.failure.as_str(), verdict.decision()), ("late", Decision::Refuse), "{verdict:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_when_its_policy_goes_to_rest_ends_at_once() {
+    // On a busy machine the first try may find it at rest before its loop has begun.
+    for _ in 0..20 {
+        let mut config =
+            crate::harness::config(&format!("[[eligibility]]\nname = 'bad'\nsource = '{}'", hostile()));
+        let long = crate::harness::DEADLINE * 2;
+        (config.limits.time, config.limits.total_time) = (long, long);
+        let harness = std::sync::Arc::new(Harness::start(config).await.unwrap());
+        let looping = tokio::spawn({
+            let harness = harness.clone();
+            async move { harness.misbehave("bad", "loop").await }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        for _ in 0..3 {
+            assert_eq!(harness.misbehave("bad", "trap").await.failure, "trap");
+        }
+        let verdict = looping.await.unwrap();
+        assert_eq!(
+            (verdict.failure.as_str(), verdict.decision()),
+            ("bypassed", Decision::Refuse),
+            "{verdict:?}"
+        );
+        if verdict.microseconds > 0 {
+            return;
+        }
+    }
+    panic!("the loop never began");
+}
