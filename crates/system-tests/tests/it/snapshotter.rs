@@ -1,7 +1,7 @@
 //! containerd with sluice as its snapshotter, asked as the kubelet asks: what streams and what does not.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
@@ -100,6 +100,47 @@ fn ctr_pulls_with_labels_runs_executes_in_and_removes_what_streams() -> anyhow::
         containerd.ctr(&["images", "remove", "--sync", name])?;
     }
     node.settle(|status| status["images"].as_array().is_some_and(Vec::is_empty))
+}
+
+#[test]
+fn a_container_in_a_user_namespace_streams_and_its_files_have_its_owners() -> anyhow::Result<()> {
+    let settings = vec!["frontend.background=false".to_owned()];
+    let node = Node::start(&Options { settings, ..Options::default() })?;
+    let image = node.push("app", &application(9)?)?;
+    let containerd = &node.containerd;
+    containerd.pull_with_labels(&image)?;
+    let map = "0:100000:65536";
+    containerd.ctr(&[
+        "run",
+        "--detach",
+        "--uidmap",
+        map,
+        "--gidmap",
+        map,
+        &image,
+        "one",
+        "/bin/sleep",
+        "1000",
+    ])?;
+    let received = || -> anyhow::Result<u64> {
+        Ok(node.status()?["images"][0]["received_bytes"].as_u64().unwrap_or(u64::MAX))
+    };
+    assert!(received()? < LEN as u64, "giving files other owners fetched them");
+    let script = "stat -c %u:%g /data/read; sha256sum /data/read; echo new > /data/unread; cat /data/unread";
+    let printed = containerd.ctr(&["tasks", "exec", "--exec-id", "e", "one", "/bin/sh", "-euc", script])?;
+    let expected = format!("0:0\n{}  /data/read\nnew\n", sum(&noise(9, LEN)));
+    assert_eq!(printed, expected, "inside it is root's, with the image's bytes");
+    assert_eq!(blobs(&node)?.len(), 2, "containerd fetched layers");
+    let task = containerd.ctr(&["tasks", "list"])?;
+    let process =
+        task.lines().find(|line| line.starts_with("one ")).and_then(|line| line.split_whitespace().nth(1));
+    let process = process.ok_or_else(|| anyhow::anyhow!("no process: {task}"))?;
+    let outside = std::fs::metadata(format!("/proc/{process}/root/data/read"))?;
+    assert_eq!((outside.uid(), outside.gid()), (100_000, 100_000));
+    containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", "one"])?;
+    containerd.ctr(&["tasks", "delete", "--force", "one"])?;
+    containerd.ctr(&["containers", "delete", "one"])?;
+    Ok(())
 }
 
 #[test]
