@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use system_tests::mesh::Mesh;
 use system_tests::{Scratch, noise};
 use testkit::{ImageSpec, LayoutWriter, Tarball};
@@ -71,6 +72,41 @@ fn a_nats_server_that_is_away_while_content_is_read() -> anyhow::Result<()> {
     sleep(Duration::from_secs(1));
     slow.mesh.backend.nats.restart()?;
     joined(reader)
+}
+
+#[test]
+fn what_an_earlier_process_left_counts_against_the_disk_budget() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let root = scratch.mount_point("root")?;
+    let root = root.to_str().context("a UTF-8 path")?;
+    for (name, seed, len) in [("large", 1, 8 * FILE_LEN), ("small", 2, 10_000)] {
+        layout.image(name, &ImageSpec::new([Tarball::new().file("file", &noise(seed, len)).finish()]))?;
+    }
+    let here = || -> anyhow::Result<Vec<(String, bool)>> {
+        let status = scratch.json(["status"])?;
+        let all = status["images"].as_array().context("images")?;
+        let shown = |image: &Value| (image["reference"].to_string(), image["complete"] == true);
+        Ok(all.iter().map(shown).collect())
+    };
+    let until = |wanted: fn(&[(String, bool)]) -> bool| -> anyhow::Result<()> {
+        for _ in 0..600 {
+            if wanted(&here()?) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(100));
+        }
+        anyhow::bail!("it stays so: {:?}\n{}", here()?, scratch.node_log())
+    };
+    scratch.succeed(["mount", &layout.reference("large"), root])?;
+    until(|images| images.len() == 1 && images[0].1)?;
+    scratch.succeed(["umount", root])?;
+    scratch.kill_node()?;
+    let budget = ["--set", "frontend.disk_budget=1MiB", "mount", &layout.reference("small"), root];
+    scratch.succeed(budget)?;
+    until(|images| images.len() == 1 && images[0].0.contains("small"))?;
+    scratch.succeed(["umount", root])?;
+    Ok(())
 }
 
 #[test]

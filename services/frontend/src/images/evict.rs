@@ -11,6 +11,7 @@ use super::resolve::manifest_hex;
 use super::{Images, Node, Present, disk_status};
 use crate::budget::{self, Resident};
 use crate::downloads::ImageId;
+use crate::metrics;
 use crate::objects::Names;
 
 /// How often the disk is compared with its budget.
@@ -56,6 +57,7 @@ impl Images {
     pub(super) fn keep_budget(&self) {
         let (images, shutdown) = (self.clone(), self.node.shutdown.clone());
         self.node.tasks.spawn(async move {
+            images.measure_disk().await;
             while shutdown.run_until_cancelled(sleep(BUDGET_EVERY)).await.is_some() {
                 images.give_up_rest().await;
                 if images.node.objects.used() <= images.node.config.disk_budget.as_u64() {
@@ -69,6 +71,17 @@ impl Images {
                 drop(alone);
             }
         });
+    }
+
+    /// What an earlier process left counts, too. A node may hold a million objects, so nobody waits for it.
+    async fn measure_disk(&self) {
+        let measured = self.blocking(|node| {
+            node.objects.measure().map_err(|error| disk_status("measure what is on the disk", &error))
+        });
+        match measured.await {
+            Ok(used) => metrics::disk_used(used),
+            Err(error) => tracing::error!(error = error.message(), "the disk's use is not known"),
+        }
     }
 
     async fn enforce_budget(&self) -> Result<(), Status> {

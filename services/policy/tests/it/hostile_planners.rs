@@ -24,7 +24,7 @@ fn counted(metric: &str) -> u64 {
 async fn each_misbehaviour_is_a_failure_of_its_kind_and_there_is_no_plan() {
     lifecycle::telemetry::install().unwrap();
     for (how, kind, message) in [
-        ("loop", "time", "it used more than 100ms of a processor"),
+        ("loop", "time", "it used more than 1s of a processor"),
         ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
         ("recurse", "stack", "the stack is full"),
         ("panic", "trap", "nobody expects this"),

@@ -24,6 +24,7 @@ async fn good_calls_are_answered_beside_hostile_ones_and_memory_stays_bounded() 
         hostile()
     ));
     config.limits.calls_at_once = 8;
+    config.limits.time = std::time::Duration::from_millis(100);
     let harness = Arc::new(Harness::start_on(bus, config).await.unwrap());
     let before = resident();
     let (done, failures) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
