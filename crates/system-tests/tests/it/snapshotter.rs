@@ -135,7 +135,8 @@ fn a_container_in_a_user_namespace_streams_and_its_files_have_its_owners() -> an
     let process =
         task.lines().find(|line| line.starts_with("one ")).and_then(|line| line.split_whitespace().nth(1));
     let process = process.ok_or_else(|| anyhow::anyhow!("no process: {task}"))?;
-    let outside = std::fs::metadata(format!("/proc/{process}/root/data/read"))?;
+    let root = Path::new("/proc").join(process).join("root");
+    let outside = std::fs::metadata(root.join("data/read"))?;
     assert_eq!((outside.uid(), outside.gid()), (100_000, 100_000));
     containerd.ctr(&["tasks", "kill", "--signal", "SIGKILL", "one"])?;
     containerd.ctr(&["tasks", "delete", "--force", "one"])?;

@@ -17,6 +17,19 @@ use tonic::Status;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const TIME: Duration = Duration::from_secs(1);
 
+/// What policies of both worlds do wrong, by the image's label: the kind of failure, and what its message says.
+pub(crate) const MISBEHAVIOURS: [(&str, &str, &str); 9] = [
+    ("loop", "time", "it used more than 1s of a processor"),
+    ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
+    ("recurse", "stack", "the stack is full"),
+    ("panic", "trap", "nobody expects this"),
+    ("trap", "trap", "it gave up"),
+    ("outside", "trap", "out of bounds"),
+    ("megabytes", "output", "it hands over more than 1.0 MiB at once"),
+    ("log-megabytes", "output", "it hands over more than 1.0 MiB at once"),
+    ("not-text", "nonsense", "utf-8"),
+];
+
 pub(crate) struct Harness {
     pub(crate) bus: Bus,
     _policies: Policies,

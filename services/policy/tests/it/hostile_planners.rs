@@ -5,7 +5,7 @@ use proto::plan_item::{ChunkRun, Item};
 use proto::{Decision, EventKind};
 use tonic::Code;
 
-use crate::harness::{Harness, config, decisions, facts, hostile_planner, misbehaving};
+use crate::harness::{Harness, MISBEHAVIOURS, config, decisions, facts, hostile_planner, misbehaving};
 
 /// A planner that misbehaves, and what follows it in the set.
 async fn harness(name: &str, next: &str) -> Harness {
@@ -23,22 +23,14 @@ fn counted(metric: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_misbehaviour_is_a_failure_of_its_kind_and_there_is_no_plan() {
     lifecycle::telemetry::install().unwrap();
-    for (how, kind, message) in [
-        ("loop", "time", "it used more than 1s of a processor"),
-        ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
-        ("recurse", "stack", "the stack is full"),
-        ("panic", "trap", "nobody expects this"),
-        ("trap", "trap", "it gave up"),
-        ("outside", "trap", "out of bounds"),
+    let own = [
         ("error", "error", "it reports an error: no list for this image"),
-        ("megabytes", "output", "it hands over more than 1.0 MiB at once"),
-        ("log-megabytes", "output", "it hands over more than 1.0 MiB at once"),
         ("million-items", "output", "it hands over more than 1.0 MiB at once"),
         ("many-items", "nonsense", "its plan has 10001 items; at most 10000"),
         ("long-path", "nonsense", "the paths of its plan have 600000 bytes; at most 524288"),
         ("no-bandwidth", "nonsense", "its plan has a bandwidth of 0: the mode `nothing` says that"),
-        ("not-text", "nonsense", "utf-8"),
-    ] {
+    ];
+    for (how, kind, message) in MISBEHAVIOURS.into_iter().chain(own) {
         let name = format!("plans-{how}");
         let harness = harness(&name, "").await;
         let refused = harness.plan_of(misbehaving(how), 1, 3).await.unwrap_err();
