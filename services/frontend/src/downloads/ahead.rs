@@ -17,8 +17,15 @@ const WIDELY: u32 = 4;
 /// How many chunks of small objects are looked at after the one that was read.
 const NEIGHBOURS: u32 = 6;
 
-/// Positions to ask for, the likeliest first; some may be here already.
+/// Positions to ask for, the likeliest first; some may be here already. What earlier starts read comes in their order and alone:
+/// they knew what is read with it, and what they did not read would travel in place of what this one waits for next.
 pub(super) fn of(plan: &Plan, position: u32, touched: impl Fn(Range<u32>) -> u32) -> Vec<u32> {
+    let mut likely = if plan.expects(position) { Vec::new() } else { around(plan, position, touched) };
+    likely.retain(|position| !plan.expects(*position));
+    likely
+}
+
+fn around(plan: &Plan, position: u32, touched: impl Fn(Range<u32>) -> u32) -> Vec<u32> {
     let Some(place) = plan.large_object_at(position) else {
         let end = position.saturating_add(1 + NEIGHBOURS).min(plan.map().chunks.len() as u32);
         return (position + 1..end).filter(|next| plan.large_object_at(*next).is_none()).collect();
@@ -57,7 +64,7 @@ mod tests {
             map.objects.push(ObjectPlace { digest, len, first_chunk, chunk_count: *chunks, offset: 0 });
         }
         map.objects.sort_by_key(|place| place.digest);
-        Plan::new(Arc::new(map), &[])
+        Plan::new(Arc::new(map), &[], &[])
     }
 
     #[test]
@@ -65,6 +72,18 @@ mod tests {
         let plan = plan(&[1, 1, 1, 3, 1, 1]);
         assert_eq!(of(&plan, 0, |_| 0), [1, 2, 6]);
         assert!(of(&plan, 7, |_| 0).is_empty());
+    }
+
+    #[test]
+    fn what_earlier_starts_read_brings_nothing_and_is_brought_by_nothing() {
+        let map = plan(&[1, 1, 1, 1]).map().clone();
+        let chunk = |at: usize| map.chunks[at].digest;
+        // The second is in the profile alone: nothing brings it.
+        let plan = Plan::new(map.clone(), &[chunk(0), chunk(2)], &[chunk(0), chunk(1)]);
+        assert!(of(&plan, 0, |_| 0).is_empty());
+        assert_eq!(of(&plan, 1, |_| 0), [2, 3]);
+        let plan = Plan::new(map.clone(), &[chunk(2)], &[chunk(2)]);
+        assert_eq!(of(&plan, 0, |_| 0), [1, 3]);
     }
 
     #[test]

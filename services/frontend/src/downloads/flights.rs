@@ -1,7 +1,7 @@
 //! Which chunks are on their way, for whom, and how far away. Pure.
 //!
 //! A chunk is in flight once, whoever wants it. A read that needs a chunk which a lower class already
-//! asked for joins that flight when it lands soon: when at most [`JOIN_BYTES`] are due before it. Otherwise
+//! asked for joins that flight when it lands soon: when not too many bytes are due before it. Otherwise
 //! it is asked again as demand and the copy of the lower class, when it comes, is not needed any more.
 
 use std::collections::HashMap;
@@ -13,9 +13,12 @@ use image::record::ChunkRef;
 use super::scheduler::Waiter;
 use crate::content::Class;
 
-/// What may still be due before a flight that a read joins. To ask again costs a round trip: at the 20 ms
+/// What may still be due before a flight of the background that a read joins. To ask again costs a round trip: at the 20 ms
 /// and 200 Mbit/s that the design counts with, that is the time of 500 KB.
-const JOIN_BYTES: u64 = 512 * 1024;
+const JOIN_BACKGROUND: u64 = 512 * 1024;
+/// The same of a prefetch, which the start reads in about this order: what is due before is needed too, and to ask again holds
+/// it up for a round trip, sends this chunk twice, and leaves the next read as far ahead of what comes.
+const JOIN_PREFETCH: u64 = 2 * 1024 * 1024;
 /// How long a read waits for a flight that it joined before it asks as demand all the same: that one's replica
 /// may be stuck, and its class has little patience.
 const JOIN_FOR: Duration = Duration::from_secs(1);
@@ -71,12 +74,12 @@ impl Flights {
         let Some(flight) = self.flights.get_mut(chunk) else { return Joined::Ask(waiter) };
         let lane = match flight.class {
             Class::Demand => None,
-            Class::Prefetch => Some(&mut self.prefetch),
-            Class::Background => Some(&mut self.background),
+            Class::Prefetch => Some((&mut self.prefetch, JOIN_PREFETCH)),
+            Class::Background => Some((&mut self.background, JOIN_BACKGROUND)),
         };
-        if let Some(lane) = lane {
+        if let Some((lane, most_before)) = lane {
             let before = flight.due_after.saturating_sub(u64::from(flight.chunk.stored_len));
-            if flight.waiters.is_empty() && before.saturating_sub(lane.ended_bytes) > JOIN_BYTES {
+            if flight.waiters.is_empty() && before.saturating_sub(lane.ended_bytes) > most_before {
                 return Joined::Ask(waiter);
             }
             lane.joined += usize::from(flight.waiters.is_empty());
@@ -191,5 +194,49 @@ impl Flights {
             Class::Prefetch => &mut self.prefetch,
             Class::Background => &mut self.background,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const KIB: u32 = 1024;
+
+    fn chunk(number: u32, stored_len: u32) -> ChunkRef {
+        ChunkRef { digest: Digest::of(&number.to_le_bytes()), plain_len: stored_len, stored_len }
+    }
+
+    /// Whether a read waits for a flight of `class` with so much before it.
+    fn waits_behind(class: Class, kib: u32) -> bool {
+        let (mut flights, now) = (Flights::default(), Instant::now());
+        flights.ask(class, chunk(0, 100 * KIB), now);
+        flights.ask(class, chunk(1, kib * KIB), now);
+        let wanted = chunk(2, 300 * KIB);
+        flights.ask(class, wanted, now);
+        flights.ended(class, &chunk(0, 100 * KIB));
+        matches!(flights.join(&wanted.digest, oneshot::channel().0, now), Joined::Waits)
+    }
+
+    #[test]
+    fn a_read_waits_for_what_comes_soon_and_longer_for_what_comes_in_the_order_of_starts() {
+        assert!(waits_behind(Class::Background, 512) && !waits_behind(Class::Background, 513));
+        assert!(waits_behind(Class::Prefetch, 2048) && !waits_behind(Class::Prefetch, 2049));
+        assert!(waits_behind(Class::Demand, 100_000));
+    }
+
+    #[test]
+    fn where_one_read_waits_others_do_too() {
+        let (mut flights, now) = (Flights::default(), Instant::now());
+        let wanted = chunk(0, KIB);
+        flights.ask(Class::Background, wanted, now);
+        let join = |flights: &mut Flights| flights.join(&wanted.digest, oneshot::channel().0, now);
+        assert!(matches!(join(&mut flights), Joined::Waits));
+        assert_eq!(flights.lowest_reading(), Class::Background);
+        assert!(matches!(join(&mut flights), Joined::Waits));
+        assert_eq!(flights.land(&wanted.digest).map(|flight| flight.waiters.len()), Some(2));
+        assert!(matches!(join(&mut flights), Joined::Ask(_)));
     }
 }

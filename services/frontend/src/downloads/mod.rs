@@ -138,10 +138,11 @@ impl Downloads {
     pub async fn add_image(&self, new: NewImage) -> anyhow::Result<()> {
         let mut new = new;
         let prefetch = std::mem::take(&mut new.prefetch.chunks);
+        let profile = new.profile.chunks.clone();
         let image = Arc::new(Image::new(new));
         let (objects, map) = (self.objects().clone(), image.map.clone());
         let plan = tokio::task::spawn_blocking(move || {
-            let mut plan = Plan::new(map, &prefetch);
+            let mut plan = Plan::new(map, &prefetch, &profile);
             scan::of_prefetch(&objects, &plan, &prefetch).map(|local| {
                 local.tell(&mut plan);
                 plan

@@ -4,7 +4,7 @@
 //! object that stands there is local, or, inside a large object, when that piece of it is. What is done is
 //! never fetched in the background.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use image::map::Arrivals;
@@ -29,6 +29,8 @@ pub(super) struct Plan {
     missing: Vec<u32>,
     /// Positions to prefetch, in order.
     prefetch: VecDeque<u32>,
+    /// By position: earlier starts read it, and the prefetch brings it.
+    expected: Bits,
     /// Where the background looks next.
     cursor: usize,
 }
@@ -43,8 +45,9 @@ pub(super) enum Target {
 }
 
 impl Plan {
-    /// A plan that knows of nothing local yet.
-    pub(super) fn new(map: Arc<Map>, prefetch: &[Digest]) -> Plan {
+    /// A plan that knows of nothing local yet. `prefetch` is what to fetch, in order, whoever decided that; `profile` what earlier
+    /// starts read.
+    pub(super) fn new(map: Arc<Map>, prefetch: &[Digest], profile: &[Digest]) -> Plan {
         let mut by_digest: Vec<u32> = (0..map.chunks.len() as u32).collect();
         by_digest.sort_unstable_by_key(|position| map.chunks[*position as usize].digest);
         let arrivals = Arrivals::of(&map);
@@ -57,9 +60,16 @@ impl Plan {
             local_bytes: 0,
             pieces: HashMap::new(),
             prefetch: VecDeque::new(),
+            expected: Bits::new(map.chunks.len()),
             cursor: 0,
             map,
         };
+        let profile: HashSet<&Digest> = profile.iter().collect();
+        for chunk in prefetch.iter().filter(|chunk| profile.contains(chunk)) {
+            for position in plan.positions_of(chunk).to_vec() {
+                plan.expected.set(position as usize);
+            }
+        }
         let first = |chunk: &Digest| plan.positions_of(chunk).first().copied();
         plan.prefetch = prefetch.iter().filter_map(first).collect();
         plan
@@ -149,6 +159,11 @@ impl Plan {
             }
         }
         None
+    }
+
+    /// Whether earlier starts read the chunk at `position`, and the prefetch brings it.
+    pub(super) fn expects(&self, position: u32) -> bool {
+        self.expected.get(position as usize)
     }
 
     pub(super) fn has_prefetch(&self) -> bool {
@@ -283,7 +298,7 @@ mod tests {
             forgotten in any::<bool>(),
         ) {
             let map = Arc::new(map(&shared, &large));
-            let mut plan = Plan::new(map.clone(), &[]);
+            let mut plan = Plan::new(map.clone(), &[], &[]);
             for index in local.iter().filter(|_| !map.objects.is_empty()) {
                 let place = map.objects[index.index(map.objects.len())];
                 if place.chunk_count > 1 {
@@ -314,7 +329,7 @@ mod tests {
     fn a_prefetch_skips_what_is_local_and_what_the_map_does_not_know() {
         let map = Arc::new(map(&[2, 2, 2], &[]));
         let chunk = |at: usize| map.chunks[at].digest;
-        let mut plan = Plan::new(map.clone(), &[chunk(2), Digest::of(b"other"), chunk(0), chunk(1)]);
+        let mut plan = Plan::new(map.clone(), &[chunk(2), Digest::of(b"other"), chunk(0), chunk(1)], &[]);
         write(&mut plan, 0);
         assert_eq!(
             [plan.next_prefetch(), plan.next_prefetch(), plan.next_prefetch()],
@@ -326,7 +341,7 @@ mod tests {
     fn a_chunk_that_stands_twice_serves_both_places() {
         let mut twice = map(&[], &[2, 2]);
         twice.chunks[2] = twice.chunks[0];
-        let plan = Plan::new(Arc::new(twice.clone()), &[]);
+        let plan = Plan::new(Arc::new(twice.clone()), &[], &[]);
         let mut positions = plan.positions_of(&twice.chunks[0].digest).to_vec();
         positions.sort_unstable();
         assert_eq!(positions, [0, 2]);
