@@ -47,6 +47,7 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .context("it cannot be started")?;
+        expendable(&child);
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let write = async {
             if let Some(mut stdin) = stdin {
@@ -57,6 +58,15 @@ impl Program {
         let ((), answer, errors) = tokio::join!(write, read(stdout), read(stderr));
         let (answer, errors) = (answer?, errors?);
         Ok(Output { succeeded: child.wait().await?.success(), answer, errors })
+    }
+}
+
+/// A node's own process is the last that the kernel ends when memory is short, and what it starts would be too. Where both share
+/// a limit, as in a unit of systemd, it must be the program that goes.
+fn expendable(child: &tokio::process::Child) {
+    if let Some(id) = child.id() {
+        // It may have ended already.
+        std::fs::write(format!("/proc/{id}/oom_score_adj"), "0").ok();
     }
 }
 

@@ -58,6 +58,8 @@ impl Doors {
         let snapshots = Snapshots::open(&self.state, streaming)?;
         let (listener, shutdown) = (node::listen(socket, Name::SnapshotterSocket)?, self.shutdown.clone());
         tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
+        let cleaning = snapshots.clone();
+        self.tasks.spawn(async move { cleaning.clean_up().await });
         self.tasks.spawn(async move {
             if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
                 tracing::error!(%error, "the snapshotter's socket is no longer served");

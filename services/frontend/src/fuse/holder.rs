@@ -52,9 +52,11 @@ pub fn entry() -> Option<ExitCode> {
 fn hold(listener: BorrowedFd<'_>, device: BorrowedFd<'_>) -> io::Result<()> {
     let mut frontends: Vec<OwnedFd> = Vec::new();
     loop {
+        // Who comes when there are enough waits until one left.
+        let room = if frontends.len() < FRONTENDS_MAX { PollFlags::IN } else { PollFlags::empty() };
         let mut watched = vec![
             PollFd::from_borrowed_fd(device, PollFlags::empty()),
-            PollFd::from_borrowed_fd(listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(listener, room),
         ];
         watched.extend(frontends.iter().map(|frontend| PollFd::new(frontend, PollFlags::RDHUP)));
         match poll(&mut watched, None) {
@@ -62,12 +64,13 @@ fn hold(listener: BorrowedFd<'_>, device: BorrowedFd<'_>) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
         let told: Vec<bool> = watched.iter().map(|watched| !watched.revents().is_empty()).collect();
+        let came = watched[1].revents().contains(PollFlags::IN);
         if told[0] {
             return Ok(());
         }
         let mut left = told[2..].iter();
         frontends.retain(|_| !left.next().copied().unwrap_or(false));
-        if told[1] && frontends.len() < FRONTENDS_MAX {
+        if came && room.contains(PollFlags::IN) {
             let frontend = rustix::net::accept(listener)?;
             // Whoever went away meanwhile needs nothing.
             if give(&frontend, device).is_ok() {
@@ -100,7 +103,10 @@ fn connect(state: &Path) -> io::Result<(OwnedFd, UnixStream)> {
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let (mut rights, mut byte) = (RecvAncillaryBuffer::new(&mut space), [0]);
-    recvmsg(&stream, &mut [IoSliceMut::new(&mut byte)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+    let mut receive =
+        || recvmsg(&stream, &mut [IoSliceMut::new(&mut byte)], &mut rights, RecvFlags::CMSG_CLOEXEC);
+    // A socket with a timeout is interrupted by any signal, like that of a child that ended.
+    rustix::io::retry_on_intr(&mut receive)?;
     let device = rights.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut devices) => devices.next(),
         _ => None,
@@ -139,7 +145,7 @@ impl Keeper {
                 if let Some(held) = held.take() {
                     held.wait();
                 }
-                if ending.load(Ordering::Relaxed) {
+                if ending.load(Ordering::Relaxed) || is_gone(&device) {
                     return;
                 }
                 tracing::warn!("the holder of the kernel's connection is gone: starting another");
@@ -177,6 +183,12 @@ impl Held {
             child.wait().ok();
         }
     }
+}
+
+/// Whether the kernel has no more use for the connection.
+fn is_gone(device: &OwnedFd) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(device, PollFlags::empty())], Some(&now)).is_ok_and(|told| told > 0)
 }
 
 fn find_or_start(state: &Path, device: &OwnedFd) -> io::Result<Held> {

@@ -101,7 +101,14 @@ impl super::Node {
         let disk = |error: std::io::Error| super::disk_status("read the kept records", &error);
         let mut kept = Vec::new();
         for hex in self.objects.records().map_err(disk)? {
-            let Some(signed) = self.objects.record(&hex).map_err(disk)? else { continue };
+            let signed = match self.objects.record(&hex) {
+                Ok(Some(signed)) => signed,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(record = hex, %error, "a kept record cannot be read");
+                    continue;
+                }
+            };
             match self.resolver.believe_kept(&signed) {
                 Ok(record) if record.manifest_digest.strip_prefix("sha256:") == Some(&hex) => {
                     kept.push(record)

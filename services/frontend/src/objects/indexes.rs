@@ -60,7 +60,11 @@ impl Objects {
     pub fn records(&self) -> io::Result<Vec<String>> {
         let mut manifests = Vec::new();
         for entry in fs::read_dir(self.root.join("records"))? {
-            manifests.push(entry?.file_name().to_string_lossy().into_owned());
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            match self.record_path(&name) {
+                Ok(_) => manifests.push(name),
+                Err(_) => tracing::warn!(name, "passed over what is no record among the records"),
+            }
         }
         manifests.sort();
         Ok(manifests)

@@ -7,12 +7,16 @@
 //!
 //! `synced` holds the boot that wrote it and when the last completed sync began. Another boot id
 //! than the kernel's own means that the page cache is gone. Files are aged by ctime, which no
-//! writer can set; [`CLOCK_SLACK`] covers clocks that were set back.
+//! writer can set; [`CLOCK_SLACK`] covers clocks that were set back. `checking` says how far a check came that
+//! was broken off, since it may take longer than a start is given.
+//!
+//! What cannot be read is dropped like what is wrong; what does not belong here is passed over; and where a disk is too full to
+//! write down that all was checked, the next start checks again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -78,62 +82,88 @@ impl Objects {
 
     fn recover(&self) -> io::Result<Recovered> {
         clear(&self.root.join("incoming"))?;
-        let marker = self.read_marker()?;
+        let marker = self.read_marker();
         if marker.as_ref().is_some_and(|(boot, _)| *boot == self.boot) {
             return Ok(Recovered::default());
         }
         let synced = marker.map_or(0, |(_, synced)| synced);
         let recovered = self.check_younger(synced.saturating_sub(CLOCK_SLACK.as_secs()))?;
         self.distrust_partials()?;
-        self.sync_all()?;
+        if let Err(error) = self.sync_all() {
+            tracing::error!(%error, "it cannot be written down that the local objects were checked");
+        }
+        fs::remove_file(self.checking()).ok();
         Ok(recovered)
     }
 
     /// Hashes all objects that changed at or after `since` and drops those that do not match.
     fn check_younger(&self, since: u64) -> io::Result<Recovered> {
         let mut recovered = Recovered { power_loss: true, ..Recovered::default() };
-        for shard in fs::read_dir(self.local_dir())? {
-            let shard = shard?;
-            for entry in fs::read_dir(shard.path())? {
+        for shard in self.checked_before()..=u8::MAX {
+            let shard = format!("{shard:02x}");
+            for entry in fs::read_dir(self.local_dir().join(&shard))? {
                 let entry = entry?;
                 if u64::try_from(entry.metadata()?.ctime()).unwrap_or(0) < since {
                     continue;
                 }
                 recovered.checked += 1;
-                if !is_good(&shard, &entry)? {
-                    fs::remove_file(entry.path())?;
+                let good = is_good(&shard, &entry).unwrap_or_else(|error| {
+                    tracing::error!(path = %entry.path().display(), %error, "dropping an object that cannot be read");
+                    false
+                });
+                if !good {
+                    remove(&entry)?;
                     recovered.dropped += 1;
                 }
             }
+            // Without it more is checked again.
+            fs::write(self.checking(), format!("{}\n{shard}", self.boot)).ok();
         }
         Ok(recovered)
+    }
+
+    fn checking(&self) -> PathBuf {
+        self.root.join("checking")
+    }
+
+    /// The first shard that this run of the kernel has not checked yet.
+    fn checked_before(&self) -> u8 {
+        let text = fs::read_to_string(self.checking()).unwrap_or_default();
+        let last = text.split_once('\n').filter(|(boot, _)| *boot == self.boot);
+        let last = last.and_then(|(_, shard)| u8::from_str_radix(shard, 16).ok());
+        last.map_or(0, |last| last.saturating_add(1))
     }
 
     fn distrust_partials(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.root.join("partial"))? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "have") {
-                fs::rename(&path, path.with_extension("unverified"))?;
+            if path.extension().is_some_and(|extension| extension == "have")
+                && let Err(error) = fs::rename(&path, path.with_extension("unverified"))
+            {
+                tracing::warn!(path = %path.display(), %error, "dropping what is known of a partial object");
+                fs::remove_file(&path)?;
             }
         }
         Ok(())
     }
 
     /// The boot that last synced, and when it began to, in seconds since 1970.
-    fn read_marker(&self) -> io::Result<Option<(String, u64)>> {
+    fn read_marker(&self) -> Option<(String, u64)> {
         let text = match fs::read_to_string(self.root.join("synced")) {
             Ok(text) => text,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
-                return Ok(None);
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(%error, "it is not known what was synced: checking everything");
+                }
+                return None;
             }
-            Err(error) => return Err(error),
         };
         let mut lines = text.lines();
         // A marker that does not parse vouches for nothing.
-        Ok(lines
+        lines
             .next()
             .zip(lines.next().and_then(|line| line.parse().ok()))
-            .map(|(boot, at)| (boot.to_owned(), at)))
+            .map(|(boot, at)| (boot.to_owned(), at))
     }
 
     fn write_marker(&self, synced: u64) -> io::Result<()> {
@@ -166,16 +196,20 @@ fn make_folders(root: &Path) -> io::Result<()> {
 }
 
 fn clear(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        fs::remove_file(entry?.path())?;
-    }
-    Ok(())
+    fs::read_dir(folder)?.try_for_each(|entry| remove(&entry?))
 }
 
-fn is_good(shard: &fs::DirEntry, entry: &fs::DirEntry) -> io::Result<bool> {
+/// Whatever it is.
+fn remove(entry: &fs::DirEntry) -> io::Result<()> {
+    match entry.file_type()?.is_dir() {
+        true => fs::remove_dir_all(entry.path()),
+        false => fs::remove_file(entry.path()),
+    }
+}
+
+fn is_good(shard: &str, entry: &fs::DirEntry) -> io::Result<bool> {
     let mut named = Vec::new();
-    let hex = [shard.file_name(), entry.file_name()].map(|part| part.to_string_lossy().into_owned());
-    note_held(&mut named, &hex.concat(), entry, false)?;
+    note_held(&mut named, &format!("{shard}{}", entry.file_name().to_string_lossy()), entry, false)?;
     let Some(held) = named.first() else { return Ok(false) };
     Ok(hash_file(&entry.path())?.0 == held.digest)
 }

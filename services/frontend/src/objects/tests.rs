@@ -147,6 +147,41 @@ fn a_power_loss_costs_what_was_not_synced_and_is_wrong() {
 }
 
 #[test]
+fn nothing_that_lies_about_stops_a_start() {
+    let folder = TempDir::new().unwrap();
+    let digest = put(&open(&folder, "first boot"), b"good");
+    for stray in ["objects/stray", "objects/ab/stray", "incoming/stray", "trees/stray", "partial/stray.have"]
+    {
+        fs::create_dir(folder.path().join(stray)).unwrap();
+        fs::write(folder.path().join(stray).join("file"), b"stray").unwrap();
+    }
+    fs::write(folder.path().join("records/stray"), b"stray").unwrap();
+    // Where it is written down that all was checked nothing can be written.
+    fs::remove_file(folder.path().join("synced")).unwrap();
+    fs::create_dir_all(folder.path().join("synced/stray")).unwrap();
+    let objects = open(&folder, "second boot");
+    assert_eq!(objects.recovered(), Recovered { power_loss: true, checked: 2, dropped: 1 });
+    assert!(objects.contains(&digest) && objects.records().unwrap().is_empty());
+    objects.measure().unwrap();
+    assert!(open(&folder, "second boot").recovered().power_loss, "it is checked again");
+}
+
+#[test]
+fn a_check_that_was_broken_off_goes_on_in_the_same_boot() {
+    let folder = TempDir::new().unwrap();
+    let mut digests: Vec<Digest> = (0..20u8).map(|name| put(&open(&folder, "first boot"), &[name])).collect();
+    digests.sort();
+    let shard = &digests[9].to_string()[..2];
+    let left = digests.iter().filter(|digest| &digest.to_string()[..2] > shard).count() as u64;
+    let checking = folder.path().join("checking");
+    fs::write(&checking, format!("second boot\n{shard}")).unwrap();
+    let recovered = open(&folder, "second boot").recovered();
+    assert_eq!((recovered.checked, checking.exists()), (left, false));
+    fs::write(&checking, format!("second boot\n{shard}")).unwrap();
+    assert_eq!(open(&folder, "third boot").recovered().checked, 20);
+}
+
+#[test]
 fn what_was_synced_long_ago_is_not_read_again() {
     let folder = TempDir::new().unwrap();
     let digest = {

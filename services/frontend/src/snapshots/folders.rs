@@ -64,14 +64,21 @@ impl Folders {
         }
     }
 
-    /// Removes all folders but these. Returns how many went.
-    pub(super) fn remove_others(&self, keep: &HashSet<u64>) -> io::Result<usize> {
-        let mut removed = 0;
-        for id in self.ids()?.into_iter().filter(|id| !keep.contains(id)) {
-            self.remove(id)?;
-            removed += 1;
+    /// The numbers of all folders but these.
+    pub(super) fn others(&self, keep: &HashSet<u64>) -> io::Result<Vec<u64>> {
+        Ok(self.ids()?.into_iter().filter(|id| !keep.contains(id)).collect())
+    }
+
+    /// Removes these folders, whichever can be removed. The error is the first one's.
+    pub(super) fn remove_all(&self, ids: &[u64]) -> io::Result<()> {
+        let mut failed = Ok(());
+        for id in ids {
+            if let Err(error) = self.remove(*id) {
+                tracing::warn!(id, %error, "the folder of a forgotten snapshot stays");
+                failed = failed.and(Err(error));
+            }
         }
-        Ok(removed)
+        failed
     }
 
     /// The first number that no folder has, nor any after it.
@@ -142,7 +149,8 @@ mod tests {
         let filled = folders.usage(1).unwrap();
         assert_eq!(filled.inodes, empty.inodes + 1);
         assert!((10_000..20_000).contains(&(filled.bytes - empty.bytes)), "{filled:?}");
-        assert_eq!(folders.remove_others(&HashSet::from([7])).unwrap(), 1);
+        assert_eq!(folders.others(&HashSet::from([7])).unwrap(), [1]);
+        folders.remove_all(&[1]).unwrap();
         assert_eq!(folders.first_free().unwrap(), 8);
         folders.remove(7).unwrap();
         folders.remove(7).unwrap();

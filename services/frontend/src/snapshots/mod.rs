@@ -36,7 +36,7 @@ pub(crate) use door::serve;
 use filter::Filter;
 use folders::Folders;
 use ledger::{Kind, Ledger, LedgerError, Snapshot, Streamed, Usage};
-use mounts::{Below, Writable};
+use mounts::{Below, Folder};
 use pulls::{Pull, Pulls};
 pub(crate) use streaming::Streaming;
 use wanted::{Layer, Place};
@@ -74,7 +74,7 @@ struct New {
 }
 
 impl Snapshots {
-    /// Opens the snapshots of an earlier process, and removes folders that none of them names.
+    /// Opens the snapshots of an earlier process.
     pub(crate) fn open(state: &Path, images: Streaming) -> anyhow::Result<Snapshots> {
         let folders = Folders::open(state).context("cannot open the folder of the snapshots")?;
         mounts::check(&folders.content(0))?;
@@ -88,9 +88,15 @@ impl Snapshots {
             index_off: Path::new(INDEX).exists(),
         };
         let snapshots = Snapshots { shared: Arc::new(shared) };
-        snapshots.shared.clean().context("cannot remove the folders of forgotten snapshots")?;
         snapshots.shared.claim();
         Ok(snapshots)
+    }
+
+    /// Removes the folders that an earlier process forgot and could not remove. They may be large, and nothing depends on it.
+    pub(crate) async fn clean_up(&self) {
+        if let Err(error) = self.clean().await {
+            tracing::warn!(error = error.message(), "folders of forgotten snapshots stay");
+        }
     }
 
     /// Makes a snapshot, and says how it is mounted. A layer that streams is recorded under its own name instead, and the
@@ -382,8 +388,8 @@ impl Shared {
     }
 
     fn mount(&self, id: u64, kind: Kind, below: &Below) -> Mount {
-        let writable = Writable { content: self.folders.content(id), work: self.folders.work(id) };
-        mounts::mount(below, (kind == Kind::Active).then_some(&writable), self.index_off)
+        let own = Folder { content: self.folders.content(id), work: self.folders.work(id) };
+        mounts::mount(below, &own, kind == Kind::Active, self.index_off)
     }
 
     /// Tells the images which of them are needed. Under the lock: of two that are told at the same time, the later one
@@ -397,18 +403,20 @@ impl Shared {
 
     /// Removes folders that no snapshot names.
     fn clean(&self) -> std::io::Result<()> {
-        // Under the lock: a folder is made before it is named.
-        let ledger = self.ledger();
-        if !ledger.is_whole() {
-            tracing::warn!("folders that no snapshot names stay: some snapshots cannot be read");
-            return Ok(());
+        let unnamed = {
+            // Under the lock, as a folder is made before it is named. What nobody names now nobody ever will: numbers are not
+            // used again.
+            let ledger = self.ledger();
+            if !ledger.is_whole() {
+                tracing::warn!("folders that no snapshot names stay: some snapshots cannot be read");
+                return Ok(());
+            }
+            self.folders.others(&ledger.all().values().map(|snapshot| snapshot.id).collect())?
+        };
+        if !unnamed.is_empty() {
+            tracing::info!(folders = unnamed.len(), "removing folders that no snapshot names");
         }
-        let named = ledger.all().values().map(|snapshot| snapshot.id).collect();
-        let removed = self.folders.remove_others(&named)?;
-        if removed > 0 {
-            tracing::info!(removed, "removed folders that no snapshot names");
-        }
-        Ok(())
+        self.folders.remove_all(&unnamed)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! nothing below, writable           bind, rw
+//! nothing below, read-only          bind, ro, of its own empty folder
 //! one ordinary layer, read-only     bind, ro
 //! ordinary layers                   overlay  lowerdir=TOP:…:LOWEST
 //! … over an image that streams      overlay  lowerdir=TOP:…:TREE::LOCAL::REMOTE,metacopy=on,redirect_dir=on
@@ -24,9 +25,9 @@ pub(super) struct Below {
     pub(super) streamed: Option<Layers>,
 }
 
-/// The two folders of a writable snapshot.
+/// The two folders of a snapshot; one that is not writable has no use for the second.
 #[derive(Debug)]
-pub(super) struct Writable {
+pub(super) struct Folder {
     pub(super) content: PathBuf,
     pub(super) work: PathBuf,
 }
@@ -57,13 +58,14 @@ impl Below {
     }
 }
 
-/// The mount of a snapshot; without `writable`, read-only. `index_off`: the kernel has overlayfs's index, which would
-/// refuse a layer that was moved.
-pub(super) fn mount(below: &Below, writable: Option<&Writable>, index_off: bool) -> Mount {
+/// The mount of a snapshot of these folders. `index_off`: the kernel has overlayfs's index, which would refuse a layer that was
+/// moved.
+pub(super) fn mount(below: &Below, own: &Folder, writable: bool, index_off: bool) -> Mount {
     match (below.ordinary.as_slice(), &below.streamed, writable) {
-        ([], None, Some(writable)) => bind(&writable.content, "rw"),
-        ([only], None, None) => bind(only, "ro"),
-        _ => overlay(below, writable, index_off),
+        ([], None, true) => bind(&own.content, "rw"),
+        ([], None, false) => bind(&own.content, "ro"),
+        ([only], None, false) => bind(only, "ro"),
+        _ => overlay(below, writable.then_some(own), index_off),
     }
 }
 
@@ -76,7 +78,7 @@ fn bind(folder: &Path, mode: &str) -> Mount {
     }
 }
 
-fn overlay(below: &Below, writable: Option<&Writable>, index_off: bool) -> Mount {
+fn overlay(below: &Below, writable: Option<&Folder>, index_off: bool) -> Mount {
     let mut lower: Vec<String> = below.ordinary.iter().map(|folder| text(folder)).collect();
     let mut options = Vec::new();
     if index_off {
@@ -107,8 +109,8 @@ fn text(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn writable() -> Writable {
-        Writable { content: "/s/9/fs".into(), work: "/s/9/work".into() }
+    fn own() -> Folder {
+        Folder { content: "/s/9/fs".into(), work: "/s/9/work".into() }
     }
 
     fn stack() -> Layers {
@@ -118,22 +120,23 @@ mod tests {
     #[test]
     fn one_layer_is_bound_and_more_are_stacked() {
         let none = Below::default();
-        assert_eq!(mount(&none, Some(&writable()), true).options, ["rbind", "rw"]);
+        assert_eq!(mount(&none, &own(), true, true).options, ["rbind", "rw"]);
+        assert_eq!(mount(&none, &own(), false, true), bind(Path::new("/s/9/fs"), "ro"));
         let one = Below { ordinary: vec!["/s/1/fs".into()], streamed: None };
-        assert_eq!(mount(&one, None, true), bind(Path::new("/s/1/fs"), "ro"));
+        assert_eq!(mount(&one, &own(), false, true), bind(Path::new("/s/1/fs"), "ro"));
         let two = Below { ordinary: vec!["/s/2/fs".into(), "/s/1/fs".into()], streamed: None };
-        let stacked = mount(&two, Some(&writable()), true);
+        let stacked = mount(&two, &own(), true, true);
         assert_eq!(
             (stacked.r#type.as_str(), stacked.options.join(",").as_str()),
             ("overlay", "index=off,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/2/fs:/s/1/fs")
         );
-        assert_eq!(mount(&two, None, false).options, ["lowerdir=/s/2/fs:/s/1/fs", "ro"]);
+        assert_eq!(mount(&two, &own(), false, false).options, ["lowerdir=/s/2/fs:/s/1/fs", "ro"]);
     }
 
     #[test]
     fn an_image_that_streams_is_the_lowest() {
         let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) };
-        let options = mount(&below, Some(&writable()), false).options.join(",");
+        let options = mount(&below, &own(), true, false).options.join(",");
         assert_eq!(
             options,
             "metacopy=on,redirect_dir=on,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t::/l::/r"
@@ -141,7 +144,7 @@ mod tests {
         assert_eq!(below.top(), Some(Path::new("/s/1/fs")));
         let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) };
         assert_eq!(
-            mount(&alone, None, false).options,
+            mount(&alone, &own(), false, false).options,
             ["metacopy=on", "redirect_dir=on", "lowerdir=/t::/l::/r", "ro"]
         );
         assert_eq!(alone.top(), Some(Path::new("/t")));
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn a_layer_is_unpacked_over_attributes_alone() {
         let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) }.attributes_only();
-        let options = mount(&below, Some(&writable()), false).options.join(",");
+        let options = mount(&below, &own(), true, false).options.join(",");
         assert_eq!(options, "workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t");
         let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) }.attributes_only();
         assert_eq!(alone.top(), Some(Path::new("/t")));

@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use table::Table;
+use table::{Found, Table};
 
 /// Snapshots that a node keeps. containerd's own garbage collection comes long before.
 const SNAPSHOTS_MAX: usize = 100_000;
@@ -105,8 +105,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// `first_id`: no folder with this number or a higher one exists.
     pub(crate) fn open(file: &Path, first_id: u64) -> anyhow::Result<Ledger> {
-        let table = Table::open(file)?;
-        let (snapshots, unread) = table.load()?;
+        let (table, Found { snapshots, unread }) = Table::open(file)?;
         let used = snapshots.values().map(|snapshot| snapshot.id + 1).max().unwrap_or(0);
         Ok(Ledger { snapshots, next_id: used.max(first_id), table, unread })
     }

@@ -4,6 +4,8 @@
 //! skipped with a warning: one bad entry must not stop the others.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::panic::catch_unwind;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -20,43 +22,65 @@ pub(super) struct Table {
     database: Database,
 }
 
+/// What a table holds.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) snapshots: BTreeMap<String, Snapshot>,
+    /// How many cannot be read, at least.
+    pub(super) unread: usize,
+}
+
 impl Table {
-    pub(super) fn open(file: &Path) -> anyhow::Result<Table> {
-        let database = Database::builder()
-            .set_cache_size(CACHE)
-            .create(file)
-            .with_context(|| format!("cannot open the snapshots' state {}", file.display()))?;
-        let table = Table { database };
-        // Makes the table, so that reading finds it.
-        table.change(None, &[]).with_context(|| format!("cannot write {}", file.display()))?;
-        Ok(table)
+    /// Opens a table, or makes one. A file that is damaged is put aside: without a ledger no container of the node could start,
+    /// and none could read on. As long as it lies there, what it named is not known.
+    pub(super) fn open(file: &Path) -> anyhow::Result<(Table, Found)> {
+        let opening = || format!("cannot open the snapshots' state {}", file.display());
+        let aside = file.with_added_extension("damaged");
+        let (table, mut found) = match read(file).with_context(opening)? {
+            Some(read) => read,
+            None => {
+                tracing::error!(kept = %aside.display(), "the snapshots' state is damaged: beginning a new one");
+                std::fs::rename(file, &aside).with_context(opening)?;
+                read(file).and_then(|new| new.context("a new one cannot be read")).with_context(opening)?
+            }
+        };
+        found.unread += usize::from(aside.exists());
+        Ok((table, found))
     }
 
-    /// All snapshots that can be read, and how many cannot.
-    pub(super) fn load(&self) -> anyhow::Result<(BTreeMap<String, Snapshot>, usize)> {
-        let reading = self.database.begin_read().context("cannot read the snapshots' state")?;
-        let table = reading.open_table(SNAPSHOTS).context("cannot open the table of snapshots")?;
-        let (mut snapshots, mut skipped) = (BTreeMap::new(), 0);
-        for entry in table.iter().context("cannot list the table of snapshots")? {
+    fn create(file: &Path) -> Result<(Table, Found), redb::Error> {
+        let table = Table { database: Database::builder().set_cache_size(CACHE).create(file)? };
+        // Made only where it is not there yet: a full disk may have no room for a write, and is emptied through this table.
+        let found = match table.load() {
+            Err(redb::Error::TableDoesNotExist(_)) => table.change(None, &[]).map(|()| Found::default()),
+            found => found,
+        };
+        Ok((table, found?))
+    }
+
+    fn load(&self) -> Result<Found, redb::Error> {
+        let table = self.database.begin_read()?.open_table(SNAPSHOTS)?;
+        let mut found = Found::default();
+        for entry in table.iter()? {
             let (name, value) = match entry {
                 Ok((name, value)) => (name.value().to_owned(), value.value().to_vec()),
                 Err(error) => {
                     tracing::error!(%error, "skipped a snapshot that cannot be read");
-                    skipped += 1;
+                    found.unread += 1;
                     continue;
                 }
             };
             match serde_json::from_slice(&value) {
                 Ok(snapshot) => {
-                    snapshots.insert(name, snapshot);
+                    found.snapshots.insert(name, snapshot);
                 }
                 Err(error) => {
                     tracing::error!(snapshot = name, %error, "skipped a snapshot that makes no sense");
-                    skipped += 1;
+                    found.unread += 1;
                 }
             }
         }
-        Ok((snapshots, skipped))
+        Ok(found)
     }
 
     /// Takes `remove` away and puts `put` there, all or nothing, before it returns.
@@ -75,6 +99,24 @@ impl Table {
         }
         writing.commit()?;
         Ok(())
+    }
+}
+
+/// What the file holds, or a new one; none when its content is to blame, and not the disk, nor that somebody else has it open.
+fn read(file: &Path) -> anyhow::Result<Option<(Table, Found)>> {
+    // redb finds most damage by checksums, and some by a panic.
+    let created = match catch_unwind(|| Table::create(file)) {
+        Ok(created) => created,
+        Err(_) => return Ok(None),
+    };
+    match created {
+        Err(redb::Error::Corrupted(_) | redb::Error::RepairAborted) => Ok(None),
+        Err(redb::Error::Io(error))
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
+            Ok(None)
+        }
+        created => Ok(Some(created?)),
     }
 }
 

@@ -57,6 +57,35 @@ fn ledger_after(ledger_before: Ledger, folder: &Path) -> Ledger {
 }
 
 #[test]
+fn a_damaged_file_is_put_aside_and_what_it_named_stays_unknown() {
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [Damage; 4] = [
+        |bytes| bytes.fill(7),
+        |bytes| bytes[..64].fill(0),
+        |bytes| bytes.truncate(100),
+        |bytes| bytes[4096..].fill(0xff),
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("snapshots.redb");
+        let mut before = ledger(folder.path());
+        before.add("a", snapshot(Kind::Active, None)).unwrap();
+        assert!(before.is_whole());
+        drop(before);
+        let mut bytes = std::fs::read(&file).unwrap();
+        damage(&mut bytes);
+        std::fs::write(&file, &bytes).unwrap();
+        let mut after = ledger(folder.path());
+        assert!(after.all().is_empty() && !after.is_whole(), "{number}");
+        assert_eq!(std::fs::read(folder.path().join("snapshots.redb.damaged")).unwrap(), bytes, "{number}");
+        after.add("b", snapshot(Kind::Active, None)).unwrap();
+        // Also the next process must not take the folders of running containers for nobody's.
+        let next = ledger_after(after, folder.path());
+        assert!(next.all().contains_key("b") && !next.is_whole(), "{number}");
+    }
+}
+
+#[test]
 fn a_bad_entry_does_not_stop_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let mut one = ledger(folder.path());
