@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::descriptors::Name;
+use crate::ending::Ending;
 use crate::events::NodeEvents;
 use crate::mount::probe::{self, Missing};
 use crate::snapshots::{self, Snapshots, Streaming};
@@ -28,18 +29,18 @@ pub(crate) struct Doors {
     image_service: Option<PathBuf>,
     runtime: PathBuf,
     state: PathBuf,
-    tasks: TaskTracker,
+    ending: Ending,
     shutdown: CancellationToken,
 }
 
 impl Doors {
-    pub(crate) fn of(config: &Config, tasks: &TaskTracker, shutdown: &CancellationToken) -> Doors {
+    pub(crate) fn of(config: &Config, ending: &Ending, shutdown: &CancellationToken) -> Doors {
         Doors {
             snapshotter: config.snapshotter.clone(),
             image_service: config.image_service.clone(),
             runtime: config.runtime.clone(),
             state: config.state.clone(),
-            tasks: tasks.clone(),
+            ending: ending.clone(),
             shutdown: shutdown.clone(),
         }
     }
@@ -59,9 +60,10 @@ impl Doors {
         let (listener, shutdown) = (node::listen(socket, Name::SnapshotterSocket)?, self.shutdown.clone());
         tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
         let cleaning = snapshots.clone();
-        self.tasks.spawn(async move { cleaning.clean_up().await });
-        self.tasks.spawn(async move {
-            if let Err(error) = snapshots::serve(listener, snapshots, shutdown).await {
+        self.ending.spawn(async move { cleaning.clean_up().await });
+        let ending = self.ending.clone();
+        self.ending.spawn(async move {
+            if let Err(error) = snapshots::serve(listener, snapshots, &ending, shutdown).await {
                 tracing::error!(%error, "the snapshotter's socket is no longer served");
             }
         });
@@ -72,8 +74,10 @@ impl Doors {
         let (listener, shutdown) = (node::listen(socket, Name::ImageServiceSocket)?, self.shutdown.clone());
         let runtime = self.runtime.clone();
         tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
-        self.tasks.spawn(async move {
-            if let Err(error) = image_service::serve(listener, &runtime, credentials, shutdown).await {
+        let ending = self.ending.clone();
+        self.ending.spawn(async move {
+            if let Err(error) = image_service::serve(listener, &runtime, credentials, &ending, shutdown).await
+            {
                 tracing::error!(%error, "the image service's socket is no longer served");
             }
         });
@@ -99,7 +103,7 @@ pub(crate) fn open_ordinary(
     tracing::error!(why, "all images of this node are pulled as ever");
     let lock = node::lock(&config.state)?;
     let events = NodeEvents::new(bus.events().clone(), &config.node);
-    let doors = Doors::of(config, tasks, &shutdown);
+    let doors = Doors::of(config, &Ending::new(tasks.clone(), shutdown.clone()), &shutdown);
     doors.open(Streaming::Impossible { why, events }, Arc::new(Sources::open(&config.credentials)?))?;
     tasks.spawn(async move {
         // A module that is loaded late, a device that comes later.

@@ -26,6 +26,8 @@ use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::{Service as _, ServiceExt as _};
 
+use crate::ending::Ending;
+
 /// The calls that are handed on: a kubelet's. The rest of containerd has its own socket.
 const SERVICES: [&str; 2] = ["/runtime.v1.ImageService/", "/runtime.v1alpha2.ImageService/"];
 const PULL: &str = "PullImage";
@@ -43,11 +45,13 @@ pub(crate) async fn serve(
     listener: UnixListener,
     runtime: &Path,
     credentials: Arc<Sources>,
+    ending: &Ending,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let door = Door { runtime: channel(runtime.to_owned()), credentials };
     let routes = Routes::from(axum::Router::new().fallback(hand_on).with_state(door));
-    tonic::transport::Server::builder()
+    ending
+        .server()
         .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await

@@ -17,6 +17,7 @@ pub mod content;
 mod descriptors;
 mod doors;
 pub mod downloads;
+mod ending;
 mod events;
 mod fuse;
 mod idle;
@@ -52,6 +53,7 @@ use content::Mesh;
 use descriptors::Name;
 use doors::Doors;
 use downloads::Downloads;
+use ending::Ending;
 use events::NodeEvents;
 use fuse::{Registry, Remote, Session};
 use images::Images;
@@ -88,7 +90,7 @@ impl Frontend {
         let options = download_options(&config);
         let downloads = Downloads::start(objects.clone(), events.clone(), options, tasks, shutdown.clone());
         let known = Arc::new(Registry::default());
-        let remote = Remote::new(known.clone(), downloads.clone(), Handle::current());
+        let remote = Remote::new(known.clone(), downloads.clone(), Handle::current(), config.read_timeout);
         let (point, read_ahead) = (mounts.remote_point(), config.read_ahead.as_u64());
         let (mut session, serving) = match held {
             Some(device) => Session::resume(remote, &point, device, &config.state)?,
@@ -97,10 +99,11 @@ impl Frontend {
         let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config));
         tasks.spawn(locate(mesh.clone(), shutdown.clone()));
         let credentials = Arc::new(Sources::open(&config.credentials)?);
+        let ending = Ending::new(tasks.clone(), shutdown.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
-        let (holds, doors) = (config.hold, Doors::of(&config, tasks, &shutdown));
+        let (holds, doors) = (config.hold, Doors::of(&config, &ending, &shutdown));
         let switched_on = config.streaming;
-        let (tasks_of_images, ending) = (tasks.clone(), shutdown.clone());
+        let shutdown_of_images = shutdown.clone();
         let images = Images::start(images::Parts {
             config,
             bus,
@@ -112,8 +115,8 @@ impl Frontend {
             downloads,
             known,
             mounts,
-            tasks: tasks_of_images,
-            shutdown: ending,
+            tasks: ending.clone(),
+            shutdown: shutdown_of_images,
         })
         .await?;
         doors.open(Streaming::Possible { images: images.clone(), switched_on }, credentials)?;
@@ -125,7 +128,7 @@ impl Frontend {
             tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));
         }
         tasks.spawn(async move {
-            if let Err(error) = node::serve(listener, images.clone(), shutdown).await {
+            if let Err(error) = node::serve(listener, images.clone(), &ending, shutdown).await {
                 tracing::error!(%error, "the node's socket is no longer served");
             }
             if holds && images.in_use() {

@@ -1,11 +1,15 @@
 //! The frontend as a process of its own.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::{Bus, NatsConfig};
 use frontend::Frontend;
 use serde::{Deserialize, Serialize};
+
+/// What blocks on the disk at the end has so long: containers read on once the next process is there.
+const LINGER: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,8 +25,10 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(code) = frontend::holder_entry() {
         return Ok(code);
     }
-    tokio::runtime::Runtime::new().context("cannot start the async runtime")?.block_on(serve())?;
-    Ok(ExitCode::SUCCESS)
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let served = runtime.block_on(serve());
+    runtime.shutdown_timeout(LINGER);
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve() -> anyhow::Result<()> {

@@ -26,6 +26,7 @@ mod reboot;
 mod recording;
 mod restarts;
 mod snapshotter;
+mod starts;
 mod surviving;
 mod switch;
 mod systemd;

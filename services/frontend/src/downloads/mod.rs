@@ -271,13 +271,13 @@ async fn scan_all(objects: Arc<Objects>, image: Arc<Image>, events: mpsc::Sender
 
 async fn sync_regularly(objects: Arc<Objects>, shutdown: CancellationToken) {
     loop {
-        let ending = tokio::time::timeout(SYNC_INTERVAL, shutdown.cancelled()).await.is_ok();
+        if tokio::time::timeout(SYNC_INTERVAL, shutdown.cancelled()).await.is_ok() {
+            // Readers wait until the next process serves them: they do not wait for the disk, too.
+            return;
+        }
         let objects = objects.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || objects.sync()).await {
             tracing::warn!(%error, "failed to sync the local objects");
-        }
-        if ending {
-            return;
         }
     }
 }

@@ -12,7 +12,8 @@
 //! found again from its number. So the server can be replaced at any moment.
 //!
 //! Concurrency: fuser's threads decode and answer metadata at once; a read moves its reply into a task
-//! of the runtime and is answered when its bytes are here, in any order.
+//! of the runtime and is answered when its bytes are here, in any order. After a restart, what is unknown is waited for as long as
+//! images that containers read are still being opened.
 
 pub(crate) mod holder;
 mod registry;
@@ -32,10 +33,11 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::downloads::{Downloads, ReadError};
 use crate::seldom::Seldom;
-pub(crate) use registry::{Known, NotAdded, Registry};
+pub(crate) use registry::{Awaited, Known, NotAdded, Registry};
 pub(crate) use session::Session;
 
 /// Objects never change and names never move: the kernel may remember them for as long as it likes.
@@ -61,14 +63,40 @@ pub(crate) struct Remote {
     downloads: Downloads,
     runtime: Handle,
     in_flight: Arc<Semaphore>,
+    /// How long what is unknown is waited for.
+    patience: Duration,
     /// Of reads that fail: a process may try them again as fast as it can.
     failures: Arc<Seldom>,
 }
 
 impl Remote {
-    pub(crate) fn new(known: Arc<Registry>, downloads: Downloads, runtime: Handle) -> Remote {
+    pub(crate) fn new(
+        known: Arc<Registry>,
+        downloads: Downloads,
+        runtime: Handle,
+        patience: Duration,
+    ) -> Remote {
         let in_flight = Arc::new(Semaphore::new(READS_IN_FLIGHT));
-        Remote { known, downloads, runtime, in_flight, failures: Arc::default() }
+        Remote { known, downloads, runtime, in_flight, patience, failures: Arc::default() }
+    }
+
+    /// Answers with what `look` finds: at once, or once the images that are awaited are known.
+    fn answer<R: Send + 'static>(
+        &self,
+        reply: R,
+        look: impl Fn(&Registry) -> Option<Known> + Send + Sync + 'static,
+        answer: impl FnOnce(R, Option<Known>) + Send + 'static,
+    ) {
+        let found = look(&self.known);
+        if found.is_some() || !self.known.awaits() {
+            return answer(reply, found);
+        }
+        let (known, patience) = (self.known.clone(), self.patience);
+        let reply = ManuallyDrop::new(reply);
+        self.runtime.spawn(async move {
+            let found = timeout(patience, known.found(|| look(&known))).await;
+            answer(ManuallyDrop::into_inner(reply), found.unwrap_or(None));
+        });
     }
 }
 
@@ -91,33 +119,37 @@ impl Filesystem for Remote {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = match parent.0 {
-            ROOT if name == PROBE_NAME => {
-                Some((attributes(PROBE, FileType::RegularFile, 0o444, 0), Generation(0)))
-            }
-            ROOT => shard_of(name).map(directory),
-            FIRST_SHARD..=LAST_SHARD => {
-                let shard = (parent.0 - FIRST_SHARD) as u8;
-                self.known.by_name(shard, name).map(|known| file(&known))
-            }
-            _ => None,
-        };
-        match found {
+        let answer = |reply: ReplyEntry, found: Option<(FileAttr, Generation)>| match found {
             Some((attributes, generation)) => reply.entry(&FOREVER, &attributes, generation),
             // Not cached by the kernel: the image that knows the object may be mounted next.
             None => reply.error(Errno::ENOENT),
+        };
+        match parent.0 {
+            ROOT if name == PROBE_NAME => {
+                answer(reply, Some((attributes(PROBE, FileType::RegularFile, 0o444, 0), Generation(0))))
+            }
+            ROOT => answer(reply, shard_of(name).map(directory)),
+            FIRST_SHARD..=LAST_SHARD => {
+                let (shard, name) = ((parent.0 - FIRST_SHARD) as u8, name.to_owned());
+                let look = move |known: &Registry| known.by_name(shard, &name);
+                self.answer(reply, look, move |reply, known| answer(reply, known.as_ref().map(file)))
+            }
+            _ => answer(reply, None),
         }
     }
 
     fn getattr(&self, _request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let found = match inode.0 {
-            ROOT..=LAST_SHARD => Some(directory(inode.0).0),
-            PROBE => Some(attributes(PROBE, FileType::RegularFile, 0o444, 0)),
-            other => self.known.by_inode(other).map(|known| file(&known).0),
-        };
-        match found {
-            Some(attributes) => reply.attr(&FOREVER, &attributes),
-            None => reply.error(Errno::ENOENT),
+        match inode.0 {
+            ROOT..=LAST_SHARD => reply.attr(&FOREVER, &directory(inode.0).0),
+            PROBE => reply.attr(&FOREVER, &attributes(PROBE, FileType::RegularFile, 0o444, 0)),
+            other => self.answer(
+                reply,
+                move |known| known.by_inode(other),
+                |reply, known| match known {
+                    Some(known) => reply.attr(&FOREVER, &file(&known).0),
+                    None => reply.error(Errno::ENOENT),
+                },
+            ),
         }
     }
 
@@ -183,19 +215,24 @@ impl Filesystem for Remote {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(known) = self.known.by_inode(inode.0) else {
-            if let Some(unsaid) = self.failures.due() {
-                tracing::warn!(inode = inode.0, unsaid, "read of an object that no image of this node names");
-            }
-            return reply.error(Errno::ESTALE);
-        };
-        let (downloads, in_flight, failures) =
-            (self.downloads.clone(), self.in_flight.clone(), self.failures.clone());
+        let (registry, downloads, patience) = (self.known.clone(), self.downloads.clone(), self.patience);
+        let (in_flight, failures) = (self.in_flight.clone(), self.failures.clone());
         // Dropped, it would be an answer: an I/O error. What ends with this process is not answered, and the kernel asks
         // the next one again.
         let reply = ManuallyDrop::new(reply);
         self.runtime.spawn(async move {
             let _turn = in_flight.acquire_owned().await;
+            let known = timeout(patience, registry.found(|| registry.by_inode(inode.0))).await;
+            let Ok(Some(known)) = known else {
+                if let Some(unsaid) = failures.due() {
+                    tracing::warn!(
+                        inode = inode.0,
+                        unsaid,
+                        "read of an object that no image of this node names"
+                    );
+                }
+                return ManuallyDrop::into_inner(reply).error(Errno::ESTALE);
+            };
             let read = downloads.read(known.digest, offset, size as usize).await;
             if matches!(read, Err(ReadError::Stopped(_))) {
                 return;

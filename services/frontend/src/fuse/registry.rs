@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use image::Digest;
 use image::map::Map;
+use tokio::sync::watch;
 
 use crate::objects::{Name, Names};
 
@@ -47,6 +48,20 @@ pub(crate) struct Registry {
     images: RwLock<Vec<Image>>,
     /// Held while an image is compared with all others: one at a time, or two would miss each other.
     adding: Mutex<()>,
+    /// How many images containers read that are not known yet.
+    awaited: watch::Sender<usize>,
+}
+
+/// An image of an earlier process that is still to be made known: until this is dropped who asks for an unknown object waits.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    registry: Arc<Registry>,
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.registry.awaited.send_modify(|count| *count = count.saturating_sub(1));
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +96,28 @@ impl Registry {
         }
         self.write().push(Image { manifest: manifest.to_owned(), objects: Objects::InMemory(map) });
         Ok(())
+    }
+
+    pub(crate) fn await_image(self: &Arc<Self>) -> Awaited {
+        self.awaited.send_modify(|count| *count += 1);
+        Awaited { registry: self.clone() }
+    }
+
+    pub(crate) fn awaits(&self) -> bool {
+        *self.awaited.borrow() > 0
+    }
+
+    /// Looks again and again until something is found, or no image is awaited any more.
+    pub(crate) async fn found<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
+        let mut awaited = self.awaited.subscribe();
+        loop {
+            let last = *awaited.borrow_and_update() == 0;
+            let found = look();
+            // The sender is here.
+            if found.is_some() || last || awaited.changed().await.is_err() {
+                return found;
+            }
+        }
     }
 
     /// The map of an image that is not at rest.
@@ -244,6 +281,28 @@ mod tests {
         registry.remove("three");
         registry.remove("two");
         assert!(registry.by_inode(5000).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unknown_is_waited_for_while_images_are_awaited() {
+        let registry = Arc::new(Registry::default());
+        let look = |number: u64| {
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.found(|| registry.by_inode(number)).await })
+        };
+        assert_eq!(look(5000).await.unwrap(), None);
+        let (one, other) = (registry.await_image(), registry.await_image());
+        let (first, second, never) = (look(5000), look(6000), look(7000));
+        tokio::time::sleep(std::time::Duration::from_secs(100)).await;
+        assert!(registry.awaits() && !first.is_finished() && !never.is_finished());
+        registry.add("one", map(&[digest(5000, 1)])).unwrap();
+        drop(one);
+        assert!(first.await.unwrap().is_some());
+        assert!(!second.is_finished() && !never.is_finished());
+        registry.add("other", map(&[digest(6000, 1)])).unwrap();
+        drop(other);
+        assert!(second.await.unwrap().is_some());
+        assert_eq!(never.await.unwrap(), None);
     }
 
     #[test]

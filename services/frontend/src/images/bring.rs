@@ -76,7 +76,7 @@ impl Images {
                 // In memory or not, it is known here: containers may stand on it.
                 let claim = if earlier.is_some() { Claim::Kept } else { Claim::New };
                 self.node.room.take(&manifest, record.map.plain_len, claim).await?;
-                if let Err(error) = self.load(request, &record, &content, profile, asked).await {
+                if let Err(error) = self.load(request, &record, &content, profile, claim, asked).await {
                     self.unload(&manifest);
                     return Err(error);
                 }
@@ -111,6 +111,7 @@ impl Images {
         record: &ImageRecord,
         content: &Content,
         profile: Profile,
+        claim: Claim,
         asked: Instant,
     ) -> Result<(), Status> {
         let (tree_is_here, when_tree_is_here) = oneshot::channel();
@@ -121,7 +122,7 @@ impl Images {
             Ok(())
         };
         let begin = async {
-            let plan = Box::pin(self.plan(request, record, &profile));
+            let plan = Box::pin(self.plan(request, record, &profile, claim));
             let (map, plan) = tokio::join!(self.map(record.map, content), plan);
             let map = map?;
             let prefetch = match plan {

@@ -1,23 +1,30 @@
 //! Finds again what an earlier process of this node left: images on the disk, roots that still stand.
 //!
 //! A root of an earlier process reads what is local. What is not, it reads through the connection that a holder
-//! kept; without one that is gone, and its image is completed as soon as possible.
+//! kept; without one that is gone, and its image is completed as soon as possible. Whatever hinders that, who reads waits, and it is
+//! tried again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use image::ImageRecord;
 use proto::DownloadProgress;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use super::{Images, Present};
+use crate::fuse::Awaited;
 use crate::mount::MountError;
 
 /// Images of standing roots that are opened at the same time: containers wait, each tree is hashed.
 const OPENED_AT_ONCE: usize = 4;
+/// How long the start waits for one of them. Then others are served, and who reads this one waits.
+const OPEN_WAIT: Duration = Duration::from_secs(1);
+/// After an image that containers read could not be opened: the first wait, and the longest.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 impl Images {
     pub(super) async fn find(&self) -> anyhow::Result<()> {
@@ -41,9 +48,9 @@ impl Images {
                 continue;
             }
             tracing::info!(image = manifest, ?targets, "found roots of an earlier process");
-            standing.push(Arc::new(record));
+            standing.push((Arc::new(record), self.node.known.await_image()));
         }
-        let open = |record| self.open_standing(record);
+        let open = |(record, awaited)| self.open_standing(record, awaited);
         futures::stream::iter(standing).for_each_concurrent(OPENED_AT_ONCE, open).await;
         let (images, shutdown) = (self.clone(), self.node.shutdown.clone());
         let count = async move { images.count(others).await };
@@ -51,17 +58,50 @@ impl Images {
         Ok(())
     }
 
-    /// From the disk: the mesh may be away, and processes wait for what they read.
-    async fn open_standing(&self, record: Arc<ImageRecord>) {
-        let (image, bound) = (&*record.manifest_digest, self.node.config.known_resolve_timeout);
-        let reference = record.references.first().cloned().unwrap_or_default();
-        match timeout(bound, self.bring_kept(image, &reference, &record)).await {
-            Ok(Ok(_turn)) => {}
-            Ok(Err(error)) => {
-                tracing::error!(image, %error, "the image of a standing root cannot be completed");
+    /// From the disk: the mesh may be away, and processes wait for what they read. What takes longer, or fails, is tried again
+    /// beside what is served meanwhile.
+    async fn open_standing(&self, record: Arc<ImageRecord>, awaited: Awaited) {
+        match timeout(OPEN_WAIT, self.open_once(&record)).await {
+            Ok(true) => {}
+            opened => {
+                if opened.is_err() {
+                    let image = &*record.manifest_digest;
+                    tracing::error!(image, ?OPEN_WAIT, "the image of a standing root was not opened in time");
+                }
+                let images = self.clone();
+                self.node.tasks.spawn(async move {
+                    images.open_at_last(&record).await;
+                    drop(awaited);
+                });
             }
-            Err(_) => tracing::error!(image, ?bound, "the image of a standing root was not found in time"),
         }
+    }
+
+    /// Until it is open, or nobody needs it any more.
+    async fn open_at_last(&self, record: &Arc<ImageRecord>) {
+        let mut wait = RETRY_FIRST;
+        loop {
+            sleep(wait).await;
+            let unused = |image: &Present| image.targets.is_empty();
+            if self.get(&record.manifest_digest).map_or(true, |image| unused(&image)) {
+                return;
+            }
+            if self.open_once(record).await {
+                tracing::info!(image = record.manifest_digest, "opened the image of a standing root");
+                return;
+            }
+            wait = RETRY_MAX.min(wait * 2);
+        }
+    }
+
+    async fn open_once(&self, record: &Arc<ImageRecord>) -> bool {
+        let image = &*record.manifest_digest;
+        let reference = record.references.first().cloned().unwrap_or_default();
+        let opened = self.bring_kept(image, &reference, record).await;
+        if let Err(error) = &opened {
+            tracing::error!(image, %error, "the image of a standing root cannot be opened");
+        }
+        opened.is_ok()
     }
 
     /// How much of each image is here, one after the other: for whoever asks before it is opened.

@@ -41,12 +41,12 @@ use ed25519_dalek::VerifyingKey;
 use image::ImageRecord;
 use proto::DownloadProgress;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use crate::config::Config;
 use crate::content::{Content, Mesh};
 use crate::downloads::Downloads;
+use crate::ending::{self, Ending};
 use crate::events::NodeEvents;
 use crate::fuse::Registry;
 use crate::mount::Mounts;
@@ -76,7 +76,7 @@ pub(crate) struct Parts {
     pub(crate) downloads: Downloads,
     pub(crate) known: Arc<Registry>,
     pub(crate) mounts: Mounts,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: Ending,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -93,7 +93,7 @@ struct Node {
     downloads: Downloads,
     known: Arc<Registry>,
     mounts: Mounts,
-    tasks: TaskTracker,
+    tasks: Ending,
     shutdown: CancellationToken,
     present: Mutex<BTreeMap<String, Present>>,
     claims: Mutex<claim::Claims>,
@@ -216,7 +216,8 @@ impl Images {
         work: impl Future<Output = Result<T, Status>> + Send + 'static,
     ) -> Result<T, Status> {
         let ended = self.node.tasks.spawn(work).await;
-        ended.unwrap_or_else(|error| Err(Status::internal(format!("{what} ended: {error}"))))
+        let ended = ended.map_err(|error| Status::internal(format!("{what} ended: {error}")))?;
+        ended.unwrap_or_else(|| Err(ending::cut_off()))
     }
 
     /// Runs what blocks in the kernel or on the disk beside the runtime.

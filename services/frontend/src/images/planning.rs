@@ -14,10 +14,13 @@ use proto::{PlanItem, PlanReply, PlanRequest, ResolveRequest};
 
 use super::Images;
 use super::facts::facts;
+use super::room::Claim;
 use crate::downloads::Prefetch;
 
 /// How long a plan may take: it is asked for while the map is fetched, so mostly nobody waits for it.
 const PLAN_WAIT: Duration = Duration::from_millis(300);
+/// The same for an image that was here before: containers may be reading it, and nothing of it is known to be read first.
+const PLAN_WAIT_KEPT: Duration = Duration::from_millis(50);
 /// Chunks that a plan's list comes to, repeats included: twice those of the longest profile, and 128 GiB of large files. What is
 /// beyond is passed over.
 const LISTED_MAX: usize = 2 * PROFILE_CHUNKS_MAX;
@@ -29,6 +32,7 @@ impl Images {
         asked: &ResolveRequest,
         record: &ImageRecord,
         profile: &Profile,
+        claim: Claim,
     ) -> Option<PlanReply> {
         let config = &self.node.config;
         let request = PlanRequest {
@@ -36,7 +40,11 @@ impl Images {
             starts: profile.starts,
             chunks: u32::try_from(profile.chunks.len()).unwrap_or(u32::MAX),
         };
-        match self.node.bus.call_once(request, PLAN_WAIT).await {
+        let wait = match claim {
+            Claim::New => PLAN_WAIT,
+            Claim::Kept => PLAN_WAIT_KEPT,
+        };
+        match self.node.bus.call_once(request, wait).await {
             Ok(plan) => Some(plan),
             Err(status) => {
                 tracing::debug!(image = record.manifest_digest, error = status.message(), "no prefetch plan");

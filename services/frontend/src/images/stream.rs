@@ -39,6 +39,10 @@ impl Images {
         Some(self.node.credentials.look_up(reference).await?.into_proto())
     }
 
+    pub(crate) fn is_ending(&self) -> bool {
+        self.node.shutdown.is_cancelled()
+    }
+
     pub(crate) fn is_here(&self, manifest: &str) -> bool {
         self.present().contains_key(manifest)
     }

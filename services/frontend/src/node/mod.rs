@@ -23,6 +23,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::ending::Ending;
 use crate::images::Images;
 pub use listen::InUse;
 pub(crate) use listen::{listen, lock};
@@ -34,14 +35,16 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Serves until `shutdown`; calls that are being answered may then finish.
+/// Serves until `shutdown`; calls that are being answered then have a moment to finish.
 pub(crate) async fn serve(
     listener: UnixListener,
     images: Images,
+    ending: &Ending,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let door = Door { images, shutdown: shutdown.clone() };
-    tonic::transport::Server::builder()
+    ending
+        .server()
         .add_service(NodeServer::new(door))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await

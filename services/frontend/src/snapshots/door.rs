@@ -21,19 +21,22 @@ use tonic::{Request, Response, Status};
 use super::filter::Filter;
 use super::ledger::{Kind, Snapshot};
 use super::{Labels, New, Snapshots};
+use crate::ending::Ending;
 
 /// Snapshots in one message of a list: some hundred KiB.
 const LIST_PART: usize = 200;
 /// The field of an update that means all labels.
 const LABELS: &str = "labels";
 
-/// Serves until `shutdown`; calls that are being answered may then finish.
+/// Serves until `shutdown`; calls that are being answered then have a moment to finish.
 pub(crate) async fn serve(
     listener: UnixListener,
     snapshots: Snapshots,
+    ending: &Ending,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    tonic::transport::Server::builder()
+    ending
+        .server()
         .add_service(SnapshotsServer::new(snapshots))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await

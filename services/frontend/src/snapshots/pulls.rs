@@ -14,6 +14,7 @@ use super::decide::{Ordinary, Reason, decide};
 use super::ledger::{Kind, Streamed};
 use super::wanted::{Image, Layer, Place};
 use super::{LedgerError, Snapshots};
+use crate::ending::cut_off;
 use crate::metrics;
 
 /// How long an answer is good for the next layer of the same pull.
@@ -96,6 +97,7 @@ impl Snapshots {
     ) -> Result<Option<Vec<Place>>, Status> {
         match self.try_to_stream(layer, parent).await? {
             Ok(places) => Ok(Some(places)),
+            Err(_) if self.shared.images.is_ending() => Err(cut_off()),
             Err(ordinary) => {
                 self.tell(layer, &ordinary);
                 Ok(None)

@@ -33,6 +33,11 @@ impl Streaming {
         }
     }
 
+    /// Whether this process ends: what cannot stream now may, once the next one is there.
+    pub(super) fn is_ending(&self) -> bool {
+        self.images().is_ok_and(Images::is_ending)
+    }
+
     /// Whether layers stream that the ledger has already.
     pub(super) fn goes_on(&self) -> bool {
         matches!(self, Streaming::Possible { .. })
