@@ -58,6 +58,9 @@ pub struct Config {
     /// How long an import may take that a mount waits for.
     #[serde(with = "humantime_serde")]
     pub import_timeout: Duration,
+    /// How long a pull of containerd's waits for an import to begin, while the fetcher has others to do first.
+    #[serde(with = "humantime_serde")]
+    pub import_queue_timeout: Duration,
     /// How long a read waits for missing bytes, all retries included, before it fails.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
@@ -99,6 +102,7 @@ impl Default for Config {
             resolve_timeout: Duration::from_secs(30),
             known_resolve_timeout: Duration::from_secs(5),
             import_timeout: Duration::from_secs(30 * 60),
+            import_queue_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(120),
             start_settled: Duration::from_secs(5),
             report_starts: true,

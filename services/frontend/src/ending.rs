@@ -44,6 +44,17 @@ impl Ending {
         })
     }
 
+    /// Ends the process, unless it ends already, when it is called: without `what` nobody is served, and the next process does.
+    pub(crate) fn end_unless_ending(&self, what: &'static str) -> impl FnOnce() + Send + 'static {
+        let shutdown = self.shutdown.clone();
+        move || {
+            if !shutdown.is_cancelled() {
+                tracing::error!(what, "it ended, and the frontend with it");
+                shutdown.cancel();
+            }
+        }
+    }
+
     /// A gRPC server whose calls end with the process. Who called asks the next one.
     pub(crate) fn server(&self) -> Server<Stack<Cut, Identity>> {
         Server::builder().layer(Cut { shutdown: self.shutdown.clone() })

@@ -78,6 +78,12 @@ impl NodeEvents {
         self.tell("", "", Event::new(EventKind::Degraded, "disk-full", message));
     }
 
+    pub(crate) fn over_budget(&self) {
+        let message =
+            "what containers and their images need is more than frontend.disk_budget: the background waits";
+        self.tell("", "", Event::new(EventKind::Degraded, "disk-budget", message));
+    }
+
     /// Chunks came from the object store itself.
     pub(crate) fn past_caches(&self, manifest: &str) {
         let message = "no cache has what is read: it is read from the object store itself";

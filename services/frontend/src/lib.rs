@@ -122,7 +122,7 @@ impl Frontend {
         doors.open(Streaming::Possible { images: images.clone(), switched_on }, credentials)?;
         let listener = node::listen(&socket, Name::NodeSocket)?;
         // Only now is known what earlier roots may read; and nothing can fail any more, so that no question is taken and left.
-        serving.go()?;
+        serving.go(ending.end_unless_ending("the file system of remote objects"))?;
         session.stay(holds);
         if let Some(at_least) = exit_when_idle {
             tasks.spawn(idle::end_when_idle(images.clone(), at_least, shutdown.clone()));

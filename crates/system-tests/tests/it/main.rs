@@ -25,6 +25,7 @@ mod protocol;
 mod reboot;
 mod recording;
 mod restarts;
+mod shortage;
 mod snapshotter;
 mod starts;
 mod surviving;

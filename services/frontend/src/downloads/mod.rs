@@ -128,7 +128,15 @@ impl Downloads {
         let (events, events_taken) = mpsc::channel(EVENTS_QUEUED);
         let inbox = Inbox { control: control_taken, demands: demands_taken, events: events_taken };
         let scheduler = Scheduler::new(shared.clone(), options, events.clone(), tasks.clone());
-        tasks.spawn(scheduler.run(inbox, shutdown.clone()));
+        let scheduling = tokio::spawn(scheduler.run(inbox, shutdown.clone()));
+        let ending = shutdown.clone();
+        tasks.spawn(async move {
+            // Nobody would be served any more: the next process does.
+            if let Err(error) = scheduling.await {
+                tracing::error!(%error, "the scheduler of downloads ended, and the frontend with it");
+                ending.cancel();
+            }
+        });
         tasks.spawn(sync_regularly(shared.objects.clone(), shutdown));
         Downloads { shared, control, demands, events, tasks: tasks.clone() }
     }

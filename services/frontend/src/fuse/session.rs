@@ -117,13 +117,14 @@ impl Session {
 }
 
 impl Serving {
-    /// Answers until nobody uses the file system any more.
-    pub(crate) fn go(self) -> anyhow::Result<()> {
+    /// Answers until nobody uses the file system any more; then tells that it `ended`.
+    pub(crate) fn go(self, ended: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
         let (session, probe) = (self.session, self.point.join(PROBE_NAME));
         let run = move || {
             if let Err(error) = session.run() {
                 tracing::error!(%error, "the file system of remote objects ended");
             }
+            ended();
         };
         let start = |name: &str| thread::Builder::new().name(name.to_owned());
         start("fuse").spawn(run).context("cannot start the thread of the remote objects")?;

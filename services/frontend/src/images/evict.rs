@@ -1,10 +1,11 @@
 //! Taking images off the node: asked of us, or because the disk's budget is used up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::resolve::manifest_hex;
@@ -16,8 +17,33 @@ use crate::objects::Names;
 
 /// How often the disk is compared with its budget.
 const BUDGET_EVERY: Duration = Duration::from_secs(10);
+/// How long it is not compared again when there was no room to make: at first, and at most.
+const REST_FIRST: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_secs(3600);
 /// How long an eviction that somebody asked for waits for mounts that are being made.
 const EVICT_WAIT: Duration = Duration::from_secs(30);
+
+type Kept = (usize, BTreeSet<String>);
+
+/// The pause after a search for room that found none: it looks at every object, and mounts wait for it. As long as the same images
+/// stay, another one finds none either, but for what the downloads of images that are gone still brought.
+#[derive(Debug, Default)]
+struct Rest {
+    of: Option<(Kept, Instant)>,
+    pause: Duration,
+}
+
+impl Rest {
+    fn goes_on(&self, kept: &Kept) -> bool {
+        self.of.as_ref().is_some_and(|(of, until)| of == kept && Instant::now() < *until)
+    }
+
+    fn begin(&mut self, kept: Kept) {
+        let same = self.of.as_ref().is_some_and(|(of, _)| *of == kept);
+        self.pause = if same { REST_MAX.min(self.pause * 2) } else { REST_FIRST };
+        self.of = Some((kept, Instant::now() + self.pause));
+    }
+}
 
 impl Images {
     /// Takes one image off the node; refused while it is mounted. Returns the bytes that this freed.
@@ -58,9 +84,11 @@ impl Images {
         let (images, shutdown) = (self.clone(), self.node.shutdown.clone());
         self.node.tasks.spawn(async move {
             images.measure_disk().await;
+            let mut rest = Rest::default();
             while shutdown.run_until_cancelled(sleep(BUDGET_EVERY)).await.is_some() {
                 images.give_up_rest().await;
-                if images.node.objects.used() <= images.node.config.disk_budget.as_u64() {
+                let kept = images.kept();
+                if !images.over_budget() || rest.goes_on(&kept) {
                     continue;
                 }
                 // While something is being mounted there is no saying what is needed: the next time, then.
@@ -69,8 +97,30 @@ impl Images {
                     tracing::error!(error = error.message(), "the disk cannot be kept within its budget");
                 }
                 drop(alone);
+                match images.over_budget() {
+                    true => {
+                        images.node.events.over_budget();
+                        rest.begin(kept);
+                    }
+                    false => rest = Rest::default(),
+                }
             }
         });
+    }
+
+    fn over_budget(&self) -> bool {
+        self.node.objects.used() > self.node.config.disk_budget.as_u64()
+    }
+
+    /// The images that stay whatever the budget is, and how many there are besides.
+    fn kept(&self) -> Kept {
+        let present = self.present();
+        let stays = |(manifest, image): &(&String, &Present)| {
+            !image.targets.is_empty() || self.node.is_claimed(manifest)
+        };
+        let kept: BTreeSet<String> =
+            present.iter().filter(stays).map(|(manifest, _)| manifest.clone()).collect();
+        (present.len() - kept.len(), kept)
     }
 
     /// What an earlier process left counts, too. A node may hold a million objects, so nobody waits for it.
@@ -144,5 +194,29 @@ impl Node {
             });
         }
         Ok(residents)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_search_for_room_that_found_none_is_repeated_ever_more_seldom_or_when_other_images_stay() {
+        let kept = |name: &str| (1, BTreeSet::from([name.to_owned()]));
+        let mut rest = Rest::default();
+        assert!(!rest.goes_on(&kept("a")));
+        for pause in [REST_FIRST, REST_FIRST * 2, REST_FIRST * 4] {
+            rest.begin(kept("a"));
+            assert!(
+                rest.goes_on(&kept("a")) && !rest.goes_on(&kept("b")) && !rest.goes_on(&(0, kept("a").1))
+            );
+            tokio::time::advance(pause).await;
+            assert!(!rest.goes_on(&kept("a")), "{pause:?}");
+        }
+        (0..20).for_each(|_| rest.begin(kept("a")));
+        assert_eq!(rest.pause, REST_MAX);
+        rest.begin(kept("b"));
+        assert_eq!(rest.pause, REST_FIRST);
     }
 }

@@ -11,7 +11,7 @@ use proto::{Grant, ResolveRequest, Signed};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use super::resolve::{away, manifest_hex};
+use super::resolve::{Patience, away, manifest_hex};
 use super::{Images, Node};
 use crate::content::Content;
 
@@ -87,7 +87,7 @@ impl Images {
         }
         let credential = self.credential(&request.reference).await;
         let request = ResolveRequest { credential, ..request.clone() };
-        let answered = self.node.resolver.resolve(&request, timeout, timeout, |_| ()).await?;
+        let answered = self.node.resolver.resolve(&request, Patience::of(timeout), |_| ()).await?;
         if answered.record.manifest_digest != record.manifest_digest {
             let message = format!("{} means another image by now", request.reference);
             return Err(Status::failed_precondition(message));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use proto::{ImportTicket, MountRequest, Mounted, Phase, ResolveRequest, Signed};
 use tonic::Status;
 
-use super::resolve::{Answered, away, project_name};
+use super::resolve::{Answered, Patience, away, project_name};
 use super::turns::Turn;
 use super::{Images, disk_status};
 use crate::mount::Target;
@@ -39,7 +39,7 @@ impl Images {
         // Before anything is fetched, so that a mistake is told at once; and again at the end.
         let target = check_target(self, &point, &upper, &work).await?;
         drop(target);
-        let answered = self.resolve(&image, importing).await?;
+        let answered = self.resolve(&image, self.node.config.import_timeout, importing).await?;
         phases.end("resolve");
 
         let manifest = answered.record.manifest_digest.clone();
@@ -54,10 +54,12 @@ impl Images {
         Ok(Mounted { manifest_digest: manifest, config, imported, phases: phases.phases })
     }
 
-    /// What the mesh says about the image; while it is away, what this node remembers.
+    /// What the mesh says about the image; while it is away, what this node remembers. `begin`: how long its import may be one of
+    /// those that the fetcher has not begun.
     pub(super) async fn resolve(
         &self,
         request: &ResolveRequest,
+        begin: Duration,
         importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
         let config = &self.node.config;
@@ -65,9 +67,9 @@ impl Images {
         let mesh = self.node.mesh.clone();
         self.node.tasks.spawn(async move { mesh.locate().await });
         let remembered = self.remembered(request).await?;
-        let timeout =
-            if remembered.is_some() { config.known_resolve_timeout } else { config.resolve_timeout };
-        let answer = self.node.resolver.resolve(request, timeout, config.import_timeout, importing).await;
+        let answer = if remembered.is_some() { config.known_resolve_timeout } else { config.resolve_timeout };
+        let patience = Patience { answer, begin, import: config.import_timeout };
+        let answer = self.node.resolver.resolve(request, patience, importing).await;
         match (answer, remembered) {
             (Err(status), Some(remembered)) if away(&status) => {
                 let image = &remembered.record.manifest_digest;

@@ -44,6 +44,13 @@ pub(super) struct Resolver {
     trusted: Vec<VerifyingKey>,
 }
 
+impl Patience {
+    /// The same for every step.
+    pub(super) fn of(each: Duration) -> Patience {
+        Patience { answer: each, begin: each, import: each }
+    }
+}
+
 /// What was said about an image, verified.
 #[derive(Debug)]
 pub(super) struct Answered {
@@ -56,6 +63,17 @@ pub(super) struct Answered {
     pub(super) imported: Option<ImportSummary>,
 }
 
+/// How long each step may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Until the fetcher answers at all.
+    pub(super) answer: Duration,
+    /// Until an import begins: the fetcher may have others to do first.
+    pub(super) begin: Duration,
+    /// Until it has ended.
+    pub(super) import: Duration,
+}
+
 impl Resolver {
     pub(super) fn new(bus: Bus, trusted: Vec<VerifyingKey>) -> Resolver {
         Resolver { bus, trusted }
@@ -65,13 +83,12 @@ impl Resolver {
     pub(super) async fn resolve(
         &self,
         request: &ResolveRequest,
-        answer_timeout: Duration,
-        import_timeout: Duration,
+        patience: Patience,
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
-        let deadline = Instant::now() + import_timeout;
+        let asked = Instant::now();
         let mut restarts = 0;
-        let mut reply = self.bus.call(request.clone(), answer_timeout).await?;
+        let mut reply = self.bus.call(request.clone(), patience.answer).await?;
         loop {
             let ticket = match reply.answer {
                 Some(Answer::Resolved(resolved)) => {
@@ -80,7 +97,9 @@ impl Resolver {
                 Some(Answer::Importing(ticket)) => ticket,
                 None => return Err(Status::internal("the fetcher answered resolve with nothing")),
             };
-            if Instant::now() > deadline {
+            let waits =
+                if has_begun(&ticket) { patience.import } else { patience.begin.min(patience.import) };
+            if asked.elapsed() > waits {
                 return Err(not_imported_yet(&request.reference, ticket.progress.as_ref()));
             }
             importing(ticket.clone());
@@ -88,7 +107,7 @@ impl Resolver {
                 Err(status) if gone(&status) && restarts < RESTARTS_MAX => {
                     restarts += 1;
                     tracing::warn!(ticket = ticket.ticket, error = %status, "the import's fetcher is gone: asking for it anew");
-                    self.bus.call(request.clone(), answer_timeout).await?
+                    self.bus.call(request.clone(), patience.answer).await?
                 }
                 other => other?,
             };
@@ -177,6 +196,11 @@ impl Resolver {
         }
         Ok(())
     }
+}
+
+/// The layers are told once it has.
+fn has_begun(ticket: &ImportTicket) -> bool {
+    ticket.progress.as_ref().is_some_and(|progress| !progress.layers.is_empty())
 }
 
 /// An import that goes on: `FAILED_PRECONDITION` as with image streaming of others, with how far it is and when to ask again.

@@ -2,15 +2,19 @@
 //! one is made. containerd mounts by itself, so there is no target here.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use image::ImageRecord;
 use proto::ResolveRequest;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
 use super::{Images, disk_status};
 use crate::mount::Layers;
+
+/// What all helpers and plugins may take together, while a pull waits.
+const CREDENTIAL_MAX: Duration = Duration::from_secs(30);
 
 impl Images {
     /// Asks the mesh for the image, imports included, and makes it present. The caller claims it first: what nobody claims may be evicted.
@@ -21,7 +25,9 @@ impl Images {
         let asked = Instant::now();
         self.sign(&mut request);
         request.credential = self.credential(&request.reference).await;
-        let answered = self.resolve(&request, |_| ()).await?;
+        // An ordinary pull could run meanwhile: it does not stand in a queue behind others' imports.
+        let begin = self.node.config.import_queue_timeout;
+        let answered = self.resolve(&request, begin, |_| ()).await?;
         let record = Arc::new(answered.record.clone());
         drop(self.bring(request, answered, asked).await?);
         Ok(record)
@@ -36,7 +42,12 @@ impl Images {
 
     /// What this node may show the registry for the image.
     pub(super) async fn credential(&self, reference: &str) -> Option<proto::Credential> {
-        Some(self.node.credentials.look_up(reference).await?.into_proto())
+        let found = timeout(CREDENTIAL_MAX, self.node.credentials.look_up(reference)).await;
+        let found = found.unwrap_or_else(|_| {
+            tracing::warn!(reference, ?CREDENTIAL_MAX, "no credential was found in time: asking without one");
+            None
+        });
+        Some(found?.into_proto())
     }
 
     pub(crate) fn is_ending(&self) -> bool {

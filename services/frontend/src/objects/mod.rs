@@ -187,6 +187,15 @@ impl Objects {
         self.keep(incoming, path)
     }
 
+    /// The same, and it survives a loss of power from then on.
+    fn place_for_good(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut incoming = self.incoming()?;
+        incoming.write_all(bytes)?;
+        incoming.sync()?;
+        self.keep(incoming, path)?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+
     fn unlink(&self, path: &Path) -> io::Result<u64> {
         let freed = match path.symlink_metadata() {
             Ok(meta) => meta.blocks() * BLOCK_BYTES,
