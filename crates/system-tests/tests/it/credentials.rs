@@ -2,16 +2,20 @@
 //! nobody needs one.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use base64::Engine as _;
 use proto::cri::AuthConfig;
-use system_tests::Numbered;
 use system_tests::kubernetes::{Node, Options};
+use system_tests::{Numbered, Scratch, noise};
 use testkit::registry::{PASSWORD, USER};
+use testkit::{ImageSpec, LayoutWriter, Registry, Tarball};
 
 const FILES: u64 = 12;
 /// Of a grant: the test goes on after the first ones have expired.
@@ -128,7 +132,7 @@ fn dockers_configuration_and_the_kubelets_plugins_are_asked() -> anyhow::Result<
     ];
     for (seed, settings) in [(72, docker), (73, plugins)] {
         let mut node = Node::start(&options())?;
-        let host = node.private.as_ref().map(testkit::Registry::host).unwrap_or_default();
+        let host = node.private.as_ref().map(Registry::host).unwrap_or_default();
         fs::write(path("config.json"), docker_config(&host).to_string())?;
         fs::write(path("providers"), providers(&host).to_string())?;
         fs::write(path("plugin"), format!("#!/bin/sh\ncat > /dev/null\necho '{}'\n", answer(&host)))?;
@@ -146,6 +150,58 @@ fn dockers_configuration_and_the_kubelets_plugins_are_asked() -> anyhow::Result<
         let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
         numbered.read_inside(&node, &container, 0..2)?;
     }
+    Ok(())
+}
+
+/// `sluice --json COMMAND…` with this password, or without any: what it printed, or its message.
+fn sluice(
+    scratch: &Scratch,
+    password: Option<&str>,
+    command: &[&str],
+) -> anyhow::Result<Result<String, String>> {
+    let login = password.map_or(&[][..], |_| &["--username", USER, "--password-stdin"]);
+    let mut command = scratch.command([&["--json", "--plain-http"], login, command].concat())?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn()?;
+    if let Some(mut input) = process.stdin.take() {
+        input.write_all(password.unwrap_or_default().as_bytes())?;
+    }
+    let output = process.wait_with_output()?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok(if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) })
+}
+
+/// Under containerd a wrong credential ends with containerd's own question for the manifest. Here nobody but sluice asks.
+#[test]
+fn what_the_node_has_already_is_not_mounted_for_a_wrong_credential() -> anyhow::Result<()> {
+    let (scratch, registry) = (Scratch::new()?, Registry::start_private()?);
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    layout.image("v1", &ImageSpec::new([Tarball::new().file("file", &noise(1, 300_000)).finish()]))?;
+    let image = registry.push(&layout.reference("v1"), "app:v1")?;
+    let mount = |name: &str, password: Option<&str>| {
+        let root = scratch.mount_point(name)?;
+        let root = root.to_str().context("a UTF-8 path")?;
+        sluice(&scratch, password, &["mount", "--complete", &image, root])
+    };
+    mount("first", Some(PASSWORD))?.map_err(anyhow::Error::msg)?;
+    assert_eq!(scratch.json(["status"])?["images"][0]["complete"], true);
+    for password in [None, Some("not-it")] {
+        let refusals = || registry.log().matches("/manifests/v1 HTTP/1.1\" 401").count();
+        for command in ["mount", "import"] {
+            let before = refusals();
+            let answer = match command {
+                "mount" => mount("second", password)?,
+                _ => sluice(&scratch, password, &[command, &image])?,
+            };
+            let message = answer.err().with_context(|| format!("{command} with {password:?} succeeds"))?;
+            assert!(message.contains(&registry.host()) && message.contains("401"), "{command}: {message}");
+            assert!(!message.contains("not-it"), "a password in a message: {message}");
+            assert!(refusals() > before, "{command}: the registry was not asked: {}", registry.log());
+        }
+        assert_eq!(fs::read_dir(scratch.path("second"))?.count(), 0, "it is mounted");
+    }
+    mount("second", Some(PASSWORD))?.map_err(anyhow::Error::msg)?;
+    assert!(fs::read(scratch.path("second").join("file"))? == noise(1, 300_000), "wrong bytes");
     Ok(())
 }
 

@@ -2,10 +2,12 @@
 
 use image::Digest;
 use prost::Message;
+use proto::credential::{Basic, Kind};
 use proto::layer_progress::State;
 use proto::signed::{Domain, verify};
 use proto::{AskerFacts, Credential, Grant, InspectRequest, ListRequest};
 use testkit::layout::sha256;
+use testkit::registry::{PASSWORD, USER};
 use testkit::{Compression, ImageSpec, Tarball};
 use tonic::Code;
 
@@ -154,17 +156,39 @@ async fn many_who_ask_at_once_share_one_import() {
 async fn a_registry_is_asked_with_the_callers_credential_also_for_what_is_here() {
     let registry = testkit::Registry::start_private().unwrap();
     let harness = Harness::start().await;
-    let request =
-        proto::ResolveRequest { plain_http: true, ..harness.request(&registry.reference("app:v1")) };
-    let status = harness.resolve(request.clone()).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
-    assert!(status.message().contains(&registry.host()), "{status}");
-    let wrong = proto::credential::Basic { username: "user".into(), password: "wrong".into() };
-    let wrong = Credential { kind: Some(proto::credential::Kind::Basic(wrong)) };
-    let request = proto::ResolveRequest { credential: Some(wrong), ..request };
-    let status = harness.resolve(request).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied), "{status}");
-    assert!(!status.message().contains("wrong"), "a password in a message: {status}");
+    let mut layout = harness.layout();
+    let manifest = layout.image("v1", &ImageSpec::new([layer(1)])).unwrap();
+    registry.push(&layout.reference("v1"), "app:v1").unwrap();
+    let by_digest = format!("app@{manifest}");
+    let ask = |name: &str, password: Option<&str>| {
+        let credential = password.map(|password| {
+            let basic = Basic { username: USER.into(), password: password.into() };
+            Credential { kind: Some(Kind::Basic(basic)) }
+        });
+        let request = harness.request(&registry.reference(name));
+        harness.resolve(proto::ResolveRequest { plain_http: true, credential, ..request })
+    };
+    // The second time everything is in the store.
+    for imports in [true, false] {
+        for name in ["app:v1", &by_digest] {
+            for password in [None, Some("not-it")] {
+                let refusal = format!("/manifests/{} HTTP/1.1\" 401", &name["app:".len()..]);
+                let refusals = || registry.log().matches(&refusal).count();
+                let before = refusals();
+                let status = ask(name, password).await.unwrap_err();
+                assert!(
+                    matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied),
+                    "{name}: {status}"
+                );
+                assert!(status.message().contains(&registry.host()), "{status}");
+                assert!(!status.message().contains("not-it"), "a password in a message: {status}");
+                assert!(refusals() > before, "the registry was not asked: {}", registry.log());
+            }
+        }
+        let (resolved, _) = ask("app:v1", Some(PASSWORD)).await.unwrap();
+        assert_eq!(resolved.imported.is_some(), imports);
+        assert_eq!(harness.record(&resolved).manifest_digest, manifest);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
