@@ -151,11 +151,11 @@ impl Node {
     /// Everything on the node ends at once, its mounts and what stood in `/run` go, and the disk stays: what a machine that
     /// was switched off finds. The services behind it go on.
     pub fn reboot(&mut self, options: &Options) -> anyhow::Result<()> {
-        let containers = self.processes_of_containers()?;
+        let containers = self.processes()?;
         self.containerd.kill()?;
         self.scratch.kill_processes(&self.containerd.state())?;
         self.scratch.kill_processes(&self.containerd.socket())?;
-        for process in containers {
+        for (_, process) in containers {
             // The first of a container: the kernel ends the others with it.
             rustix::process::kill_process(process, rustix::process::Signal::KILL).ok();
         }
@@ -183,12 +183,6 @@ impl Node {
         )
     }
 
-    fn processes_of_containers(&self) -> anyhow::Result<Vec<rustix::process::Pid>> {
-        let table = self.containerd.ctr(&["tasks", "list"])?;
-        let ids = table.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse().ok());
-        Ok(ids.filter_map(rustix::process::Pid::from_raw).collect())
-    }
-
     /// The services behind the frontend; only where they are processes of their own.
     pub fn backend(&mut self) -> anyhow::Result<&mut Backend> {
         self.backend.as_mut().context("the services are no processes of their own")
@@ -202,11 +196,6 @@ impl Node {
     /// The same to the registry that asks for a password.
     pub fn push_private(&self, name: &str, spec: &ImageSpec) -> anyhow::Result<String> {
         push(&self.scratch, self.private.as_ref().context("no private registry")?, name, spec)
-    }
-
-    /// The root file system of a container, as its shim mounted it.
-    pub fn root_of(&self, container: &str) -> PathBuf {
-        self.containerd.state().join("io.containerd.runtime.v2.task/k8s.io").join(container).join("rootfs")
     }
 
     /// Waits, bounded, until what sluice says of its images is as it should be.

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod binaries;
 pub mod builders;
+pub mod containers;
 pub mod cri;
 pub mod facts;
 pub mod kubernetes;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use anyhow::Context as _;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use system_tests::kubernetes::{Node, Options, busybox};
-use system_tests::{facts, noise};
+use system_tests::{facts, metrics, noise};
 use testkit::containerd::Annotations;
 use testkit::{ImageSpec, Tarball};
 
@@ -35,6 +36,24 @@ fn blobs(node: &Node) -> anyhow::Result<BTreeSet<String>> {
     Ok(node.containerd.ctr(&["content", "list", "--quiet"])?.lines().map(str::to_owned).collect())
 }
 
+/// To the kernel, the container's root is an overlay over a tree with the image's names, and data that is elsewhere.
+fn stands_on_its_tree(node: &Node, container: &str) -> anyhow::Result<()> {
+    let (lower, state) = (node.lower_of(container)?, node.scratch().state());
+    let (tree, data) = lower.split_first().context("nothing below")?;
+    assert_eq!(tree.parent(), Some(state.join("mnt/tree").as_path()), "{lower:?}");
+    assert!(tree.join("data/unread").exists(), "not this image's tree: {}", tree.display());
+    assert_eq!(data, [Path::new(""), &state.join("objects"), Path::new(""), &state.join("mnt/remote")]);
+    Ok(())
+}
+
+/// To the kernel, the container's root is an overlay over layers that containerd unpacked, and nothing else.
+fn stands_on_unpacked_layers(node: &Node, container: &str) -> anyhow::Result<()> {
+    let (lower, snapshots) = (node.lower_of(container)?, node.scratch().state().join("snapshots"));
+    assert_eq!(lower.len(), 2, "{lower:?}");
+    assert!(lower.iter().all(|layer| layer.starts_with(&snapshots)), "{lower:?}");
+    Ok(())
+}
+
 #[test]
 fn a_container_streams_and_leaves_nothing_behind() -> anyhow::Result<()> {
     streams_and_leaves_nothing(&Options::default())
@@ -53,7 +72,10 @@ pub(crate) fn streams_and_leaves_nothing(options: &Options) -> anyhow::Result<()
     let status = node.status()?;
     let images = status["images"].as_array().map_or(0, Vec::len);
     assert_eq!(images, 2, "not both images stream: {status}");
+    stands_on_its_tree(&node, &container)?;
     assert_eq!(sum_in(&node, &container, "/data/read")?, sum(&noise(1, LEN)));
+    let received = node.status()?["received_bytes"].as_u64();
+    assert!(received > Some(LEN as u64), "{received:?} bytes were streamed");
     node.cri
         .exec(&container, &["/bin/sh", "-c", "echo new > /data/read && cat /data/read && mv /data /moved"])?;
     assert_eq!(sum_in(&node, &container, "/moved/unread")?, sum(&noise(2, LEN)));
@@ -150,7 +172,10 @@ fn without_annotations_an_image_is_pulled_as_ever() -> anyhow::Result<()> {
 }
 
 pub(crate) fn pulls_as_ever_without_annotations(options: &Options) -> anyhow::Result<()> {
-    let node = Node::start(&Options { annotations: Annotations::Off, ..options.clone() })?;
+    let mut options = Options { annotations: Annotations::Off, ..options.clone() };
+    let admin = testkit::port::free()?;
+    options.settings.push(format!("lifecycle.admin=127.0.0.1:{admin}"));
+    let node = Node::start(&options)?;
     let image = node.push("app", &application(3)?)?;
     node.cri.pull(&image)?;
     let pod = node.cri.pod("one")?;
@@ -159,9 +184,15 @@ pub(crate) fn pulls_as_ever_without_annotations(options: &Options) -> anyhow::Re
 
     let status = node.status()?;
     assert_eq!(status["images"].as_array().map(Vec::len), Some(0), "something streams: {status}");
+    assert_eq!(status["received_bytes"], 0, "something was streamed: {status}");
     // Manifests and configs of two images, and two layers: they share the lower one.
     assert_eq!(blobs(&node)?.len(), 6);
+    stands_on_unpacked_layers(&node, &container)?;
     assert!(node.sluice.log().contains("no-annotations"), "nobody was told: {}", node.sluice.log());
+    let counted = |metric: &str| metrics::sum(admin, &format!("sluice_frontend_layers_{metric}"));
+    assert_eq!(counted("ordinary_total{reason=\"no-annotations\"}")?, 1.0, "of the lowest layer");
+    assert_eq!(counted("ordinary_total")?, 2.0, "and that of the layer over it");
+    assert_eq!(counted("streamed_total")?, 0.0);
     let told = node.scratch().succeed(["events", "--kind", "fallback"])?;
     assert!(told.contains("no-annotations") && told.contains("disable_snapshot_annotations"), "{told}");
     node.cri.stop(&container)?;
@@ -208,6 +239,7 @@ fn on_a_machine_that_cannot_stream_all_images_are_pulled_as_ever() -> anyhow::Re
     let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
     assert_eq!(sum_in(&node, &container, "/data/read")?, sum(&noise(7, LEN)));
     assert_eq!(blobs(&node)?.len(), 6, "not all layers were fetched");
+    stands_on_unpacked_layers(&node, &container)?;
     let log = node.sluice.log();
     assert!(log.contains("machine-cannot-stream") && log.contains("is too old"), "nobody was told: {log}");
     node.cri.stop(&container)?;

@@ -1,0 +1,44 @@
+//! What the containers of a node are to the kernel: processes, and what is mounted as their roots.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use rustix::process::Pid;
+
+use crate::kubernetes::Node;
+
+impl Node {
+    /// The root file system of a container, as its shim mounted it.
+    pub fn root_of(&self, container: &str) -> PathBuf {
+        self.containerd.state().join("io.containerd.runtime.v2.task/k8s.io").join(container).join("rootfs")
+    }
+
+    /// The first process of a container.
+    pub fn process_of(&self, container: &str) -> anyhow::Result<Pid> {
+        let found = self.processes()?.into_iter().find(|(id, _)| id == container);
+        Ok(found.with_context(|| format!("{container} does not run"))?.1)
+    }
+
+    /// What stands below a container's root, from the top, as the kernel says it to the container. Folders that only hold data
+    /// come after an empty name.
+    pub fn lower_of(&self, container: &str) -> anyhow::Result<Vec<PathBuf>> {
+        let process = self.process_of(container)?.as_raw_nonzero();
+        let table = std::fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+        let line = table.lines().find(|line| line.split(' ').nth(4) == Some("/")).context("no root")?;
+        let (_, told) = line.split_once(" - ").with_context(|| line.to_owned())?;
+        anyhow::ensure!(told.starts_with("overlay "), "no overlay: {line}");
+        let options = told.rsplit(' ').next().unwrap_or_default();
+        let lower = options.split(',').find_map(|option| option.strip_prefix("lowerdir="));
+        Ok(lower.with_context(|| line.to_owned())?.split(':').map(PathBuf::from).collect())
+    }
+
+    /// All containers that run, by id, with their first processes.
+    pub(crate) fn processes(&self) -> anyhow::Result<Vec<(String, Pid)>> {
+        let table = self.containerd.ctr(&["tasks", "list"])?;
+        let parse = |line: &str| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?.to_owned(), Pid::from_raw(words.next()?.parse().ok()?)?))
+        };
+        Ok(table.lines().filter_map(parse).collect())
+    }
+}
