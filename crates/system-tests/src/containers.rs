@@ -1,10 +1,11 @@
-//! What the containers of a node are to the kernel: processes, and what is mounted as their roots.
+//! What the containers and snapshots of a node are to the kernel: processes, and what is mounted as their roots.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use rustix::process::Pid;
 
+use crate::builders::shell;
 use crate::kubernetes::Node;
 
 impl Node {
@@ -30,6 +31,19 @@ impl Node {
         let options = told.rsplit(' ').next().unwrap_or_default();
         let lower = options.split(',').find_map(|option| option.strip_prefix("lowerdir="));
         Ok(lower.with_context(|| line.to_owned())?.split(':').map(PathBuf::from).collect())
+    }
+
+    /// `ctr snapshots ARGUMENTS`, which must succeed; what it printed.
+    pub fn snapshots(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.containerd.ctr(&[["snapshots"].as_slice(), arguments].concat())
+    }
+
+    /// Mounts a snapshot as containerd says; unmounted with the node.
+    pub fn mount_snapshot(&self, key: &str) -> anyhow::Result<PathBuf> {
+        let target = self.scratch().mount_point(&format!("at-{key}"))?;
+        let command = self.snapshots(&["mounts", &target.to_string_lossy(), key])?;
+        shell(&target, &command)?;
+        Ok(target)
     }
 
     /// All containers that run, by id, with their first processes.

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
@@ -24,6 +25,8 @@ pub struct Facts {
     /// Seconds and nanoseconds.
     pub mtime: (i64, i64),
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Of anything but a folder: there each file system counts as it likes.
+    pub nlink: Option<u64>,
     /// All names of the same inode, when it has several; for files.
     pub names: Vec<PathBuf>,
 }
@@ -53,26 +56,20 @@ pub fn tree(root: &Path) -> anyhow::Result<Tree> {
     Ok(walk.tree)
 }
 
-/// Newer times are those of the test's own run: images are written with older ones.
-const TESTS_BEGAN: i64 = 1_100_000_000;
+/// In the place of a time of the test's own run.
+pub const DURING: (i64, i64) = (i64::MAX, 0);
 
-/// The root file system of a container: what two equal containers have in common. Without mount points and what is
-/// mounted there while one runs, and without times that came about in the run.
-pub fn container(root: &Path) -> anyhow::Result<Tree> {
+/// The same of a root that was changed since `began`. What happened to two roots since then did not happen to both at the same
+/// moment: such times become [`DURING`].
+pub fn changed_since(root: &Path, began: SystemTime) -> anyhow::Result<Tree> {
     let mut tree = tree(root)?;
-    tree.retain(|path, _| !made_by_the_runtime(path));
-    for facts in tree.values_mut() {
-        // When a process changes a folder, it gets the time of that.
-        if facts.kind == Kind::Directory || facts.mtime.0 > TESTS_BEGAN {
-            facts.mtime = (0, 0);
-        }
+    let seconds = |time: SystemTime| anyhow::Ok(time.duration_since(UNIX_EPOCH)?.as_secs() as i64);
+    // Archives round to whole seconds, also up.
+    let run = seconds(began)?..=seconds(SystemTime::now())? + 1;
+    for facts in tree.values_mut().filter(|facts| run.contains(&facts.mtime.0)) {
+        facts.mtime = DURING;
     }
     Ok(tree)
-}
-
-fn made_by_the_runtime(path: &Path) -> bool {
-    let first = path.iter().next().and_then(|name| name.to_str());
-    first.is_some_and(|name| ["dev", "etc", "proc", "sys", "run"].contains(&name))
 }
 
 /// The differences between two trees, a line each; empty when they are equal.
@@ -125,6 +122,7 @@ impl Walk<'_> {
             gid: metadata.gid(),
             mtime: (metadata.mtime(), metadata.mtime_nsec()),
             xattrs: xattrs(path)?,
+            nlink: (!metadata.is_dir()).then_some(metadata.nlink()),
             names: Vec::new(),
         };
         if !metadata.is_dir() {

@@ -5,6 +5,7 @@ pub mod binaries;
 pub mod builders;
 pub mod containers;
 pub mod cri;
+pub mod everything;
 pub mod facts;
 pub mod kubernetes;
 pub mod manager;

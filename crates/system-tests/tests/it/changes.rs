@@ -2,10 +2,11 @@
 //! where the kernel wrote down new attributes and copied no data.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
+use system_tests::builders::shell;
 use system_tests::facts::{self, Tree};
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::{Scratch, noise};
@@ -14,7 +15,7 @@ use testkit::{ImageSpec, Tarball};
 const LEN: usize = 1_000_000;
 
 const CHANGES: &str = r#"
-cd $ROOT/data
+cd data
 chmod 600 changed
 chown 12:34 owned
 chmod 640 renamed && mv renamed new-name
@@ -45,60 +46,43 @@ fn start(snapshotter: bool) -> anyhow::Result<(Node, String)> {
     node.cri.pull(&image)?;
     let pod = node.cri.pod("one")?;
     let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
-    let info: serde_json::Value = serde_json::from_str(&ctr(&node, &["info", &container])?)?;
+    let info: serde_json::Value = serde_json::from_str(&node.snapshots(&["info", &container])?)?;
     let parent = info["Parent"].as_str().context("a parent")?.to_owned();
     Ok((node, parent))
 }
 
-fn ctr(node: &Node, arguments: &[&str]) -> anyhow::Result<String> {
-    node.containerd.ctr(&[["snapshots"].as_slice(), arguments].concat())
-}
-
-/// Mounts a snapshot as containerd says; unmounted with the node.
-fn mount(node: &Node, key: &str) -> anyhow::Result<PathBuf> {
-    let target = node.scratch().mount_point(&format!("at-{key}"))?;
-    let command = ctr(node, &["mounts", &target.to_string_lossy(), key])?;
-    shell(&command)?;
-    Ok(target)
-}
-
-fn shell(script: &str) -> anyhow::Result<()> {
-    let output = Command::new("sh").args(["-euc", script]).output()?;
-    ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 /// What a diff of the snapshot holds.
-fn diff(node: &Node, key: &str) -> anyhow::Result<Tree> {
+fn diff(node: &Node, key: &str, began: SystemTime) -> anyhow::Result<Tree> {
     let output = node.containerd.command().args(["snapshots", "diff", key]).output()?;
     ensure!(output.status.success(), "diff of {key}: {}", String::from_utf8_lossy(&output.stderr));
     let scratch = Scratch::new()?;
     let (file, folder) = (scratch.path("diff"), scratch.mount_point("unpacked")?);
     std::fs::write(&file, output.stdout)?;
-    shell(&format!("tar --same-owner -xpzf {} -C {}", file.display(), folder.display()))?;
-    facts::container(&folder)
+    shell(&folder, &format!("tar --same-owner -xpzf {}", file.display()))?;
+    facts::changed_since(&folder, began)
 }
 
 /// The changed root, as changed, as a snapshot that another one stands on, and both as diffs.
-fn change(node: &Node, parent: &str) -> anyhow::Result<[(&'static str, Tree); 5]> {
-    ctr(node, &["prepare", "changed", parent])?;
-    let root = mount(node, "changed")?;
-    shell(&format!("ROOT={}\n{CHANGES}", root.display()))?;
-    let (changed, active) = (facts::container(&root)?, diff(node, "changed")?);
+fn change(node: &Node, parent: &str, began: SystemTime) -> anyhow::Result<[(&'static str, Tree); 5]> {
+    node.snapshots(&["prepare", "changed", parent])?;
+    let root = node.mount_snapshot("changed")?;
+    shell(&root, CHANGES)?;
+    let (changed, active) = (facts::changed_since(&root, began)?, diff(node, "changed", began)?);
     unmount(&root)?;
-    ctr(node, &["commit", "committed", "changed"])?;
-    ctr(node, &["prepare", "seen", "committed"])?;
-    ctr(node, &["prepare", "above", "committed"])?;
-    let (seen, above) = (mount(node, "seen")?, mount(node, "above")?);
-    shell(&format!("chmod 600 {0}/moved && mv {0}/moved {0}/data/new-folder/back", above.display()))?;
-    let trees = [("seen", facts::container(&seen)?), ("above", facts::container(&above)?)];
+    node.snapshots(&["commit", "committed", "changed"])?;
+    node.snapshots(&["prepare", "seen", "committed"])?;
+    node.snapshots(&["prepare", "above", "committed"])?;
+    let (seen, above) = (node.mount_snapshot("seen")?, node.mount_snapshot("above")?);
+    shell(&above, "chmod 600 moved && mv moved data/new-folder/back")?;
+    let trees =
+        [("seen", facts::changed_since(&seen, began)?), ("above", facts::changed_since(&above, began)?)];
     let [seen, above] = trees;
     Ok([
         ("changed", changed),
         ("diff", active),
         seen,
         above,
-        ("diff of the commit", diff(node, "committed")?),
+        ("diff of the commit", diff(node, "committed", began)?),
     ])
 }
 
@@ -118,8 +102,9 @@ fn copied(node: &Node) -> anyhow::Result<u64> {
 
 #[test]
 fn diffs_and_commits_of_changed_roots_are_whole() -> anyhow::Result<()> {
+    let began = SystemTime::now();
     let ((node, parent), (plain, plain_parent)) = (start(true)?, start(false)?);
-    let (streamed, unpacked) = (change(&node, &parent)?, change(&plain, &plain_parent)?);
+    let (streamed, unpacked) = (change(&node, &parent, began)?, change(&plain, &plain_parent, began)?);
     assert!(copied(&node)? < LEN as u64 / 10, "the kernel copied: this tested nothing");
     for ((what, unpacked), (_, streamed)) in unpacked.iter().zip(&streamed) {
         assert!(unpacked.len() > 5, "the reference of {what} has only {} entries", unpacked.len());

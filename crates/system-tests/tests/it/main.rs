@@ -31,4 +31,5 @@ mod starts;
 mod surviving;
 mod switch;
 mod systemd;
+mod unpacked;
 mod versions;

@@ -1,6 +1,8 @@
 //! An image whose lower layers stream and whose upper ones are unpacked by containerd, as when the mesh went away between
 //! two pulls, is the image that containerd alone would make.
 
+use std::time::SystemTime;
+
 use system_tests::facts;
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::noise;
@@ -41,6 +43,7 @@ fn more_changes() -> Tarball {
 
 #[test]
 fn unpacked_layers_over_streamed_ones() -> anyhow::Result<()> {
+    let began = SystemTime::now();
     let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
     let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;
     let plain = Node::start(&Options { snapshotter: false, ..Options::default() })?;
@@ -60,7 +63,7 @@ fn unpacked_layers_over_streamed_ones() -> anyhow::Result<()> {
         let changed = node.cri.start(&pod, "changed", &image, &["/bin/sleep", "1000"])?;
         let script = "cd /data; mv folder moved; chmod 600 kept; mv kept moved/kept; rm replaced; echo more >> special/new";
         node.cri.exec(&changed, &["/bin/sh", "-euc", script])?;
-        Ok([untouched, changed].map(|container| facts::container(&node.root_of(&container))))
+        Ok([untouched, changed].map(|container| facts::changed_since(&node.root_of(&container), began)))
     });
     assert!(node.sluice.log().contains("mesh-away"), "nothing was unpacked: {}", node.sluice.log());
     let status = node.status()?;

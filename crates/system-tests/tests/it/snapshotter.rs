@@ -5,11 +5,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
-use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use system_tests::kubernetes::{Node, Options, busybox};
-use system_tests::{facts, metrics, noise};
+use system_tests::{metrics, noise};
 use testkit::containerd::Annotations;
 use testkit::{ImageSpec, Tarball};
 
@@ -244,79 +242,4 @@ fn on_a_machine_that_cannot_stream_all_images_are_pulled_as_ever() -> anyhow::Re
     assert!(log.contains("machine-cannot-stream") && log.contains("is too old"), "nobody was told: {log}");
     node.cri.stop(&container)?;
     node.cri.remove_pod(&pod)
-}
-
-/// What containers do to files that a lower layer has: each behaves as on any overlayfs.
-const CHANGES: &str = r#"
-cd /data
-mv link moved-link && [ "$(readlink moved-link)" = read ]
-mv folder moved-folder && [ "$(cat moved-folder/inside)" = inside ]
-ln read second-name && [ "$(stat -c %h read)" = 2 ]
-chown 12:34 unread && [ "$(stat -c %u:%g unread)" = 12:34 ]
-chmod 600 unread && [ "$(stat -c %a unread)" = 600 ]
-echo more >> small && [ "$(cat small)" = "smallmore" ]
-rm gone && [ ! -e gone ]
-touch -d '2001-02-03 04:05:06' read
-"#;
-
-#[test]
-fn a_streamed_root_equals_an_unpacked_one_and_changes_like_it() -> anyhow::Result<()> {
-    equals_an_unpacked_root(&Options::default())
-}
-
-/// From outside, in the container's own root.
-fn change_as_busybox_cannot(root: &Path) -> anyhow::Result<()> {
-    let data = rustix::fs::open(root.join("data"), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())?;
-    rustix::fs::renameat_with(&data, "exchanged", &data, "with", RenameFlags::EXCHANGE)?;
-    let taken = rustix::fs::renameat_with(&data, "with", &data, "exchanged", RenameFlags::NOREPLACE);
-    assert_eq!(taken, Err(Errno::EXIST));
-    rustix::fs::renameat_with(&data, "setuid", &data, "renamed", RenameFlags::NOREPLACE)?;
-    let attributed = root.join("data/attributed");
-    rustix::fs::setxattr(&attributed, "user.colour", b"blue", XattrFlags::CREATE)?;
-    rustix::fs::setxattr(&attributed, "trusted.secret", b"kept", XattrFlags::CREATE)?;
-    assert_eq!(std::fs::read(&attributed)?, b"three");
-    Ok(rustix::fs::utimensat(
-        &data,
-        "fifo",
-        &Timestamps { last_access: OLD, last_modification: OLD },
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
-}
-
-const OLD: Timespec = Timespec { tv_sec: 981_000_000, tv_nsec: 5 };
-
-pub(crate) fn equals_an_unpacked_root(options: &Options) -> anyhow::Result<()> {
-    let node = Node::start(options)?;
-    let plain = Node::start(&Options { snapshotter: false, ..options.clone() })?;
-    let data = Tarball::new()
-        .directory("data")
-        .file("data/read", &noise(5, LEN))
-        .file("data/unread", &noise(6, LEN));
-    let data =
-        data.directory("data/folder").file("data/folder/inside", b"inside").symlink("data/link", "read");
-    let data =
-        data.file("data/small", b"small").file("data/gone", b"gone").hard_link("data/hard", "data/small");
-    let data =
-        data.file("data/exchanged", b"one").file("data/with", b"two").file("data/attributed", b"three");
-    let data = data.member(b'6', "data/fifo", "", 0o640, b"").member(b'0', "data/setuid", "", 0o4755, b"s");
-    let data = data.member(b'5', "data/sticky", "", 0o1777, b"").file("data/ space\u{e9}\n", b"odd");
-    let spec = ImageSpec::new([busybox()?.finish(), data.finish()]);
-    let roots = [&node, &plain].map(|node| -> anyhow::Result<_> {
-        let image = node.push("app", &spec)?;
-        node.cri.pull(&image)?;
-        let pod = node.cri.pod("one")?;
-        let untouched = node.cri.start(&pod, "untouched", &image, &["/bin/sleep", "1000"])?;
-        let changed = node.cri.start(&pod, "changed", &image, &["/bin/sleep", "1000"])?;
-        node.cri.exec(&changed, &["/bin/sh", "-euc", CHANGES])?;
-        change_as_busybox_cannot(&node.root_of(&changed))?;
-        Ok([untouched, changed].map(|container| facts::container(&node.root_of(&container))))
-    });
-    let [streamed, unpacked] = roots;
-    for (streamed, unpacked) in streamed?.into_iter().zip(unpacked?) {
-        let (streamed, unpacked) = (streamed?, unpacked?);
-        assert!(unpacked.len() > 15, "the reference has only {} entries", unpacked.len());
-        let differences = facts::differences(&unpacked, &streamed);
-        assert!(differences.is_empty(), "{}", differences.join("\n"));
-    }
-    Ok(())
 }

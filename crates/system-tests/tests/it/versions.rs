@@ -4,9 +4,8 @@
 use system_tests::kubernetes::Options;
 use testkit::containerd::{Annotations, Version};
 
-use crate::snapshotter::{
-    equals_an_unpacked_root, pulls_as_ever_without_annotations, streams_and_leaves_nothing,
-};
+use crate::snapshotter::{pulls_as_ever_without_annotations, streams_and_leaves_nothing};
+use crate::unpacked::equals_an_unpacked_snapshot;
 
 fn with(containerd: Version) -> Options {
     Options { containerd, ..Options::default() }
@@ -18,8 +17,8 @@ fn with_containerd_1_7_a_container_streams_and_leaves_nothing_behind() -> anyhow
 }
 
 #[test]
-fn with_containerd_1_7_a_streamed_root_equals_an_unpacked_one() -> anyhow::Result<()> {
-    equals_an_unpacked_root(&with(Version::V1_7))
+fn with_containerd_1_7_a_streamed_snapshot_equals_an_unpacked_one() -> anyhow::Result<()> {
+    equals_an_unpacked_snapshot(&with(Version::V1_7))
 }
 
 #[test]
@@ -28,8 +27,8 @@ fn with_containerd_2_a_container_streams_and_leaves_nothing_behind() -> anyhow::
 }
 
 #[test]
-fn with_containerd_2_a_streamed_root_equals_an_unpacked_one() -> anyhow::Result<()> {
-    equals_an_unpacked_root(&with(Version::V2))
+fn with_containerd_2_a_streamed_snapshot_equals_an_unpacked_one() -> anyhow::Result<()> {
+    equals_an_unpacked_snapshot(&with(Version::V2))
 }
 
 #[test]
