@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use rustix::mount::MountFlags;
 use rustix::process::Pid;
 
 use crate::builders::shell;
@@ -44,6 +45,22 @@ impl Node {
         let command = self.snapshots(&["mounts", &target.to_string_lossy(), key])?;
         shell(&target, &command)?;
         Ok(target)
+    }
+
+    /// Requests to our file system that are not answered yet, as the kernel counts them: it can be asked while nobody serves.
+    pub fn requests_waiting(&self) -> anyhow::Result<u64> {
+        let remote = self.scratch().state().join("mnt/remote");
+        let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let mut lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let line = lines.find(|words| words.get(4) == remote.to_str().as_ref()).context("nothing streams")?;
+        let (_, connection) = line[2].split_once(':').context("a device")?;
+        // Where a machine has it mounted is its own affair.
+        let control = self.scratch().mount_point("fuse-control")?;
+        if !control.join(connection).exists() {
+            let none = MountFlags::empty();
+            rustix::mount::mount("fusectl", &control, "fusectl", none, None).context("mounting fusectl")?;
+        }
+        Ok(std::fs::read_to_string(control.join(connection).join("waiting"))?.trim().parse()?)
     }
 
     /// All containers that run, by id, with their first processes.

@@ -3,7 +3,6 @@
 use std::process::Stdio;
 use std::sync::Barrier;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::Signal;
@@ -97,6 +96,19 @@ impl Reading {
     }
 }
 
+/// Does something while a read waits for the cache, which goes on afterwards.
+fn while_a_read_waits(
+    node: &mut Node,
+    fault: impl FnOnce(&mut Node) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let cache = node.backend()?.cache.server.id();
+    let cache = rustix::process::Pid::from_raw(cache as i32).context("the cache's process id")?;
+    rustix::process::kill_process(cache, Signal::STOP)?;
+    node.settle(|_| node.requests_waiting().is_ok_and(|waiting| waiting > 0))?;
+    fault(node)?;
+    Ok(rustix::process::kill_process(cache, Signal::CONT)?)
+}
+
 /// How often every process is killed; `SLUICE_KILL_ROUNDS` makes an hour of it.
 fn rounds() -> anyhow::Result<u64> {
     std::env::var("SLUICE_KILL_ROUNDS").map_or(Ok(4), |rounds| Ok(rounds.parse()?))
@@ -105,12 +117,20 @@ fn rounds() -> anyhow::Result<u64> {
 #[test]
 fn each_process_is_killed_and_comes_back() -> anyhow::Result<()> {
     let rounds = rounds()?;
-    let mut reading = Reading::start(6 * rounds)?;
+    let mut reading = Reading::start(7 * rounds)?;
     for round in 0..rounds {
         println!("round {round}");
         reading.during(|node, options| {
             node.sluice.kill()?;
             node.restart_sluice(options)
+        })?;
+        // The same when it is certain that a read is waiting.
+        reading.during(|node, options| {
+            while_a_read_waits(node, |node| {
+                node.sluice.kill()?;
+                anyhow::ensure!(node.requests_waiting()? > 0, "no read was in flight");
+                node.restart_sluice(options)
+            })
         })?;
         reading.during(|node, _| {
             node.backend()?.cache.kill()?;
@@ -172,14 +192,10 @@ fn a_frontend_is_upgraded_under_a_reader() -> anyhow::Result<()> {
     for program in [None, Some(other.clone()), None] {
         reading.options.program = program;
         reading.during(|node, options| {
-            // Reads wait for the cache, so that the end finds some in flight.
-            let cache = node.backend()?.cache.server.id();
-            let cache = rustix::process::Pid::from_raw(cache as i32).context("the cache's process id")?;
-            rustix::process::kill_process(cache, Signal::STOP)?;
-            thread::sleep(Duration::from_millis(300));
-            node.sluice.end()?;
-            node.restart_sluice(options)?;
-            Ok(rustix::process::kill_process(cache, Signal::CONT)?)
+            while_a_read_waits(node, |node| {
+                node.sluice.end()?;
+                node.restart_sluice(options)
+            })
         })?;
     }
     // Nor does anything of the other version stay behind: its program may go.
