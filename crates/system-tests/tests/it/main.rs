@@ -22,6 +22,7 @@ mod policies;
 mod policy_registry;
 mod projects;
 mod protocol;
+mod reading;
 mod reboot;
 mod recording;
 mod restarts;

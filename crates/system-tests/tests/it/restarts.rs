@@ -1,113 +1,15 @@
 //! A container reads and writes while what it depends on is killed, replaced or restarted: no error, no wrong byte.
 
 use std::process::Stdio;
-use std::sync::Barrier;
-use std::thread;
 
 use anyhow::Context as _;
-use rustix::process::Signal;
 
 use system_tests::Numbered;
-use system_tests::cri::{Cri, Pod};
+use system_tests::cri::Cri;
 use system_tests::kubernetes::{Node, Options};
 use testkit::Tarball;
 
-/// Files that a container reads during one fault, and how they are spread over the time that it takes.
-const BATCH: u64 = 8;
-const SCRIPT: &str = r#"
-for number in $FILES; do
-    sha256sum -c /sums/$number
-    cat /data/$number > /copy-$number
-    echo more >> /data/$number
-    [ "$(stat -c %s /data/$number)" = $(($(stat -c %s /copy-$number) + 5)) ]
-    sleep 0.05
-done
-"#;
-
-/// A node on which nothing arrives but what is read, and a container that has read nothing yet.
-struct Reading {
-    node: Node,
-    options: Options,
-    numbered: Numbered,
-    pod: Pod,
-    container: String,
-    image: String,
-    next: u64,
-}
-
-impl Reading {
-    fn start(batches: u64) -> anyhow::Result<Reading> {
-        Reading::start_with(batches, &[])
-    }
-
-    /// With settings of the fetcher.
-    fn start_with(batches: u64, fetcher: &[&str]) -> anyhow::Result<Reading> {
-        let fetcher = fetcher.iter().map(|setting| (*setting).to_owned()).collect();
-        Reading::start_on(batches, Options { fetcher, ..Options::default() })
-    }
-
-    fn start_on(batches: u64, options: Options) -> anyhow::Result<Reading> {
-        let settings = vec!["frontend.background=false".to_owned()];
-        let options = Options { services: true, settings, ..options };
-        let node = Node::start(&options)?;
-        let numbered = Numbered { files: batches * BATCH, len: 600_000, seed: 10 };
-        let image = numbered.pull(&node, "app")?;
-        let pod = node.cri.pod("one")?;
-        let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
-        Ok(Reading { node, options, numbered, pod, container, image, next: 0 })
-    }
-
-    /// Does something to the node while the container reads files that it never read before, and changes them.
-    fn during(
-        &mut self,
-        fault: impl FnOnce(&mut Node, &Options) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let numbers = self.next..self.next + BATCH;
-        self.next = numbers.end;
-        // A connection of its own: the node is the fault's.
-        let cri = Cri::connect(&self.node.containerd.socket())?;
-        let files: Vec<String> = numbers.clone().map(|number| number.to_string()).collect();
-        let script = format!("FILES='{}'\n{SCRIPT}", files.join(" "));
-        let (container, both) = (self.container.clone(), Barrier::new(2));
-        let (node, options) = (&mut self.node, &self.options);
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                both.wait();
-                cri.exec(&container, &["/bin/sh", "-euc", &script])
-            });
-            both.wait();
-            fault(node, options)?;
-            reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-            anyhow::Ok(())
-        })?;
-        self.check_copies(numbers)
-    }
-
-    /// What the container wrote, as the host sees it.
-    fn check_copies(&self, numbers: std::ops::Range<u64>) -> anyhow::Result<()> {
-        let root = self.node.root_of(&self.container);
-        for number in numbers {
-            let copy = std::fs::read(root.join(format!("copy-{number}")))?;
-            anyhow::ensure!(copy == self.numbered.bytes(number), "the copy of {number} is wrong");
-            let changed = std::fs::read(root.join(format!("data/{number}")))?;
-            anyhow::ensure!(changed == [copy, b"more\n".to_vec()].concat(), "the changed {number} is wrong");
-        }
-        Ok(())
-    }
-}
-
-/// Does something while a read waits for the cache, which goes on afterwards.
-fn while_a_read_waits(
-    node: &mut Node,
-    fault: impl FnOnce(&mut Node) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let cache = node.backend()?.cache.server.id();
-    let cache = rustix::process::Pid::from_raw(cache as i32).context("the cache's process id")?;
-    rustix::process::kill_process(cache, Signal::STOP)?;
-    node.settle(|_| node.requests_waiting().is_ok_and(|waiting| waiting > 0))?;
-    fault(node)?;
-    Ok(rustix::process::kill_process(cache, Signal::CONT)?)
-}
+use crate::reading::{BATCH, Reading, SCRIPT, while_a_read_waits};
 
 /// How often every process is killed; `SLUICE_KILL_ROUNDS` makes an hour of it.
 fn rounds() -> anyhow::Result<u64> {
@@ -247,15 +149,46 @@ fn everything_is_killed_at_once_where_systemd_keeps_the_connection() -> anyhow::
     Ok(())
 }
 
+const RESTARTS: u64 = 5;
+/// Each restart has three steps: while containerd is killed, while there is none, and while the next one starts.
+const STEPS: u64 = 3 * RESTARTS;
+/// A process of the container itself, as no command can be run in it without containerd.
+const WORK: &str = r#"
+exec 2> /errors
+step=0
+while [ $step -lt $STEPS ]; do
+    until [ -e /begin-$step ]; do sleep 0.02; done
+    FILES="$((2 * step)) $((2 * step + 1))"
+    work
+    touch /done-$step
+    step=$((step + 1))
+done
+sleep 1000
+"#;
+
 #[test]
-fn containerd_is_restarted_under_a_reader() -> anyhow::Result<()> {
-    let mut reading = Reading::start(1)?;
+fn containerd_is_restarted_under_a_container_that_reads_and_writes() -> anyhow::Result<()> {
+    let mut reading = Reading::start(STEPS * 2 / BATCH + 1)?;
+    let script = format!("STEPS={STEPS}; work() {{ {SCRIPT} }}\n{WORK}");
+    let command = ["/bin/sh", "-euc", &script];
+    reading.container = reading.node.cri.start(&reading.pod, "works", &reading.image, &command)?;
     let root = reading.node.root_of(&reading.container);
-    let numbered = reading.numbered.clone();
-    let reader = thread::spawn(move || numbered.read(&root, 0..BATCH));
-    reading.node.containerd.kill()?;
-    reading.node.containerd.restart()?;
-    reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    let begin = |step: u64| std::fs::write(root.join(format!("begin-{step}")), b"");
+    let until_done = |node: &Node, step: u64| {
+        let done = node.settle(|_| root.join(format!("done-{step}")).exists());
+        done.with_context(|| std::fs::read_to_string(root.join("errors")).unwrap_or_default())
+    };
+    for restart in 0..RESTARTS {
+        let node = &mut reading.node;
+        begin(restart * 3)?;
+        node.containerd.kill()?;
+        begin(restart * 3 + 1)?;
+        until_done(node, restart * 3 + 1)?;
+        begin(restart * 3 + 2)?;
+        node.containerd.restart()?;
+        until_done(node, restart * 3 + 2)?;
+        reading.check_copies(restart * 6..restart * 6 + 6)?;
+    }
 
     let Reading { node, numbered, pod, container, image, .. } = reading;
     // A connection of its own: that of before may not have noticed yet.
