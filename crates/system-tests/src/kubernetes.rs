@@ -12,12 +12,13 @@ use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, po
 use crate::cri::Cri;
 use crate::manager::Manager;
 use crate::memory::MemoryLimit;
+use crate::mesh::Link;
 use crate::services::Backend;
 use crate::{Scratch, binaries};
 
 /// How long what happens beside may take, on two busy cores.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
-const SETTLE_POLL: Duration = Duration::from_millis(100);
+pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const SETTLE_POLL: Duration = Duration::from_millis(100);
 
 /// A whole node: what it starts ends with it.
 #[derive(Debug)]
@@ -34,11 +35,13 @@ pub struct Node {
     scratch: Scratch,
 }
 
-/// What sluice runs in, where the options say so.
+/// What stands around sluice, where the options say so.
 #[derive(Debug, Default)]
 pub struct Around {
     pub memory: Option<MemoryLimit>,
     pub manager: Option<Manager>,
+    /// Between the cache and the node.
+    pub link: Option<Link>,
 }
 
 /// What differs from test to test.
@@ -61,6 +64,8 @@ pub struct Options {
     pub image_service: bool,
     /// Settings of the fetcher, where it is a process of its own.
     pub fetcher: Vec<String>,
+    /// Arguments of `sluice link`, where the node and the cache, a process of its own, have one between them.
+    pub link: Vec<String>,
     /// Bytes of memory that sluice gets; no bound without.
     pub memory: Option<u64>,
     /// Whether sluice runs as a service of systemd's does.
@@ -79,6 +84,7 @@ impl Default for Options {
             private: false,
             image_service: false,
             fetcher: Vec::new(),
+            link: Vec::new(),
             memory: None,
             managed: false,
         }
@@ -91,9 +97,12 @@ impl Node {
         let private = options.private.then(Registry::start_private).transpose()?;
         let sandbox_image = push_pause(&scratch, &registry)?;
         let plain = plain_http(&registry, private.as_ref());
-        let backend = options.services.then(|| backend(&scratch, &plain, options)).transpose()?;
+        let cache_port = port::free()?;
+        let link = (!options.link.is_empty()).then(|| Link::start(cache_port, &options.link)).transpose()?;
+        let start = || backend(&scratch, &plain, options, cache_port, link.as_ref());
+        let backend = options.services.then(start).transpose()?;
         let manager = options.managed.then(|| Manager::new(&scratch.path("manager.sock"))).transpose()?;
-        let mut around = Around { memory: options.memory.map(MemoryLimit::new).transpose()?, manager };
+        let mut around = Around { memory: options.memory.map(MemoryLimit::new).transpose()?, manager, link };
         let sluice = serve(&scratch, &plain, backend.as_ref(), &mut around, options)?;
         let setup = Setup {
             version: options.containerd,
@@ -123,57 +132,7 @@ impl Node {
         Ok(())
     }
 
-    /// SIGKILL to the process that holds the connection to the kernel; returns when another one took its place.
-    pub fn kill_holder(&self) -> anyhow::Result<()> {
-        let before = self.scratch.holder().context("no holder runs")?;
-        rustix::process::kill_process(before, rustix::process::Signal::KILL)?;
-        let killed = Instant::now();
-        while self.scratch.holder().is_none_or(|now| now == before) {
-            anyhow::ensure!(killed.elapsed() < SETTLE_MAX, "no other holder was started");
-            sleep(SETTLE_POLL);
-        }
-        Ok(())
-    }
-
-    /// SIGKILL to the frontend and to the holder: nothing of ours runs on the node.
-    pub fn kill_all(&mut self) -> anyhow::Result<()> {
-        self.sluice.kill()?;
-        let holder = self.scratch.holder().context("no holder runs")?;
-        rustix::process::kill_process(holder, rustix::process::Signal::KILL)?;
-        let killed = Instant::now();
-        while self.scratch.holder().is_some() {
-            anyhow::ensure!(killed.elapsed() < SETTLE_MAX, "the holder does not end");
-            sleep(SETTLE_POLL);
-        }
-        Ok(())
-    }
-
-    /// Everything on the node ends at once, its mounts and what stood in `/run` go, and the disk stays: what a machine that
-    /// was switched off finds. The services behind it go on.
-    pub fn reboot(&mut self, options: &Options) -> anyhow::Result<()> {
-        let containers = self.processes()?;
-        self.containerd.kill()?;
-        self.scratch.kill_processes(&self.containerd.state())?;
-        self.scratch.kill_processes(&self.containerd.socket())?;
-        for (_, process) in containers {
-            // The first of a container: the kernel ends the others with it.
-            rustix::process::kill_process(process, rustix::process::Signal::KILL).ok();
-        }
-        self.kill_all()?;
-        for mount in self.scratch.mounts()?.into_iter().rev() {
-            rustix::mount::unmount(&mount, rustix::mount::UnmountFlags::DETACH)?;
-        }
-        std::fs::remove_dir_all(self.containerd.state())?;
-        for socket in [self.scratch.path("snapshotter.sock"), self.scratch.state().join("node.sock")] {
-            std::fs::remove_file(socket)?;
-        }
-        self.sluice = self.serve(options)?;
-        self.containerd.restart()?;
-        self.cri = connect(&self.scratch, &self.containerd, options)?;
-        Ok(())
-    }
-
-    fn serve(&mut self, options: &Options) -> anyhow::Result<Server> {
+    pub(crate) fn serve(&mut self, options: &Options) -> anyhow::Result<Server> {
         serve(
             &self.scratch,
             &plain_http(&self.registry, self.private.as_ref()),
@@ -261,15 +220,23 @@ fn plain_http(registry: &Registry, private: Option<&Registry>) -> String {
     format!("fetcher.source.plain_http={hosts:?}")
 }
 
-fn connect(scratch: &Scratch, containerd: &Containerd, options: &Options) -> anyhow::Result<Cri> {
+pub(crate) fn connect(scratch: &Scratch, containerd: &Containerd, options: &Options) -> anyhow::Result<Cri> {
     let runtime = containerd.socket();
     let images = if options.image_service { scratch.path("images.sock") } else { runtime.clone() };
     Cri::connect_both(&images, &runtime)
 }
 
-fn backend(scratch: &Scratch, plain_http: &str, options: &Options) -> anyhow::Result<Backend> {
-    let settings = [vec![plain_http.to_owned()], options.fetcher.clone()].concat();
-    Backend::start(scratch, port::free()?, &settings, &[])
+fn backend(
+    scratch: &Scratch,
+    plain_http: &str,
+    options: &Options,
+    cache_port: u16,
+    link: Option<&Link>,
+) -> anyhow::Result<Backend> {
+    let fetcher = [vec![plain_http.to_owned()], options.fetcher.clone()].concat();
+    let cache: Vec<_> =
+        link.iter().map(|link| format!("cache.advertise=http://127.0.0.1:{}", link.port)).collect();
+    Backend::start(scratch, cache_port, &fetcher, &cache)
 }
 
 fn serve(

@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: the commands as users run them, and the facts of a file tree.
 
+mod accidents;
 pub mod bench;
 pub mod binaries;
 pub mod builders;

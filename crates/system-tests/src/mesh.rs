@@ -1,5 +1,6 @@
 //! Each service as a process of its own, on a real NATS server, as an operator would run them.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -88,7 +89,7 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn start(to: u16, arguments: &[&str]) -> anyhow::Result<Link> {
+    pub fn start<S: AsRef<OsStr>>(to: u16, arguments: &[S]) -> anyhow::Result<Link> {
         let mut process = link_command(to, arguments)?.spawn().context("starting sluice link")?;
         let input = process.stdin.take().context("its input")?;
         let mut output = BufReader::new(process.stdout.take().context("its output")?);
@@ -112,7 +113,7 @@ impl Drop for Link {
     }
 }
 
-fn link_command(to: u16, arguments: &[&str]) -> anyhow::Result<Command> {
+fn link_command<S: AsRef<OsStr>>(to: u16, arguments: &[S]) -> anyhow::Result<Command> {
     let mut command = binaries::command("sluice")?;
     command.args(["link", "--to", &format!("127.0.0.1:{to}")]).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -25,6 +25,7 @@ mod protocol;
 mod reading;
 mod reboot;
 mod recording;
+mod removed;
 mod restarts;
 mod shortage;
 mod snapshotter;

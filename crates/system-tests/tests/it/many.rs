@@ -14,7 +14,7 @@ const ROUNDS: usize = 3;
 const GROWTH_MAX: u64 = 16 * 1024 * 1024;
 
 /// Every file and every folder below a folder.
-fn entries(folder: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
+pub(crate) fn entries(folder: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
     let (mut found, mut open) = (BTreeSet::new(), vec![folder.to_owned()]);
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(&folder)? {
