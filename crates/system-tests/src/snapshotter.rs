@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use proto::containerd::snapshots::snapshots_client::SnapshotsClient;
 use proto::containerd::snapshots::{
-    CleanupRequest, Info, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest, UsageRequest,
+    CleanupRequest, CommitSnapshotRequest, Info, ListSnapshotsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest, UsageRequest,
 };
 use proto::containerd::types::Mount;
 use tokio::runtime::Runtime;
@@ -68,6 +68,17 @@ impl Snapshotter {
             ..PrepareSnapshotRequest::default()
         };
         Ok(self.runtime.block_on(self.client.clone().prepare(request))?.into_inner().mounts)
+    }
+
+    /// With a parent, as containerd 2 gives one to what it unpacked beside the layers below.
+    pub fn commit(&self, key: &str, name: &str, parent: &str) -> Result<(), Status> {
+        let request = CommitSnapshotRequest {
+            key: key.to_owned(),
+            name: name.to_owned(),
+            parent: parent.to_owned(),
+            ..CommitSnapshotRequest::default()
+        };
+        self.runtime.block_on(self.client.clone().commit(request)).map(drop)
     }
 
     pub fn remove(&self, key: &str) -> Result<(), Status> {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use proto::containerd::snapshots::{Info, Kind};
 use proto::containerd::types::Mount;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use system_tests::builders::shell;
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::{Snapshotter, noise};
 use testkit::{ImageSpec, Tarball};
@@ -52,8 +53,11 @@ impl Pulled {
 
 /// The folder into which changes go.
 fn upper(mounts: &[Mount]) -> anyhow::Result<PathBuf> {
-    let options = mounts.iter().flat_map(|mount| &mount.options);
-    let upper = options.filter_map(|option| option.strip_prefix("upperdir=")).next();
+    let [mount] = mounts else { anyhow::bail!("not one mount: {mounts:?}") };
+    let upper = match mount.r#type.as_str() {
+        "bind" => Some(mount.source.as_str()),
+        _ => mount.options.iter().find_map(|option| option.strip_prefix("upperdir=")),
+    };
     upper.map(PathBuf::from).with_context(|| format!("no upper folder in {mounts:?}"))
 }
 
@@ -137,5 +141,63 @@ fn a_layer_that_its_image_does_not_have_is_pulled_as_ever() -> anyhow::Result<()
     assert!(upper(&mounts)?.exists());
     let told = pulled.node.scratch().succeed(["events", "--kind", "fallback", "--image", &pulled.image])?;
     assert!(told.contains("layers-differ") && told.contains(&unknown), "{told}");
+    Ok(())
+}
+
+/// Mounts below the node's folder; unmounted with it.
+fn mount_at(node: &Node, name: &str, mounts: &[Mount]) -> anyhow::Result<PathBuf> {
+    let target = node.scratch().mount_point(name)?;
+    for Mount { r#type, source, options, .. } in mounts {
+        let options = options.join(",");
+        shell(&target, &format!("mount -t {type} -o {options} {source} {}", target.display()))?;
+    }
+    Ok(target)
+}
+
+#[test]
+fn a_commit_may_name_its_parent() -> anyhow::Result<()> {
+    let pulled = Pulled::new(330)?;
+    let (node, snapshotter, [_, top]) = (&pulled.node, &pulled.snapshotter, pulled.layers()?);
+    // Over a layer that streams, and over one that was committed so.
+    for (name, parent) in [("first", top.name.as_str()), ("second", "first")] {
+        let active = format!("{name}-active");
+        std::fs::write(upper(&snapshotter.prepare(&active, "", &[])?)?.join(name), name)?;
+        for (wrong, code) in [("nobody", Code::NotFound), (&active, Code::InvalidArgument)] {
+            let refused = snapshotter.commit(&active, name, wrong).map_err(|status| status.code());
+            assert_eq!(refused, Err(code), "{name} over {wrong}");
+            assert_eq!(snapshotter.stat(&active)?.kind(), Kind::Active, "a refused commit changed it");
+        }
+        snapshotter.commit(&active, name, parent)?;
+        let info = snapshotter.stat(name)?;
+        assert_eq!((info.kind(), info.parent.as_str()), (Kind::Committed, parent));
+    }
+    let in_use = snapshotter.remove("first").map_err(|status| status.code());
+    assert_eq!(in_use, Err(Code::FailedPrecondition), "a parent goes before its child");
+    let root = mount_at(node, "root", &snapshotter.prepare("container", "second", &[])?)?;
+    assert!(std::fs::read(root.join("data/read"))? == noise(331, LEN), "wrong bytes");
+    for name in ["first", "second"] {
+        assert_eq!(std::fs::read_to_string(root.join(name))?, name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_view_of_nothing_is_an_empty_folder_that_cannot_be_written() -> anyhow::Result<()> {
+    let node = Node::start(&Options::default())?;
+    let plain = Node::start(&Options { snapshotter: false, ..Options::default() })?;
+    let options = [&node, &plain].map(|node| -> anyhow::Result<_> {
+        node.snapshots(&["view", "empty"])?;
+        let root = node.mount_snapshot("empty")?;
+        assert_eq!(std::fs::read_dir(&root)?.count(), 0);
+        let written = std::fs::write(root.join("file"), b"").map_err(|error| error.kind());
+        assert_eq!(written, Err(std::io::ErrorKind::ReadOnlyFilesystem));
+        let command = node.snapshots(&["mounts", "TARGET", "empty"])?;
+        // Where its folder is, is its own affair.
+        Ok(command.split_whitespace().filter(|word| !word.starts_with('/')).collect::<Vec<_>>().join(" "))
+    });
+    let [ours, containerds] = options;
+    let ours = ours?;
+    assert!(ours.contains("bind") && ours.contains("ro"), "{ours}");
+    assert_eq!(ours, containerds?);
     Ok(())
 }
