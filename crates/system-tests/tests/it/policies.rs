@@ -191,6 +191,36 @@ fn without_policies_a_mesh_streams_or_refuses_as_it_is_told() -> anyhow::Result<
     Ok(())
 }
 
+/// That nobody answers, and that no answer comes in time, are two things.
+#[test]
+fn an_image_that_keeps_a_mesh_from_judging_it_does_not_stream() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
+    let tar = Tarball::new().file("file", &noise(1, 10_000)).finish();
+    let config = json!({ "Labels": { "misbehave": "loop" } });
+    layout.image("bad", &ImageSpec { layers: vec![(tar, Some(Compression::Gzip))], config: Some(config) })?;
+    let plugin = binaries::plugin("tests/hostile.wasm")?;
+    let source = format!("file:{}@{}", plugin.display(), testkit::layout::sha256(&fs::read(&plugin)?));
+    let file = write_set(&scratch, &format!("[[eligibility]]\nname = 'mine'\nsource = '{source}'\n"))?;
+    let mut mesh = Mesh::start(scratch, &["fetcher.judging.wait=1s"], None)?;
+    let set = format!("policy.file={}", file.display());
+    let settings = [set, "policy.limits.time=60s".to_owned(), "policy.limits.total_time=60s".to_owned()];
+    mesh.policy = Some(mesh.backend.service(&mesh.scratch, "policy", &settings)?);
+    let mut tries = 0;
+    while !mesh.sluice(&["policy", "ls"])?.status.success() {
+        ensure!(tries < 300, "no policy answers");
+        tries += 1;
+    }
+    let output = mesh.sluice(&["import", &layout.reference("bad")])?;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(NOT_ELIGIBLE), "{message}");
+    assert!(message.contains("was not answered within 1s") && message.contains("policy-failed"), "{message}");
+    let (exit, inspected) = inspect(&|arguments| mesh.sluice(arguments), &layout.reference("bad"))?;
+    assert_eq!((exit, &inspected["image"]), (Some(NOT_ELIGIBLE), &Value::Null), "{inspected}");
+    assert!(inspected["ineligible"].to_string().contains("policy-failed"), "{inspected}");
+    Ok(())
+}
+
 #[test]
 fn what_policies_do_is_counted() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;

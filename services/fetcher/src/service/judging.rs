@@ -3,13 +3,14 @@
 //! Whether the layers can be read at all is a rule of ours; everything else is the policies'. They are asked each time before
 //! an image is granted, also when it was imported long ago: what they say may have changed since.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use image::ImageConfig;
 use proto::{
     AskerFacts, Decision, Facts, ImageFacts, InspectLayer, JudgeReply, JudgeRequest, LayerFacts, Pair,
     Verdict,
 };
+use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -22,6 +23,10 @@ use crate::source::{Found, ImageName};
 const ERROR_DOMAIN: &str = "policy.sluice";
 /// Reason codes of our own, beside those of policies.
 const UNREADABLE: &str = "unreadable-layers";
+/// As the policy service says it of one policy.
+const POLICY_FAILED: &str = "policy-failed";
+/// Until policies that are full are asked again.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 /// What was found about an image's eligibility.
 #[derive(Debug, Default)]
@@ -31,6 +36,13 @@ pub(super) struct Judged {
     pub(super) facts: Facts,
     /// Why the image cannot stream, each with its code; empty: it can.
     pub(super) refusals: Vec<Refusal>,
+}
+
+/// What the policies said, and which of it refuses. Nothing: nobody was asked.
+#[derive(Debug, Default)]
+struct Said {
+    verdicts: Vec<Verdict>,
+    refusals: Vec<Refusal>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -60,44 +72,58 @@ impl Service {
     ) -> Result<Judged, Status> {
         let facts = facts(&self.judging, name, found, &asker);
         let request = JudgeRequest { facts: Some(facts.clone()) };
-        let verdicts = match self.ask_policies(request).await {
-            Ok(reply) => verdicts(reply),
+        let said = match self.ask_policies(request).await {
+            Ok(reply) => Said::from(reply),
             Err(status) if of_the_question(&status) => {
                 let reason = format!("{name}: the policies cannot be asked about it: {}", status.message());
                 return Err(Status::invalid_argument(reason));
             }
-            Err(status) if self.judging.unanswered == Unanswered::Accept => {
-                metrics::counter!("sluice_fetcher_unjudged_total").increment(1);
-                match status.code() {
-                    Code::Unavailable => {
-                        tracing::debug!(image = %name, error = status.message(), "no policy was asked");
-                    }
-                    _ => {
-                        tracing::warn!(image = %name, error = status.message(), "accepted without an answer of the policies")
-                    }
+            Err(status) if status.code() != Code::Unavailable => {
+                metrics::counter!("sluice_fetcher_judging_failed_total").increment(1);
+                tracing::warn!(image = %name, error = status.message(), "the policies failed: it does not stream");
+                Said::failed(&status)
+            }
+            Err(status) => match self.judging.unanswered {
+                Unanswered::Accept => {
+                    metrics::counter!("sluice_fetcher_unjudged_total").increment(1);
+                    tracing::debug!(image = %name, error = status.message(), "no policy was asked");
+                    Said::default()
                 }
-                (Vec::new(), false)
-            }
-            Err(status) => {
-                let reason =
-                    format!("{name}: policies must agree, and nobody answers for them: {}", status.message());
-                return Err(Status::unavailable(reason));
-            }
+                Unanswered::Refuse => {
+                    let reason = format!(
+                        "{name}: policies must agree, and nobody answers for them: {}",
+                        status.message()
+                    );
+                    return Err(Status::unavailable(reason));
+                }
+            },
         };
-        Ok(Judged { facts, ..judged(verdicts, found) })
+        Ok(Judged { facts, ..judged(said, found) })
     }
 
-    /// Where policies must agree, one that restarts is waited for; else nobody waits for a service that may not exist.
+    /// Where policies must agree, one that restarts is waited for; else nobody waits for a service that may not exist. One that is
+    /// full has not looked at the question: it is asked again.
     async fn ask_policies(&self, request: JudgeRequest) -> Result<JudgeReply, Status> {
-        match self.judging.unanswered {
-            Unanswered::Accept => self.bus.call_once(request, self.judging.wait).await,
-            Unanswered::Refuse => self.bus.call(request, self.judging.wait).await,
+        let (end, mut left) = (Instant::now() + self.judging.wait, self.judging.wait);
+        loop {
+            let answer = match self.judging.unanswered {
+                Unanswered::Accept => self.bus.call_once(request.clone(), left).await,
+                Unanswered::Refuse => self.bus.call(request.clone(), left).await,
+            };
+            left = end.saturating_duration_since(Instant::now() + FULL_PAUSE);
+            match answer {
+                Err(status) if status.code() == Code::ResourceExhausted && !left.is_zero() => {
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                answer => return answer,
+            }
         }
     }
 }
 
 /// Whether it is the question that cannot be answered, as one whose facts are more than a message holds: no image may get
-/// around the policies by what it says of itself. Else nobody answers, or not in time.
+/// around the policies by what it says of itself. Else nobody answers (`UNAVAILABLE`), or somebody could not: that is a failure of the
+/// policies, as the question may be what overtaxes them.
 fn of_the_question(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::OutOfRange)
 }
@@ -129,26 +155,37 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// All verdicts, and whether they refuse.
-fn verdicts(reply: JudgeReply) -> (Vec<Verdict>, bool) {
-    let refused = reply.decision() == Decision::Refuse;
-    (reply.verdicts, refused)
+impl From<JudgeReply> for Said {
+    fn from(reply: JudgeReply) -> Said {
+        let refused = reply.decision() == Decision::Refuse;
+        let speaks =
+            |verdict: &&Verdict| refused && !verdict.monitored && verdict.decision() == Decision::Refuse;
+        let refusal = |verdict: &Verdict| Refusal {
+            policy: verdict.policy.clone(),
+            code: verdict.reason.clone(),
+            message: verdict.message.clone(),
+        };
+        let refusals = reply.verdicts.iter().filter(speaks).map(refusal).collect();
+        Said { verdicts: reply.verdicts, refusals }
+    }
 }
 
-fn judged((verdicts, refused): (Vec<Verdict>, bool), found: &Found) -> Judged {
-    let speaks = |verdict: &&Verdict| refused && !verdict.monitored && verdict.decision() == Decision::Refuse;
-    let of_policy = |verdict: &Verdict| Refusal {
-        policy: verdict.policy.clone(),
-        code: verdict.reason.clone(),
-        message: verdict.message.clone(),
-    };
+impl Said {
+    /// There are policies, but no answer of them.
+    fn failed(status: &Status) -> Said {
+        let message = format!("the policies failed: {} ({POLICY_FAILED})", status.message());
+        let refusal = Refusal { policy: String::new(), code: POLICY_FAILED.to_owned(), message };
+        Said { verdicts: Vec::new(), refusals: vec![refusal] }
+    }
+}
+
+fn judged(Said { verdicts, mut refusals }: Said, found: &Found) -> Judged {
     let own = |message: &String| Refusal {
         policy: String::new(),
         code: UNREADABLE.to_owned(),
         message: message.clone(),
     };
-    let refusals =
-        verdicts.iter().filter(speaks).map(of_policy).chain(found.ineligible.iter().map(own)).collect();
+    refusals.extend(found.ineligible.iter().map(own));
     Judged { verdicts, refusals, facts: Facts::default() }
 }
 
@@ -228,6 +265,11 @@ mod tests {
         }
     }
 
+    fn said(verdicts: Vec<Verdict>, refused: bool) -> Said {
+        let decision = if refused { Decision::Refuse } else { Decision::Accept };
+        Said::from(JudgeReply { verdicts, decision: decision.into(), ..JudgeReply::default() })
+    }
+
     fn verdict(policy: &str, decision: Decision, monitored: bool) -> Verdict {
         let (decision, reason, message) = (decision.into(), "code".to_owned(), "it is so".to_owned());
         Verdict { policy: policy.to_owned(), decision, reason, message, monitored, ..Verdict::default() }
@@ -235,9 +277,9 @@ mod tests {
 
     #[test]
     fn every_reason_is_told_and_the_first_code_is_in_the_details() {
-        let said = vec![verdict("one", Decision::Accept, false), verdict("two", Decision::Refuse, false)];
-        let status =
-            judged((said, true), &found(&["layer x: it is encrypted"])).permit(&"app:1".parse().unwrap());
+        let verdicts = vec![verdict("one", Decision::Accept, false), verdict("two", Decision::Refuse, false)];
+        let status = judged(said(verdicts, true), &found(&["layer x: it is encrypted"]))
+            .permit(&"app:1".parse().unwrap());
         let status = status.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(
@@ -251,9 +293,10 @@ mod tests {
 
     #[test]
     fn what_is_monitored_or_outvoted_is_no_reason() {
-        let said = vec![verdict("shadow", Decision::Refuse, true), verdict("late", Decision::Refuse, false)];
-        assert!(judged((said.clone(), false), &found(&[])).refusals.is_empty());
-        assert_eq!(judged((said, true), &found(&[])).reasons(), ["it is so (policy late: code)"]);
+        let verdicts =
+            vec![verdict("shadow", Decision::Refuse, true), verdict("late", Decision::Refuse, false)];
+        assert!(judged(said(verdicts.clone(), false), &found(&[])).refusals.is_empty());
+        assert_eq!(judged(said(verdicts, true), &found(&[])).reasons(), ["it is so (policy late: code)"]);
     }
 
     #[test]

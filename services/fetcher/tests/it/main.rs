@@ -5,4 +5,5 @@
 mod bad;
 mod good;
 mod harness;
+mod judged;
 mod records;
