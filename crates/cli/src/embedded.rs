@@ -81,6 +81,9 @@ impl Embedded {
     }
 
     pub async fn start_policies(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        if let Some(reason) = settings.impatient() {
+            tracing::warn!("{reason}");
+        }
         let config = settings.policy.clone();
         let policies = Policies::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
         self.policies = Some(Box::pin(policies).await.context("start the embedded policies")?);

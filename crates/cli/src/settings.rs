@@ -113,12 +113,29 @@ impl Settings {
     pub fn check(&self) -> anyhow::Result<()> {
         cache::verifying_keys(&self.trusted_keys)?;
         self.cache.check()?;
+        self.fetcher.judging.check()?;
+        self.policy.limits.check()?;
+        if let Some(reason) = self.impatient() {
+            bail!(reason);
+        }
         let project = &self.project;
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if project.is_empty() || !project.chars().all(good) {
             bail!("project is {project:?}: letters, digits, `-`, `_` and `.` expected");
         }
         Ok(())
+    }
+
+    /// Where fetcher and policies run in one process: that the fetcher would not wait for the policies' own answer, by which they say
+    /// which of them took the time.
+    pub fn impatient(&self) -> Option<String> {
+        let (total, wait) = (self.policy.limits.total_time, self.fetcher.judging.wait);
+        (self.nats.is_none() && total >= wait).then(|| {
+            format!(
+                "policy.limits.total_time is {total:?}, and fetcher.judging.wait {wait:?}: what policies say after that comes too late, so \
+                 the wait must be longer"
+            )
+        })
     }
 
     /// Whose records and grants the services of this process believe: their own fetcher's among them.
@@ -189,4 +206,27 @@ pub fn flags(global: &Global) -> anyhow::Result<Vec<String>> {
         flag("--project", project.clone());
     }
     Ok(flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn policies_that_are_not_waited_for_are_found_where_both_run_in_one_process() {
+        let mut settings = Settings::default();
+        settings.check().unwrap();
+        settings.policy.limits.total_time = Duration::from_secs(3);
+        let error = settings.check().unwrap_err().to_string();
+        assert!(error.contains("policy.limits.total_time is 3s, and fetcher.judging.wait 3s"), "{error}");
+        settings.fetcher.judging.wait = Duration::from_secs(4);
+        settings.check().unwrap();
+        settings.policy.limits.time = Duration::ZERO;
+        assert!(settings.check().unwrap_err().to_string().contains("policy.limits.time is 0ns"));
+        settings.policy.limits = policy::Limits::default();
+        settings.fetcher.judging.wait = Duration::ZERO;
+        assert!(settings.check().unwrap_err().to_string().contains("fetcher.judging.wait is 0ns"));
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,9 @@ use crate::source::SourceConfig;
 
 /// Saves a fifth of the bytes that level 1 makes, and costs a processor a second for each 6 MB of plain bytes.
 pub const STARTS_ZSTD_LEVEL: i32 = 18;
+
+/// The longest that policies may be waited for: no request crosses the bus for longer.
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -120,6 +124,16 @@ impl Default for Judging {
 }
 
 impl Judging {
+    /// A time within which nobody could ever answer would refuse everything.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let wait = self.wait;
+        ensure!(
+            !wait.is_zero() && wait <= WAIT_MAX,
+            "fetcher.judging.wait is {wait:?}: more than 0s and at most {WAIT_MAX:?} expected"
+        );
+        Ok(())
+    }
+
     /// The region or area that a registry is in, as far as anybody knows.
     pub(crate) fn region_of(&self, registry: &str) -> Option<String> {
         let told = self.registry_regions.iter().find(|(_, hosts)| hosts.iter().any(|host| host == registry));
@@ -141,6 +155,15 @@ fn region_in(registry: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_within_which_nobody_could_answer_is_refused() {
+        let wait = |seconds| Judging { wait: Duration::from_secs(seconds), ..Judging::default() }.check();
+        wait(3_600).unwrap();
+        for wrong in [0, 3_601] {
+            assert!(wait(wrong).unwrap_err().to_string().contains("fetcher.judging.wait is"), "{wrong}");
+        }
+    }
 
     #[test]
     fn regions_are_told_or_stand_in_the_name() {

@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use crate::record::RecordConfig;
+
+/// The longest that a call or a question may be allowed to take: no request crosses the bus for longer.
+const TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// The whole configuration of the service as a process of its own.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -176,6 +180,25 @@ impl PolicyConfig {
     }
 }
 
+impl Limits {
+    /// Finds times within which no policy could ever answer, or which no call could use.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for (name, time) in [("time", self.time), ("total_time", self.total_time)] {
+            ensure!(
+                !time.is_zero() && time <= TIME_MAX,
+                "policy.limits.{name} is {time:?}: more than 0s and at most {TIME_MAX:?} expected"
+            );
+        }
+        ensure!(
+            self.time <= self.total_time,
+            "policy.limits.time is {:?}, more than the {:?} that policy.limits.total_time leaves for all policies together",
+            self.time,
+            self.total_time
+        );
+        Ok(())
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -185,6 +208,34 @@ impl Default for Limits {
             output: ByteSize::mib(1),
             calls_at_once: 0,
             plugin_size: ByteSize::mib(32),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_no_policy_could_keep_or_use_are_refused() {
+        let limits = |time, total_time| {
+            let [time, total_time] = [time, total_time].map(Duration::from_millis);
+            Limits { time, total_time, ..Limits::default() }.check().map_err(|error| error.to_string())
+        };
+        Limits::default().check().unwrap();
+        limits(100, 100).unwrap();
+        for (time, total_time, expected) in [
+            (0, 1_000, "policy.limits.time is 0ns: more than 0s"),
+            (100, 0, "policy.limits.total_time is 0ns: more than 0s"),
+            (100, 3_600_001, "policy.limits.total_time is 3600.001s"),
+            (
+                101,
+                100,
+                "policy.limits.time is 101ms, more than the 100ms that policy.limits.total_time leaves",
+            ),
+        ] {
+            let error = limits(time, total_time).unwrap_err();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

@@ -76,6 +76,7 @@ impl Fetcher {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Fetcher> {
+        config.judging.check()?;
         let keys = Keys::load(&config)?;
         let records = Records::new(keys.clone());
         let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();

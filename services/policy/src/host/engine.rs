@@ -47,6 +47,7 @@ pub(crate) struct Host {
 impl Host {
     /// Instances come from a pool where the machine has the address space for one.
     pub(crate) fn new(limits: Limits) -> anyhow::Result<Host> {
+        limits.check()?;
         let calls_at_once = match limits.calls_at_once {
             0 => std::thread::available_parallelism()
                 .map_or(1, NonZero::get)

@@ -78,16 +78,18 @@ async fn what_fails_again_and_again_rests_and_its_rule_still_applies() {
     assert!(!harness.policies().await.policies[0].open_circuit);
 }
 
+/// What comes before it takes most of the time of the question, until that rests.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_done_when_the_question_is_over_is_late_and_does_not_rest() {
-    let mut config =
-        crate::harness::config(&format!("[[eligibility]]\nname = 'bad'\nsource = '{}'", hostile()));
-    config.limits.total_time = std::time::Duration::from_millis(20);
+    let policy = |name: &str| format!("[[eligibility]]\nname = '{name}'\nsource = '{}'\n", hostile());
+    let mut config = crate::harness::config(&(policy("greedy") + &policy("bad")));
+    [config.limits.time, config.limits.total_time] = [80, 100].map(std::time::Duration::from_millis);
     let harness = Harness::start(config).await.unwrap();
-    for _ in 0..5 {
+    for _ in 0..3 {
         let verdict = harness.misbehave("bad", "loop").await;
         assert_eq!((verdict.failure.as_str(), verdict.decision()), ("late", Decision::Refuse), "{verdict:?}");
     }
+    assert!(!harness.policies().await.policies[1].open_circuit);
 }
 
 #[tokio::test(flavor = "multi_thread")]
