@@ -53,7 +53,7 @@ impl Embedded {
     }
 
     /// Policies, fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
-    /// fetcher and cache too.
+    /// fetcher and cache too; policies are the mesh's then, unless the settings say which this node has.
     pub async fn node(
         settings: &Settings,
         tasks: TaskTracker,
@@ -64,7 +64,9 @@ impl Embedded {
             None => Bus::in_process(),
         };
         let mut embedded = Embedded::new(bus, tasks, shutdown);
-        embedded.start_policies_sooner_or_later(settings).await;
+        if settings.runs_policies() {
+            embedded.start_policies_sooner_or_later(settings).await;
+        }
         embedded.start_fetcher(settings).await?;
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;

@@ -126,11 +126,18 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether a node runs policies. In a mesh all who answer share the questions, so there it leaves them to the mesh's own, unless it is
+    /// told which ones it has.
+    pub fn runs_policies(&self) -> bool {
+        let told = self.policy.file.is_some() || self.policy.set != policy::SetConfig::default();
+        self.nats.is_none() || told
+    }
+
     /// Where fetcher and policies run in one process: that the fetcher would not wait for the policies' own answer, by which they say
     /// which of them took the time.
     pub fn impatient(&self) -> Option<String> {
         let (total, wait) = (self.policy.limits.total_time, self.fetcher.judging.wait);
-        (self.nats.is_none() && total >= wait).then(|| {
+        (self.runs_policies() && total >= wait).then(|| {
             format!(
                 "policy.limits.total_time is {total:?}, and fetcher.judging.wait {wait:?}: what policies say after that comes too late, so \
                  the wait must be longer"
@@ -213,6 +220,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_node_of_a_mesh_has_policies_only_when_it_is_told_which() {
+        let mut settings = Settings::default();
+        assert!(settings.runs_policies());
+        settings.nats = Some(bus::NatsConfig::default());
+        assert!(!settings.runs_policies());
+        settings.policy.set.prefetch.clear();
+        assert!(settings.runs_policies());
+        settings.policy = policy::Config { file: Some("policies.toml".into()), ..policy::Config::default() };
+        assert!(settings.runs_policies());
+    }
 
     #[test]
     fn policies_that_are_not_waited_for_are_found_where_both_run_in_one_process() {

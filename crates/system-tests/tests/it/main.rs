@@ -13,6 +13,7 @@ mod faults;
 mod healing;
 mod install;
 mod journey;
+mod judging;
 mod kills;
 mod many;
 mod mixed;
