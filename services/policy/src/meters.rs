@@ -3,7 +3,7 @@
 //! | metric | labels | |
 //! |---|---|---|
 //! | `sluice_policy_evaluations_total` | `policy`, `decision`, `mode` | verdicts, those of failure rules included |
-//! | `sluice_policy_plans_total` | `policy`, `outcome` | prefetch plans; the outcome is `plan` or the kind of failure |
+//! | `sluice_policy_plans_total` | `policy`, `outcome`, `mode` | prefetch plans; the outcome is `plan` or the kind of failure |
 //! | `sluice_policy_failures_total` | `policy`, `kind` | `trap`, `time`, `memory`, `stack`, `output`, `nonsense`, `error`, `host`; `bypassed` and `late` without a call |
 //! | `sluice_policy_duration_seconds` | `policy` | of calls |
 //! | `sluice_policy_cpu_seconds` | `policy` | of a processor, of calls |
@@ -32,8 +32,7 @@ pub(crate) fn judged(verdict: &Verdict) {
         Decision::Refuse => "refuse",
         Decision::Abstain => "abstain",
     };
-    let mode = if verdict.monitored { "monitor" } else { "enforce" };
-    let policy = verdict.policy.clone();
+    let (policy, mode) = (verdict.policy.clone(), mode(verdict.monitored));
     metrics::counter!("sluice_policy_evaluations_total", "policy" => policy, "decision" => decision, "mode" => mode)
         .increment(1);
     if !verdict.failure.is_empty() {
@@ -41,9 +40,9 @@ pub(crate) fn judged(verdict: &Verdict) {
     }
 }
 
-pub(crate) fn planned(policy: &str, failure: Option<&str>) {
-    let outcome = failure.unwrap_or("plan").to_owned();
-    metrics::counter!("sluice_policy_plans_total", "policy" => policy.to_owned(), "outcome" => outcome)
+pub(crate) fn planned(policy: &str, monitored: bool, failure: Option<&str>) {
+    let (name, outcome) = (policy.to_owned(), failure.unwrap_or("plan").to_owned());
+    metrics::counter!("sluice_policy_plans_total", "policy" => name, "outcome" => outcome, "mode" => mode(monitored))
         .increment(1);
     if let Some(kind) = failure {
         failed(policy, kind);
@@ -65,6 +64,10 @@ pub(crate) fn not_loaded() {
 
 pub(crate) fn unrecorded() {
     metrics::counter!("sluice_policy_unrecorded_total").increment(1);
+}
+
+fn mode(monitored: bool) -> &'static str {
+    if monitored { "monitor" } else { "enforce" }
 }
 
 fn failed(policy: &str, kind: &str) {

@@ -243,7 +243,7 @@ impl Plugin<Planner> {
         deadline: Instant,
     ) -> Result<PlanReply, Failure> {
         let (outcome, _) = self.run(deadline, || self.ask(facts, profile, deadline));
-        meters::planned(self.name(), outcome.as_ref().err().map(|(kind, _)| *kind));
+        meters::planned(self.name(), self.monitored(), outcome.as_ref().err().map(|(kind, _)| *kind));
         match outcome {
             Ok(plan) => Ok(PlanReply { policy: self.config.name.clone(), ..plan }),
             Err((kind, error)) => {

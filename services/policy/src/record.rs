@@ -29,8 +29,19 @@ pub use live::TOLD_FOR_MAX;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Entry {
-    Judged { facts: Facts, said: Judgement },
-    Planned { facts: Facts, starts: u32, chunks: u32, said: Option<Plan> },
+    Judged {
+        facts: Facts,
+        said: Judgement,
+    },
+    Planned {
+        facts: Facts,
+        starts: u32,
+        chunks: u32,
+        said: Option<Plan>,
+        /// Of those policies that have no say.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        monitored: Vec<Plan>,
+    },
 }
 
 /// What the policies said of an image.
@@ -85,8 +96,9 @@ impl Entry {
         let facts = facts?;
         Some(match said? {
             recorded_decision::Said::Judged(reply) => Entry::Judged { facts, said: Judgement::from(&reply) },
-            recorded_decision::Said::Planned(ToldPlan { starts, chunks, plan }) => {
-                Entry::Planned { facts, starts, chunks, said: plan.as_ref().map(Plan::from) }
+            recorded_decision::Said::Planned(ToldPlan { starts, chunks, plan, monitored }) => {
+                let monitored = monitored.iter().map(Plan::from).collect();
+                Entry::Planned { facts, starts, chunks, said: plan.as_ref().map(Plan::from), monitored }
             }
         })
     }
@@ -128,9 +140,9 @@ impl Record {
         self.end(recorded_decision::Said::Judged(reply.clone()));
     }
 
-    pub(crate) fn planned(self, profile: Profile, plan: Option<&PlanReply>) {
+    pub(crate) fn planned(self, profile: Profile, plan: Option<PlanReply>, monitored: Vec<PlanReply>) {
         let Profile { starts, chunks } = profile;
-        self.end(recorded_decision::Said::Planned(ToldPlan { starts, chunks, plan: plan.cloned() }));
+        self.end(recorded_decision::Said::Planned(ToldPlan { starts, chunks, plan, monitored }));
     }
 
     fn end(self, said: recorded_decision::Said) {

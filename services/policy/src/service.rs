@@ -14,12 +14,14 @@ use proto::{
     RecordReply, RecordRequest,
 };
 use tokio::sync::Semaphore;
+use tokio::sync::oneshot::{self, Sender};
 use tonic::Status;
 
 use crate::config::SetConfig;
 use crate::host::{Facts, Host, Threads, plan};
+use crate::plugin::Failure;
 use crate::record::Records;
-use crate::set::Set;
+use crate::set::{Planned, Set};
 use crate::source::Sources;
 use crate::{facts, meters};
 
@@ -96,12 +98,13 @@ impl Service {
         let facts = facts::from_proto(asked);
         let (set, total_time) = (self.current(), self.total_time);
         let image = asked_about(&facts);
-        let judge = move || {
+        let judge = move |answer: Sender<JudgeReply>| {
             let reply = set.judge(&facts, Instant::now() + total_time);
             if let Some(record) = record {
                 record.judged(&reply);
             }
-            reply
+            // Who asked may have given up.
+            let _ = answer.send(reply);
         };
         let reply = self.with_room(judge).await?;
         for verdict in reply.verdicts.iter().filter(|verdict| !verdict.failure.is_empty()) {
@@ -116,19 +119,26 @@ impl Service {
         let record = self.records.begin(&asked);
         let facts = facts::from_proto(asked);
         let (set, total_time) = (self.current(), self.total_time);
-        let image = asked_about(&facts);
-        let plan = move || {
-            let planned = set.plan(&facts, profile, Instant::now() + total_time);
-            if let Some(record) = record {
-                record.planned(profile, planned.plan.as_ref());
+        let (image, events) = (asked_about(&facts), self.events.clone());
+        let plan = move |answer: Sender<Option<PlanReply>>| {
+            let deadline = Instant::now() + total_time;
+            let tell = |failure: &Failure| {
+                events.tell(failed(&image, &failure.policy, failure.kind, &failure.message));
+            };
+            let Planned { plan, failures } = set.plan(&facts, profile, deadline);
+            failures.iter().for_each(tell);
+            let _ = answer.send(plan.clone());
+            // A node waits for a fraction of a second: those without a say plan when it has its answer.
+            let mut monitored = Vec::new();
+            for planned in set.plans_without_a_say(&facts, profile, deadline) {
+                planned.map_or_else(|failure| tell(&failure), |plan| monitored.push(plan));
             }
-            planned
+            if let Some(record) = record {
+                record.planned(profile, plan, monitored);
+            }
         };
         let planned = self.with_room(plan).await?;
-        for failure in &planned.failures {
-            self.events.tell(failed(&image, &failure.policy, failure.kind, &failure.message));
-        }
-        planned.plan.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
+        planned.ok_or_else(|| Status::failed_precondition("no prefetch policy has a plan"))
     }
 
     async fn policies(self: Arc<Self>, _request: PoliciesRequest) -> Result<PoliciesReply, Status> {
@@ -182,20 +192,23 @@ impl Service {
         self.events.tell(Event { service: SERVICE.to_owned(), ..event });
     }
 
+    /// What `work` answers; it may go on after that.
     async fn with_room<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(Sender<T>) + Send + 'static,
     ) -> Result<T, Status> {
         let full = || Status::resource_exhausted("all policy instances are in use");
         let room = tokio::time::timeout(ROOM_WAIT_MAX, self.room.clone().acquire_owned());
         let room = room.await.map_err(|_| full())?.map_err(|_| full())?;
+        let (answer, answered) = oneshot::channel();
         let work = move || {
             let _room = room;
-            work()
+            work(answer);
         };
-        let started = self.threads.run(work);
-        let done = started.map_err(|error| Status::internal(format!("no thread for policies: {error}")))?;
-        done.await.map_err(|_| Status::internal("running policies ended without an answer"))
+        self.threads
+            .run(work)
+            .map_err(|error| Status::internal(format!("no thread for policies: {error}")))?;
+        answered.await.map_err(|_| Status::internal("running policies ended without an answer"))
     }
 
     fn current(&self) -> Arc<Set> {

@@ -60,35 +60,48 @@ impl Set {
         self.generation
     }
 
-    /// What all policies say of an image. Those that are only monitored are asked in any case.
+    /// What all policies say of an image, in their order. Those that are only monitored are asked in any case, and last: what has a say
+    /// never waits for them.
     pub(crate) fn judge(&self, facts: &Facts, deadline: Instant) -> JudgeReply {
-        let (mut verdicts, mut decided) = (Vec::new(), false);
-        for policy in &self.eligibility {
-            if decided && !policy.monitored() {
-                continue;
-            }
+        let (watched, asked): (Vec<_>, Vec<_>) =
+            self.eligibility.iter().enumerate().partition(|(_, policy)| policy.monitored());
+        let mut placed = Vec::new();
+        for (place, policy) in asked {
             let verdict = policy.judge(facts, deadline);
-            decided |= decides(self.combine, &verdict);
-            verdicts.push(verdict);
+            let decided = decides(self.combine, &verdict);
+            placed.push((place, verdict));
+            if decided {
+                break;
+            }
         }
+        placed.extend(watched.into_iter().map(|(place, policy)| (place, policy.judge(facts, deadline))));
+        placed.sort_by_key(|(place, _)| *place);
+        let verdicts: Vec<_> = placed.into_iter().map(|(_, verdict)| verdict).collect();
         let decision = combined(self.combine, &verdicts).into();
         JudgeReply { decision, verdicts, generation: self.generation }
     }
 
-    /// The plan of the first policy that has one. Those that are only monitored plan for the figures' sake.
+    /// The plan of the first policy that has a say and a plan.
     pub(crate) fn plan(&self, facts: &Facts, profile: plan::Profile, deadline: Instant) -> Planned {
-        let mut planned = Planned::default();
-        for policy in &self.prefetch {
-            if !policy.monitored() && planned.plan.is_some() {
-                continue;
-            }
+        let mut failures = Vec::new();
+        for policy in self.prefetch.iter().filter(|policy| !policy.monitored()) {
             match policy.plan(facts, profile, deadline) {
-                Ok(plan) if !policy.monitored() => planned.plan = Some(plan),
-                Ok(_) => {}
-                Err(failure) => planned.failures.push(failure),
+                Ok(plan) => return Planned { plan: Some(plan), failures },
+                Err(failure) => failures.push(failure),
             }
         }
-        planned
+        Planned { plan: None, failures }
+    }
+
+    /// What those plan that are only monitored: for the record and the figures.
+    pub(crate) fn plans_without_a_say(
+        &self,
+        facts: &Facts,
+        profile: plan::Profile,
+        deadline: Instant,
+    ) -> Vec<Result<PlanReply, Failure>> {
+        let watched = self.prefetch.iter().filter(|policy| policy.monitored());
+        watched.map(|policy| policy.plan(facts, profile, deadline)).collect()
     }
 
     /// From now on every policy is run, also after repeated failures.

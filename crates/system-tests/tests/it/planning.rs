@@ -127,7 +127,7 @@ impl Planning {
     }
 
     fn counted(&self, policy: &str, outcome: &str) -> anyhow::Result<f64> {
-        let metric = format!("sluice_policy_plans_total{{policy=\"{policy}\",outcome=\"{outcome}\"}}");
+        let metric = format!("sluice_policy_plans_total{{policy=\"{policy}\",outcome=\"{outcome}\"");
         metrics::sum(self.admin, &metric)
     }
 

@@ -5,7 +5,9 @@ use proto::plan_item::{ChunkRun, Item};
 use proto::{Decision, EventKind};
 use tonic::Code;
 
-use crate::harness::{Harness, MISBEHAVIOURS, config, decisions, facts, hostile_planner, misbehaving};
+use crate::harness::{
+    DEADLINE, Harness, MISBEHAVIOURS, config, decisions, facts, hostile_planner, misbehaving,
+};
 
 /// A planner that misbehaves, and what follows it in the set.
 async fn harness(name: &str, next: &str) -> Harness {
@@ -49,7 +51,7 @@ async fn each_misbehaviour_is_a_failure_of_its_kind_and_there_is_no_plan() {
         assert_eq!((&*told[0].details["policy"], &*told[0].image), (&*name, "registry.example/team/app:1"));
         assert!(told[0].message.contains(message), "{how}: {told:?}");
         for metric in [
-            format!("sluice_policy_plans_total{{policy=\"{name}\",outcome=\"{kind}\"}}"),
+            format!("sluice_policy_plans_total{{policy=\"{name}\",outcome=\"{kind}\",mode=\"enforce\"}}"),
             format!("sluice_policy_failures_total{{policy=\"{name}\",kind=\"{kind}\"}}"),
         ] {
             assert_eq!(counted(&metric), 1, "{metric}");
@@ -71,13 +73,46 @@ async fn after_a_failure_the_next_policy_plans_and_what_fails_again_and_again_re
         let plan = harness.plan_of(misbehaving("trap"), 2, 7).await.unwrap();
         assert_eq!((plan.policy.as_str(), plan.items[0].item.as_ref()), ("next", Some(&run)));
     }
-    let failures =
-        |kind: &str| counted(&format!("sluice_policy_plans_total{{policy=\"weary\",outcome=\"{kind}\"}}"));
+    let failures = |kind: &str| {
+        counted(&format!("sluice_policy_plans_total{{policy=\"weary\",outcome=\"{kind}\",mode=\"enforce\"}}"))
+    };
     assert_eq!((failures("trap"), failures("bypassed")), (3, 1));
     let resting = harness.policies().await.policies;
     let resting: Vec<_> = resting.iter().filter(|policy| policy.open_circuit).collect();
     assert!(matches!(resting[..], [policy] if policy.name == "weary"), "{resting:?}");
     assert_eq!(harness.judge(facts()).await.decision(), Decision::Accept);
+}
+
+/// A node waits for the plan alone: what has no say runs when the answer is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitored_policy_holds_up_no_plan_and_its_failures_are_told_and_counted() {
+    lifecycle::telemetry::install().unwrap();
+    let set = format!(
+        "[[prefetch]]\nname = 'idle'\nsource = '{}'\nmode = 'monitor'\n[[prefetch]]\nname = 'next'\nsource = 'builtin:learned'",
+        hostile_planner()
+    );
+    let harness = Harness::start(config(&set)).await.unwrap();
+    let plan = harness.plan_of(misbehaving("loop"), 2, 7).await.unwrap();
+    assert_eq!(plan.policy, "next");
+    assert_eq!(harness.bus.events().recent(), [], "the plan waited for the policy that has no say");
+    let failed = || {
+        let told = harness.bus.events().recent();
+        told.first().map(|event| (event.reason.clone(), event.details["policy"].clone()))
+    };
+    let waiting = async {
+        while failed().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap();
+    assert_eq!(failed(), Some(("time".to_owned(), "idle".to_owned())));
+    let metric = |policy: &str, outcome: &str, mode: &str| {
+        counted(&format!(
+            "sluice_policy_plans_total{{policy=\"{policy}\",outcome=\"{outcome}\",mode=\"{mode}\"}}"
+        ))
+    };
+    assert_eq!(metric("idle", "time", "monitor"), 1);
+    assert!(metric("next", "plan", "enforce") >= 1);
 }
 
 /// Numbers and paths that no image has are for the node to pass over: the contract says so. What is shown to people is cut.

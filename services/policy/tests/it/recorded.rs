@@ -8,7 +8,7 @@ use policy::record::{Entry, TOLD_FOR_MAX};
 use proto::subjects::DECISIONS;
 use proto::{RecordRequest, RecordedDecision};
 
-use crate::harness::{DEADLINE, Harness, facts};
+use crate::harness::{DEADLINE, Harness, facts, hostile_planner};
 
 const SOON: Duration = Duration::from_secs(1);
 
@@ -45,8 +45,30 @@ async fn decisions_are_told_with_their_facts_from_when_somebody_asks() {
     let two = told.next().await.unwrap();
     assert_eq!((&two.instance, two.number), (&instance, 1));
     let said = planned.as_ref().map(policy::record::Plan::from);
-    assert_eq!(Entry::of(two), Some(Entry::Planned { facts: facts(), starts: 3, chunks: 7, said }));
+    assert_eq!(
+        Entry::of(two),
+        Some(Entry::Planned { facts: facts(), starts: 3, chunks: 7, said, monitored: vec![] })
+    );
     assert_eq!(Entry::of(RecordedDecision::default()), None, "not a decision");
+}
+
+#[tokio::test]
+async fn what_a_monitored_policy_plans_is_told_beside_the_plan() {
+    let set = format!(
+        "[[prefetch]]\nname = 'shadow'\nsource = '{}'\nmode = 'monitor'\n[[prefetch]]\nname = 'mine'\nsource = 'builtin:learned'",
+        hostile_planner()
+    );
+    let harness = Harness::with(&set).await;
+    let mut told = harness.bus.listen_to(DECISIONS).await.unwrap();
+    ask(&harness, TOLD_FOR_MAX).await;
+    let plan = harness.plan(3, 7).await.unwrap();
+    let entry = Entry::of(tokio::time::timeout(DEADLINE, told.next()).await.unwrap().unwrap()).unwrap();
+    // As the file has it, too.
+    let entry: Entry = serde_json::from_str(&serde_json::to_string(&entry).unwrap()).unwrap();
+    let Entry::Planned { said, monitored, .. } = entry else { panic!("{entry:?}") };
+    assert_eq!((plan.policy.as_str(), said), ("mine", Some(policy::record::Plan::from(&plan))));
+    let [shadow] = &monitored[..] else { panic!("{monitored:?}") };
+    assert_eq!((shadow.policy.as_str(), shadow.mode.as_str()), ("shadow", "listed-only"));
 }
 
 #[tokio::test]

@@ -39,6 +39,23 @@ async fn a_monitored_policy_is_shown_and_has_no_say() {
     }
 }
 
+/// The monitored ones come first in the set, and use up the time of the whole question.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitored_policy_takes_no_time_from_those_that_have_a_say() {
+    let policy = |name: &str, mode: &str| {
+        format!("[[eligibility]]\nname = '{name}'\nsource = '{}'\nmode = '{mode}'\n", hostile())
+    };
+    let set = [("one", "monitor"), ("two", "monitor")].map(|(name, mode)| policy(name, mode)).concat()
+        + "[[eligibility]]\nname = 'good'\nsource = 'builtin:schema-version'";
+    let mut config = crate::harness::config(&set);
+    [config.limits.time, config.limits.total_time] = [1, 1].map(Duration::from_secs);
+    let reply = Harness::start(config).await.unwrap().judge(misbehaving("loop")).await;
+    let said: Vec<_> =
+        reply.verdicts.iter().map(|verdict| (verdict.policy.as_str(), verdict.failure.is_empty())).collect();
+    assert_eq!(said, [("one", false), ("two", false), ("good", true)], "{reply:?}");
+    assert_eq!(reply.decision(), Decision::Accept);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_default_set_judges_and_plans() {
     let harness = Harness::start(policy::Config::default()).await.unwrap();

@@ -157,14 +157,16 @@ impl Asked {
                 };
                 Some((was, now))
             }
-            Entry::Planned { facts, starts, chunks, said } if self.plans => {
-                let of_another =
-                    |plan: &Plan| self.stands_for.as_ref().is_some_and(|name| plan.policy != *name);
-                if said.as_ref().is_some_and(of_another) {
+            Entry::Planned { facts, starts, chunks, said, monitored } if self.plans => {
+                let was = match &self.stands_for {
+                    Some(name) => said.iter().chain(&monitored).find(|plan| plan.policy == *name),
+                    None => said.as_ref(),
+                };
+                if was.is_none() && said.is_some() {
                     return None;
                 }
                 let now = self.trial.plan(facts, starts, chunks).ok();
-                Some((planned(said.as_ref()), planned(now.as_ref().map(Plan::from).as_ref())))
+                Some((planned(was), planned(now.as_ref().map(Plan::from).as_ref())))
             }
             _ => None,
         }
@@ -215,4 +217,37 @@ fn described(replayed: &Replayed) -> String {
         text += &format!("\n{}", render::table(&["image", "times", "was", "now"], &[1], rows));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_plan_is_compared_with_that_of_the_policy_it_stands_for_also_of_one_without_a_say() {
+        let of = |policy: &str, mode: &str| Plan {
+            policy: policy.to_owned(),
+            mode: mode.to_owned(),
+            items: Vec::new(),
+            bandwidth: None,
+            reason: String::new(),
+        };
+        let was = |name: Option<&str>, said: Option<Plan>| {
+            let config = policy::Config {
+                set: toml::from_str("eligibility = []\nprefetch = []").unwrap(),
+                ..policy::Config::default()
+            };
+            let trial = Trial::of_config(&config).unwrap();
+            let asked = Asked { stands_for: name.map(str::to_owned), ..Asked::set(trial) };
+            let monitored = vec![of("shadow", "everything")];
+            let facts = proto::Facts::default();
+            asked.again(Entry::Planned { facts, starts: 1, chunks: 1, said, monitored }).map(|(was, _)| was)
+        };
+        let said = || Some(of("mine", "nothing"));
+        assert_eq!(was(None, said()).unwrap(), "nothing []");
+        assert_eq!(was(Some("mine"), said()).unwrap(), "nothing []");
+        assert_eq!(was(Some("shadow"), said()).unwrap(), "everything []");
+        assert_eq!(was(Some("other"), said()), None, "it was not asked");
+        assert_eq!(was(Some("other"), None).unwrap(), "no plan");
+    }
 }
