@@ -12,8 +12,11 @@ use crate::service::Service;
 
 /// Between two looks. Reading a few kilobytes costs less than what tells of changes on every file system would.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
-/// Looks after which a set that could not be loaded is tried again: a plugin's file may come after the file that names it.
-const RETRY_LOOKS: u32 = 3;
+/// Looks after which a set that could not be loaded is tried again, unchanged: a plugin's file may come after the file that names it, a
+/// registry may come back.
+const RETRY_LOOKS: u32 = 4;
+/// At the most, five minutes: each try may compile for seconds.
+const RETRY_LOOKS_MAX: u32 = 150;
 /// The file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
@@ -40,10 +43,33 @@ impl SetFile {
     }
 }
 
+/// When a set that could not be loaded is tried again: after twice as many looks each time.
+#[derive(Debug)]
+struct Retry {
+    looks: u32,
+    wait: u32,
+}
+
+impl Retry {
+    fn first() -> Retry {
+        Retry { looks: 0, wait: RETRY_LOOKS }
+    }
+
+    fn next(self) -> Retry {
+        Retry { looks: 0, wait: RETRY_LOOKS_MAX.min(self.wait * 2) }
+    }
+
+    /// To be asked once a look.
+    fn is_due(&mut self) -> bool {
+        self.looks += 1;
+        self.looks >= self.wait
+    }
+}
+
 /// Watches until `shutdown`; `loaded` is the text that the set in use came from.
 pub(crate) async fn watch(service: Arc<Service>, file: SetFile, loaded: String, shutdown: CancellationToken) {
     let file = Arc::new(file);
-    let (mut tried, mut failed_looks, mut absent) = (loaded, None, false);
+    let (mut tried, mut retry, mut absent) = (loaded, None, false);
     while shutdown.run_until_cancelled(tokio::time::sleep(LOOK_PAUSE)).await.is_some() {
         let text = match file.read() {
             Ok(text) => text,
@@ -56,18 +82,37 @@ pub(crate) async fn watch(service: Arc<Service>, file: SetFile, loaded: String, 
         };
         // As it comes back it may be what it was: that is told, too.
         let back = std::mem::take(&mut absent);
-        let retry = back || failed_looks.is_some_and(|looks| looks >= RETRY_LOOKS);
-        if text == tried && !retry {
-            failed_looks = failed_looks.map(|looks| looks + 1);
+        let changed = back || text != tried;
+        let due = retry.as_mut().is_some_and(Retry::is_due);
+        if !changed && !due {
             continue;
         }
         tried.clone_from(&text);
         let (service, file) = (service.clone(), file.clone());
         // Compiling takes as long as the plugins are large; nothing waits for it.
         let reload = move || service.reload(file.parse(&text), &file.folder());
-        failed_looks = match tokio::task::spawn_blocking(reload).await {
-            Ok(true) => None,
-            Ok(false) | Err(_) => Some(0),
+        let loaded = tokio::task::spawn_blocking(reload).await.unwrap_or(false);
+        retry = match retry {
+            _ if loaded => None,
+            Some(before) if !changed => Some(before.next()),
+            _ => Some(Retry::first()),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_loaded_is_tried_more_and_more_seldom() {
+        let mut retry = Retry::first();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let looks = (1..).take_while(|_| !retry.is_due()).count() as u32 + 1;
+            waits.push((LOOK_PAUSE * looks).as_secs());
+            retry = retry.next();
+        }
+        assert_eq!(waits, [8, 16, 32, 64, 128, 256, 300, 300]);
     }
 }
