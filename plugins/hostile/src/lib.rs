@@ -17,6 +17,8 @@ impl Eligibility for Hostile {
         let settings = [
             known("checks", Kind::Text, "What to do while settings are checked."),
             known("even", Kind::Number, "A number that the policy itself wants to be even."),
+            known("error-lines", Kind::Number, "Report an error of so many lines, whatever the image."),
+            known("\u{1b}[31mred", Kind::Text, "What names no setting: it would colour a terminal."),
             known("answer", Kind::Text, "Refuse with this reason code; without it accept."),
         ];
         about("hostile", "1.0.0", "Misbehaves.", settings)
@@ -33,6 +35,9 @@ impl Eligibility for Hostile {
     }
 
     fn judge(settings: &Settings, facts: &Facts) -> Result<Verdict, String> {
+        if let Some(lines) = settings.number("error-lines") {
+            return Err("\u{1b}[31mred\n".repeat(usize::try_from(lines).unwrap_or_default()));
+        }
         let how = facts.image.labels.iter().find(|(name, _)| name == "misbehave");
         if let Some((_, how)) = how {
             match how.as_str() {

@@ -15,6 +15,7 @@
 mod breaker;
 mod config;
 mod facts;
+mod foreign;
 mod host;
 mod meters;
 mod outline;

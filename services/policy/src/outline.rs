@@ -3,8 +3,8 @@
 use anyhow::Context;
 
 use crate::Limits;
+use crate::foreign::brief;
 use crate::host::{Guest, Host, Judge, Planner, Surface, Unusable, World};
-use crate::verdict::brief;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {

@@ -44,7 +44,7 @@ pub(crate) fn sensible_plan(plan: plan::PrefetchPlan) -> Result<PlanReply, Fault
         mode: mode.into(),
         items: plan.items.into_iter().map(item).collect(),
         bandwidth: plan.bandwidth,
-        reason: crate::verdict::brief(&plan.reason),
+        reason: crate::foreign::brief(&plan.reason),
         policy: String::new(),
     })
 }

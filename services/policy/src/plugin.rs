@@ -11,10 +11,11 @@ use proto::{LoadedPolicy, PlanReply, Verdict};
 use crate::breaker::Breaker;
 use crate::config::{Mode, PolicyConfig};
 use crate::facts;
+use crate::foreign::brief;
 use crate::host::{About, Facts, Fault, Guest, Host, Judge, Planner, Setting, Spent, Surface, World, plan};
 use crate::plan::sensible_plan;
 use crate::source::{Source, Sources};
-use crate::verdict::{after_failure, brief, sensible};
+use crate::verdict::{after_failure, sensible};
 use crate::{meters, settings};
 
 /// Whoever used so much of a processor's time that one call may take is to blame, too, when the time for all is over.
@@ -70,7 +71,7 @@ impl<W: World> Plugin<W> {
             .map_err(|problems| anyhow!("its settings are wrong: {}", settings::listed(&problems)))?;
         let problems = guest.check_settings(&settings).context("letting it check its settings")?;
         if !problems.is_empty() {
-            bail!("its settings are wrong: {}", brief(&settings::listed(&problems)));
+            bail!("its settings are wrong: {}", settings::listed(&problems));
         }
         // Another policy of the set was changed: this one goes on as it was, at rest if it rests.
         let same = |plugin: &&Plugin<W>| plugin.config == *config && plugin.digest == digest;

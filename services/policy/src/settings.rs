@@ -2,8 +2,8 @@
 
 use toml::Value as Written;
 
+use crate::foreign::{brief, reason};
 use crate::host::{About, Kind, KnownSetting, Problem, Setting, Value};
-use crate::verdict::brief;
 
 /// Settings of one policy; the largest real ones are allow-lists.
 const SETTINGS_MAX: usize = 64;
@@ -42,13 +42,13 @@ pub(crate) fn shown(known: &KnownSetting) -> proto::PolicySetting {
     }
 }
 
-/// All on one line, for an error.
+/// All on one line, for an error: some of it is the policy's own words.
 pub(crate) fn listed(problems: &[Problem]) -> String {
     let one = |problem: &Problem| match problem.setting.is_empty() {
         true => problem.message.clone(),
         false => format!("{}: {}", problem.setting, problem.message),
     };
-    problems.iter().map(one).collect::<Vec<_>>().join("; ")
+    reason(&problems.iter().map(one).collect::<Vec<_>>().join("; "))
 }
 
 fn problem(setting: &str, message: &str) -> Problem {

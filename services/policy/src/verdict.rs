@@ -3,6 +3,7 @@
 use proto::{Decision, Pair, Verdict};
 
 use crate::config::{Combine, OnFailure};
+use crate::foreign::brief;
 use crate::host::{Fault, judge};
 
 /// A reason code: a few words.
@@ -79,11 +80,6 @@ pub(crate) fn combined(combine: Combine, verdicts: &[Verdict]) -> Decision {
 
 fn is_code(text: &str) -> bool {
     text.len() <= REASON_MAX && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-}
-
-/// Foreign text, short enough for a message and on one line.
-pub(crate) fn brief(text: &str) -> String {
-    text.chars().take(MESSAGE_MAX / 4).map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::state::State;
 use super::world::World;
+use crate::foreign::reason;
 
 /// The package of the contract, and the versions of it that this host speaks.
 const PACKAGE: &str = "sluice:policy/";
@@ -12,7 +13,7 @@ const VERSION: &str = "0.1.";
 /// What a policy may import: a log, and the types of its facts and settings.
 const IMPORTS: [&str; 3] = ["log", "facts", "settings"];
 
-/// Why a plugin cannot be used at all.
+/// Why a plugin cannot be used at all. Names in a component are as long as its author likes, and of any letters.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
     #[error("it is compiled code, which is never accepted: give the component itself")]
@@ -21,16 +22,16 @@ pub(crate) enum Unusable {
     Module,
     #[error("it is not WebAssembly")]
     Foreign,
-    #[error("it is not a valid WebAssembly component: {0}")]
+    #[error("it is not a valid WebAssembly component: {}", reason(.0))]
     Invalid(String),
-    #[error("it imports {0}; a policy may import nothing but sluice:policy/log")]
+    #[error("it imports {}; a policy may import nothing but sluice:policy/log", reason(.0))]
     Import(String),
-    #[error("it speaks sluice:policy {found}; this host speaks 0.1")]
+    #[error("it speaks sluice:policy {}; this host speaks 0.1", reason(found))]
     Version { found: String },
-    #[error("it is not of the world `{world}`: it exports {found}, and not {wanted}")]
+    #[error("it is not of the world `{world}`: it exports {}, and not {wanted}", reason(found))]
     World { world: &'static str, wanted: &'static str, found: String },
-    #[error("its {world} interface is not that of sluice:policy 0.1: {reason}")]
-    Shape { world: &'static str, reason: String },
+    #[error("its {world} interface is not that of sluice:policy 0.1: {}", reason(found))]
+    Shape { world: &'static str, found: String },
 }
 
 impl Unusable {
@@ -59,7 +60,7 @@ pub(super) fn load<W: World>(engine: &Engine, bytes: &[u8]) -> Result<InstancePr
     }
     check_exports::<W>(shape.exports(engine).map(|(name, _)| name).collect())?;
     let mut linker = Linker::new(engine);
-    let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, reason: format!("{error:#}") };
+    let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, found: format!("{error:#}") };
     W::link(&mut linker).map_err(shape)?;
     linker.instantiate_pre(&component).map_err(shape)
 }

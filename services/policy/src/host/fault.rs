@@ -6,11 +6,12 @@ use bytesize::ByteSize;
 use wasmtime::Trap;
 
 use super::state::State;
+use crate::foreign::reason;
 
-/// Why a policy gave no usable answer. The message is for its author.
+/// Why a policy gave no usable answer. The message is for its author, who has a hand in much of what it says.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum Fault {
-    #[error("it trapped: {0}")]
+    #[error("it trapped: {}", reason(.0))]
     Trap(String),
     #[error("it used more than {0:?} of a processor")]
     Time(Duration),
@@ -26,11 +27,11 @@ pub(crate) enum Fault {
     Stack,
     #[error("it hands over more than {} at once", .0.display().iec())]
     Output(ByteSize),
-    #[error("its answer makes no sense: {0}")]
+    #[error("its answer makes no sense: {}", reason(.0))]
     Nonsense(String),
-    #[error("it reports an error: {0}")]
+    #[error("it reports an error: {}", reason(.0))]
     Own(String),
-    #[error("the host could not run it: {0}")]
+    #[error("the host could not run it: {}", reason(.0))]
     Host(String),
 }
 

@@ -130,7 +130,7 @@ pub(crate) struct Surface {
 impl<W: World> Guest<W> {
     pub(crate) fn load(host: &Host, policy: &str, bytes: &[u8]) -> Result<Guest<W>, Unusable> {
         let linked = component::load::<W>(&host.engine, bytes)?;
-        let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, reason: format!("{error:#}") };
+        let shape = |error: wasmtime::Error| Unusable::Shape { world: W::NAME, found: format!("{error:#}") };
         let world = W::of(linked).map_err(shape)?;
         Ok(Guest {
             host: host.clone(),

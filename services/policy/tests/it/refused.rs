@@ -118,6 +118,35 @@ async fn settings_are_checked_by_the_host_and_by_the_policy() {
     }
 }
 
+/// A plugin has a hand in what is said of it. No megabytes of that reach a log, and nothing that moves a cursor.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_plugin_says_of_itself_is_bounded_and_on_one_line() {
+    let long = format!(r#"(component (import "{}" (instance)))"#, "a".repeat(100_000));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plugin.wasm");
+    std::fs::write(&file, wat::parse_str(long).unwrap()).unwrap();
+    let hostile = hostile();
+    for (source, settings, expected) in [
+        (pinned(&file), "", "it imports aaaa"),
+        // A megabyte, as far as the limit of what a call hands over lets it.
+        (
+            hostile.clone(),
+            "error-lines = 110_000",
+            "trying it on an ordinary image: it reports an error:  [31mred",
+        ),
+        (hostile, "unknown = 1", "there is no such setting; there are checks, even, error-lines,  [31mred"),
+    ] {
+        let settings = settings.parse().unwrap();
+        let error = refusal(PolicyConfig { settings, ..policy(source) }).await;
+        assert!(error.contains(expected), "{error:?}");
+        assert!(
+            error.len() < 2_000 && !error.chars().any(char::is_control),
+            "{} bytes: {error:?}",
+            error.len()
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_is_too_large_and_a_set_that_is_ambiguous_are_refused() {
     let mut small = config("[[eligibility]]\nname = 'a'\nsource = 'builtin:schema-version'");
