@@ -7,6 +7,7 @@
 //! Nothing here is believed: manifest and plugin are checked against the digests that led to them, signatures against
 //! today's keys, each time. What is wrong is removed, and pulled again. Compiled code is never kept.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -25,6 +26,8 @@ use super::signature::{PAYLOAD_MAX, SIGNATURES_MAX, Signature};
 const KEPT_MAX: usize = 64;
 /// All signatures of a plugin, in bytes: base64 and JSON take less than twice their size.
 const SIGNATURES_SIZE_MAX: u64 = 2 * PAYLOAD_MAX * SIGNATURES_MAX as u64;
+/// Of a place's name: SHA-256.
+const HEX_LEN: usize = 64;
 const MANIFEST: &str = "manifest.json";
 const PLUGIN: &str = "plugin.wasm";
 const SIGNATURES: &str = "signatures.json";
@@ -107,12 +110,14 @@ impl Kept {
         Ok(())
     }
 
-    /// Removes those used longest ago, and what a killed process left.
+    /// Removes those used longest ago, and what a killed process left; nothing that is not ours.
     fn make_room(&self) -> io::Result<()> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            kept.push((entry.metadata()?.modified()?, entry.path()));
+            if is_ours(&entry.file_name()) && entry.file_type()?.is_dir() {
+                kept.push((entry.metadata()?.modified()?, entry.path()));
+            }
         }
         kept.sort();
         let surplus = (kept.len() + 1).saturating_sub(KEPT_MAX);
@@ -125,6 +130,16 @@ impl Kept {
     fn place(&self, manifest: BlobDigest) -> PathBuf {
         self.folder.join(manifest.hex())
     }
+}
+
+/// A plugin's place, or a draft of one: `.<hex>-<process>`.
+fn is_ours(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let hex = match name.strip_prefix('.').and_then(|rest| rest.rsplit_once('-')) {
+        Some((hex, process)) if process.parse::<u32>().is_ok() => hex,
+        _ => name,
+    };
+    hex.len() == HEX_LEN && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn read_all(place: &Path, digest: BlobDigest, max: u64) -> anyhow::Result<Pulled> {
@@ -204,13 +219,41 @@ mod tests {
         }
         assert!(kept.find(used, MAX).is_some());
         for number in 0..KEPT_MAX - 2 {
-            fs::create_dir(folder.path().join(format!("other-{number}"))).unwrap();
+            fs::create_dir(folder.path().join(format!("{number:064x}"))).unwrap();
         }
         let (new, plugin) = pulled("new");
         kept.keep(new, &plugin);
         let there = [used, unused, new].map(|digest| kept.place(digest).exists());
         assert_eq!(there, [true, false, true]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), KEPT_MAX);
+    }
+
+    #[test]
+    fn nothing_is_removed_that_is_somebody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::new(folder.path().to_owned());
+        let hex = "a".repeat(HEX_LEN);
+        let others = ["notes".to_owned(), format!("{hex}0"), format!(".{hex}-mine"), hex.to_uppercase()];
+        for name in &others {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join("b".repeat(HEX_LEN)), b"a file").unwrap();
+        let draft = folder.path().join(format!(".{hex}-4711"));
+        fs::create_dir(&draft).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(60);
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            File::open(entry.unwrap().path()).unwrap().set_modified(long_ago).unwrap();
+        }
+        for number in 0..KEPT_MAX - 1 {
+            fs::create_dir(folder.path().join(format!("{number:064x}"))).unwrap();
+        }
+        let (new, plugin) = pulled("new");
+        kept.keep(new, &plugin);
+        assert!(kept.place(new).exists() && !draft.exists(), "what a killed process left goes first");
+        for name in others {
+            assert!(folder.path().join(&name).exists(), "{name}");
+        }
+        assert!(folder.path().join("b".repeat(HEX_LEN)).exists());
     }
 
     #[test]
