@@ -13,6 +13,11 @@ pub(crate) fn misbehave(how: &str) {
                 kept.push(black_box(vec![1u8; 1 << 20]));
             }
         }
+        // Goes on without the gigabyte that it was refused.
+        "refused-loop" => {
+            core::arch::wasm32::memory_grow(0, 1 << 14);
+            misbehave("loop");
+        }
         "recurse" => {
             black_box(recurse(black_box(1)));
         }

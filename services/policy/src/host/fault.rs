@@ -52,35 +52,71 @@ impl Fault {
         }
     }
 
-    /// What ended a call. A guest that was refused memory mostly traps by itself a moment later, so what the
-    /// state noted comes first.
+    /// What ended a call. Where the host did, it noted why. A guest that was refused memory mostly gives up by itself a moment later;
+    /// but it may as well go on, and fail in another way.
     pub(super) fn of(error: &wasmtime::Error, state: &State) -> Fault {
         let limits = &state.limits;
-        if state.memory.refused() {
-            return Fault::Memory(limits.memory);
-        }
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => state.ended.clone().unwrap_or(Fault::Time(limits.time)),
             Some(Trap::StackOverflow) => Fault::Stack,
+            None if Fault::is_output(error) => Fault::Output(limits.output),
+            _ if state.memory.refused() => Fault::Memory(limits.memory),
             Some(Trap::UnreachableCodeReached) => {
                 let said = state.last_words().map_or_else(String::new, |words| format!(" ({words})"));
                 Fault::Trap(format!("it gave up, as a panic or an abort does{said}"))
             }
             Some(trap) => Fault::Trap(trap.to_string()),
-            None => Fault::of_host(error, limits.output),
+            None => Fault::of_host(error),
         }
     }
 
     /// wasmtime has no type for these: what it says is the only difference.
-    fn of_host(error: &wasmtime::Error, output: ByteSize) -> Fault {
+    fn is_output(error: &wasmtime::Error) -> bool {
+        format!("{error:#}").contains("fuel allocated for hostcalls")
+    }
+
+    fn of_host(error: &wasmtime::Error) -> Fault {
         let text = format!("{error:#}");
-        if text.contains("fuel allocated for hostcalls") {
-            return Fault::Output(output);
-        }
         let answer = ["string", "list", "utf", "discriminant", "pointer", "bounds", "char"];
         match answer.iter().any(|word| text.contains(word)) {
             true => Fault::Nonsense(text),
             false => Fault::Host(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wasmtime::ResourceLimiter as _;
+
+    use super::*;
+    use crate::Limits;
+
+    #[test]
+    fn memory_that_was_refused_hides_nothing_that_ended_the_call_for_another_reason() {
+        let time = Fault::Time(Duration::from_millis(100));
+        let memory = Fault::Memory(ByteSize::mib(64));
+        let cases = [
+            (Trap::Interrupt.into(), Some(Fault::Rests), Fault::Rests),
+            (Trap::Interrupt.into(), Some(Fault::Late), Fault::Late),
+            (Trap::Interrupt.into(), Some(time.clone()), time),
+            (Trap::StackOverflow.into(), None, Fault::Stack),
+            (Trap::UnreachableCodeReached.into(), None, memory.clone()),
+            (Trap::MemoryOutOfBounds.into(), None, memory.clone()),
+            (wasmtime::Error::msg("memory minimum size exceeds memory limits"), None, memory),
+            (
+                wasmtime::Error::msg("fuel allocated for hostcalls has been exhausted"),
+                None,
+                Fault::Output(ByteSize::mib(1)),
+            ),
+        ];
+        for (error, ended, expected) in cases {
+            let mut state = State::new("x".into(), Arc::new(Limits::default()));
+            assert!(!state.memory.memory_growing(0, 1 << 30, None).unwrap());
+            state.ended = ended;
+            assert_eq!(Fault::of(&error, &state), expected, "{error:#}");
         }
     }
 }

@@ -18,9 +18,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const TIME: Duration = Duration::from_secs(1);
 
 /// What policies of both worlds do wrong, by the image's label: the kind of failure, and what its message says.
-pub(crate) const MISBEHAVIOURS: [(&str, &str, &str); 9] = [
+pub(crate) const MISBEHAVIOURS: [(&str, &str, &str); 10] = [
     ("loop", "time", "it used more than 1s of a processor"),
     ("allocate", "memory", "it needs more than 64.0 MiB of memory"),
+    ("refused-loop", "time", "it used more than 1s of a processor"),
     ("recurse", "stack", "the stack is full"),
     ("panic", "trap", "nobody expects this"),
     ("trap", "trap", "it gave up"),
