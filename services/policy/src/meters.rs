@@ -22,6 +22,10 @@ use crate::host::Spent;
 pub(crate) fn spent(policy: &str, spent: &Spent, memory: usize) {
     metrics::histogram!("sluice_policy_duration_seconds", "policy" => policy.to_owned()).record(spent.time);
     metrics::histogram!("sluice_policy_cpu_seconds", "policy" => policy.to_owned()).record(spent.cpu);
+    high_water(policy, memory);
+}
+
+pub(crate) fn high_water(policy: &str, memory: usize) {
     metrics::gauge!("sluice_policy_memory_high_water_bytes", "policy" => policy.to_owned())
         .set(memory as f64);
 }

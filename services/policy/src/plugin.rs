@@ -122,6 +122,12 @@ impl<W: World> Plugin<W> {
         self.guest.surface()
     }
 
+    /// Of what was known of it before its set was loaded, too.
+    pub(crate) fn show_gauges(&self) {
+        meters::high_water(self.name(), self.history.high_water.load(Ordering::Relaxed));
+        meters::circuit(self.name(), self.breaker().is_open());
+    }
+
     /// From now on it is run also after repeated failures.
     pub(crate) fn never_rest(&self) {
         *self.breaker() = Breaker::tireless();

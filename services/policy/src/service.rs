@@ -161,6 +161,7 @@ impl Service {
         match config.and_then(|config| Set::load(&self.host, &config, &self.sources, folder, Some(&before))) {
             Ok(set) => {
                 let generation = set.generation();
+                set.show_gauges(&before);
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
                 self.last_error().take();
                 meters::loaded(generation);

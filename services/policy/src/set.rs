@@ -9,6 +9,7 @@ use proto::{JudgeReply, LoadedPolicy, PlanReply};
 
 use crate::config::{Combine, Mode, PolicyConfig, SetConfig};
 use crate::host::{Facts, Host, Judge, Planner, World, plan};
+use crate::meters;
 use crate::plugin::{Failure, Plugin};
 use crate::source::Sources;
 use crate::verdict::{combined, decides};
@@ -108,6 +109,20 @@ impl Set {
     pub(crate) fn never_rest(&self) {
         self.eligibility.iter().for_each(Plugin::never_rest);
         self.prefetch.iter().for_each(Plugin::never_rest);
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.eligibility.iter().map(Plugin::name).chain(self.prefetch.iter().map(Plugin::name))
+    }
+
+    /// Gauges show what is in use: no policy that left with `before` rests or has memory.
+    pub(crate) fn show_gauges(&self, before: &Set) {
+        for gone in before.names().filter(|gone| self.names().all(|name| name != *gone)) {
+            meters::high_water(gone, 0);
+            meters::circuit(gone, false);
+        }
+        self.eligibility.iter().for_each(Plugin::show_gauges);
+        self.prefetch.iter().for_each(Plugin::show_gauges);
     }
 
     pub(crate) fn judges(&self) -> &[Plugin<Judge>] {

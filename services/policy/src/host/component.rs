@@ -24,6 +24,8 @@ pub(crate) enum Unusable {
     Foreign,
     #[error("it is not a valid WebAssembly component: {}", reason(.0))]
     Invalid(String),
+    #[error("it needs more than an instance may have: {}", reason(.0))]
+    Demanding(String),
     #[error("it imports {}; a policy may import nothing but sluice:policy/log", reason(.0))]
     Import(String),
     #[error("it speaks sluice:policy {}; this host speaks 0.1", reason(found))]
@@ -52,7 +54,11 @@ pub(super) fn load<W: World>(engine: &Engine, bytes: &[u8]) -> Result<InstancePr
     if bytes.starts_with(b"\0asm\x01\0\0\0") {
         return Err(Unusable::Module);
     }
-    let invalid = |error: wasmtime::Error| Unusable::Invalid(format!("{error:#}"));
+    // wasmtime has no type for what its pool has no place for: what it says is the only difference.
+    let invalid = |error: wasmtime::Error| match format!("{error:#}") {
+        text if text.contains("pooling allocator") => Unusable::Demanding(text),
+        text => Unusable::Invalid(text),
+    };
     let component = Component::from_binary(engine, bytes).map_err(invalid)?;
     let shape = component.component_type();
     for (name, _) in shape.imports(engine) {

@@ -148,3 +148,10 @@ pub(crate) fn image(change: impl FnOnce(&mut ImageFacts)) -> Facts {
 pub(crate) fn decisions(reply: &JudgeReply) -> Vec<Decision> {
     reply.verdicts.iter().map(Verdict::decision).collect()
 }
+
+/// As the service's own admin server renders it; 0: nothing was counted.
+pub(crate) fn counted(metric: &str) -> u64 {
+    let rendered = lifecycle::telemetry::install().unwrap().render();
+    let line = rendered.lines().find_map(|line| line.strip_prefix(metric));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}

@@ -6,20 +6,13 @@ use proto::{Decision, EventKind};
 use tonic::Code;
 
 use crate::harness::{
-    DEADLINE, Harness, MISBEHAVIOURS, config, decisions, facts, hostile_planner, misbehaving,
+    DEADLINE, Harness, MISBEHAVIOURS, config, counted, decisions, facts, hostile_planner, misbehaving,
 };
 
 /// A planner that misbehaves, and what follows it in the set.
 async fn harness(name: &str, next: &str) -> Harness {
     let set = format!("[[prefetch]]\nname = '{name}'\nsource = '{}'\n{next}", hostile_planner());
     Harness::start(config(&set)).await.unwrap()
-}
-
-/// As the service's own admin server renders it; 0: nothing was counted.
-fn counted(metric: &str) -> u64 {
-    let rendered = lifecycle::telemetry::install().unwrap().render();
-    let line = rendered.lines().find_map(|line| line.strip_prefix(metric));
-    line.map_or(0, |value| value.trim().parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

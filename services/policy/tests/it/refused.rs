@@ -40,6 +40,17 @@ async fn what_is_no_policy_is_refused_by_what_it_is() {
         "its eligibility interface is not that of sluice:policy 0.1",
     )
     .await;
+    component_is_refused(
+        "(component (core module $m (memory 2000)) (core instance (instantiate $m)))",
+        "it needs more than an instance may have: ",
+    )
+    .await;
+    let modules = "(core instance (instantiate $m))".repeat(65);
+    component_is_refused(
+        &format!("(component (core module $m) {modules})"),
+        "contains 65 core module instances, which exceeds the configured maximum of 64",
+    )
+    .await;
     let prefetch = refusal(PolicyConfig::builtin("learned")).await;
     assert!(
         prefetch.contains("it is not of the world `eligibility`: it exports sluice:policy/plan@0.1.0"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proto::{Decision, EventKind, PoliciesReply};
 
-use crate::harness::{Harness, decisions, facts, hostile, misbehaving};
+use crate::harness::{Harness, counted, decisions, facts, hostile, misbehaving};
 
 /// A set in which the first policy refuses, the second accepts.
 fn two(combine: &str, mode: &str) -> String {
@@ -143,6 +143,25 @@ async fn a_policy_that_rests_still_rests_when_another_one_was_changed() {
     std::fs::write(&file, two("all", "enforce") + "\nmode = 'monitor'").unwrap();
     let reply = until(&harness, |reply| reply.generation == 2).await;
     assert_eq!(resting(&reply)[..2], [true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gauges_forget_what_left_the_set() {
+    lifecycle::telemetry::install().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policies.toml");
+    std::fs::write(&file, format!("[[eligibility]]\nname = 'leaving'\nsource = '{}'", hostile())).unwrap();
+    let config = policy::Config { file: Some(file.clone()), ..policy::Config::default() };
+    let harness = Harness::start(config).await.unwrap();
+    for _ in 0..3 {
+        harness.judge(misbehaving("trap")).await;
+    }
+    let gauge = |name: &str| counted(&format!("sluice_policy_{name}{{policy=\"leaving\"}}"));
+    let gauges = || (gauge("circuit_open"), gauge("memory_high_water_bytes") > 0);
+    assert_eq!(gauges(), (1, true));
+    std::fs::write(&file, "eligibility = []").unwrap();
+    until(&harness, |reply| reply.generation == 2).await;
+    assert_eq!(gauges(), (0, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
