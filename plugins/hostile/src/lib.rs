@@ -19,6 +19,7 @@ impl Eligibility for Hostile {
             known("even", Kind::Number, "A number that the policy itself wants to be even."),
             known("error-lines", Kind::Number, "Report an error of so many lines, whatever the image."),
             known("\u{1b}[31mred", Kind::Text, "What names no setting: it would colour a terminal."),
+            known("only", Kind::Text, "The one way to misbehave; without it whatever the image says."),
             known("answer", Kind::Text, "Refuse with this reason code; without it accept."),
         ];
         about("hostile", "1.0.0", "Misbehaves.", settings)
@@ -38,7 +39,10 @@ impl Eligibility for Hostile {
         if let Some(lines) = settings.number("error-lines") {
             return Err("\u{1b}[31mred\n".repeat(usize::try_from(lines).unwrap_or_default()));
         }
-        let how = facts.image.labels.iter().find(|(name, _)| name == "misbehave");
+        let how =
+            facts.image.labels.iter().find(|(name, how)| {
+                name == "misbehave" && settings.text("only").is_none_or(|only| only == how)
+            });
         if let Some((_, how)) = how {
             match how.as_str() {
                 "error" => return Err("no table for this registry".to_owned()),

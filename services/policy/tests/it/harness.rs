@@ -31,6 +31,13 @@ pub(crate) const MISBEHAVIOURS: [(&str, &str, &str); 10] = [
     ("not-text", "nonsense", "utf-8"),
 ];
 
+/// And those that judge.
+pub(crate) const OWN_MISBEHAVIOURS: [(&str, &str, &str); 3] = [
+    ("no-reason", "nonsense", "it refuses without a reason code and a message"),
+    ("control", "nonsense", "its message is not one line"),
+    ("error", "error", "it reports an error: no table for this registry"),
+];
+
 pub(crate) struct Harness {
     pub(crate) bus: Bus,
     _policies: Policies,

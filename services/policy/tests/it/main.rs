@@ -7,7 +7,6 @@ mod evolution;
 mod harness;
 mod hostile;
 mod hostile_planners;
-mod load;
 mod recorded;
 mod refused;
 mod registry;
