@@ -10,6 +10,7 @@ mod hostile_planners;
 mod recorded;
 mod refused;
 mod registry;
+mod reloads;
 mod sets;
 mod signed;
 mod trial;
