@@ -137,6 +137,12 @@ fn table(reply: &PoliciesReply) -> String {
     };
     let rows = reply.policies.iter().map(row).collect();
     let mut text = render::table(&["policy", "world", "version", "digest", "state"], &[], rows);
+    text += match reply.pooled {
+        true => "\nTheir instances come from a pool.\n",
+        false => {
+            "\nTheir instances come from no pool, so each answer takes longer: the service may use too little address space for one.\n"
+        }
+    };
     if !reply.last_error.is_empty() {
         text += &format!("\nA newer set cannot be used: {}\n", reply.last_error);
     }

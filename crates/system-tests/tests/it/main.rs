@@ -35,4 +35,5 @@ mod surviving;
 mod switch;
 mod systemd;
 mod unpacked;
+mod unpooled;
 mod versions;
