@@ -17,6 +17,8 @@ pub struct Mesh {
     pub backend: Backend,
     pub link: Link,
     pub frontend: Service,
+    /// Of the frontend.
+    settings: Vec<String>,
     socket: PathBuf,
     scratch: Scratch,
 }
@@ -35,17 +37,16 @@ impl Mesh {
         let advertise = format!("cache.advertise=http://127.0.0.1:{}", link.port);
         let local = "fetcher.local_sources=true".to_owned();
         let backend = Backend::start(&scratch, cache_port, &[local], &[advertise])?;
-        let socket = scratch.path("node.sock");
-        let settings = [
-            format!("frontend.state={}", scratch.path("node").display()),
-            format!("frontend.socket={}", socket.display()),
-            format!("frontend.trusted_keys=[\"{}\"]", backend.key),
-        ];
-        let more = frontend.iter().map(|setting| (*setting).to_owned());
-        let settings: Vec<String> = settings.into_iter().chain(more).collect();
-        let mut frontend = backend.service(&scratch, "frontend", &settings)?;
-        frontend.server.wait_until("frontend", || socket.exists())?;
-        Ok(Mesh { backend, link, frontend, socket, scratch })
+        let settings: Vec<String> = frontend.iter().map(|setting| (*setting).to_owned()).collect();
+        let (frontend, socket) = start_node(&backend, &scratch, "node", &settings)?;
+        Ok(Mesh { backend, link, frontend, settings, socket, scratch })
+    }
+
+    /// The node goes away, and another one takes its place, which has never seen an image.
+    pub fn replace_node(&mut self, name: &str) -> anyhow::Result<()> {
+        self.frontend.kill()?;
+        (self.frontend, self.socket) = start_node(&self.backend, &self.scratch, name, &self.settings)?;
+        Ok(())
     }
 
     pub fn scratch(&self) -> &Scratch {
@@ -77,6 +78,25 @@ impl Mesh {
             .map(|service| service.server.log())
             .concat()
     }
+}
+
+/// A frontend with a folder and a socket of its own; that socket.
+fn start_node(
+    backend: &Backend,
+    scratch: &Scratch,
+    name: &str,
+    more: &[String],
+) -> anyhow::Result<(Service, PathBuf)> {
+    let socket = scratch.path(&format!("{name}.sock"));
+    let settings = [
+        format!("frontend.node={name}"),
+        format!("frontend.state={}", scratch.path(name).display()),
+        format!("frontend.socket={}", socket.display()),
+        format!("frontend.trusted_keys=[\"{}\"]", backend.key),
+    ];
+    let mut frontend = backend.service(scratch, "frontend", &[&settings, more].concat())?;
+    frontend.server.wait_until("frontend", || socket.exists())?;
+    Ok((frontend, socket))
 }
 
 /// `sluice link`: a TCP link of a given shape that can be stalled and cut.

@@ -1,11 +1,12 @@
-//! Who judges images in a mesh, and what holds when those who should do not answer.
+//! Who judges images, what holds when those who should do not answer, and that containers start whatever they say.
 
 use std::collections::HashSet;
 use std::fs;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use system_tests::{Scratch, binaries, noise};
+use system_tests::kubernetes::{Node, Options};
+use system_tests::{Numbered, Scratch, binaries, noise};
 use testkit::{Compression, ImageSpec, LayoutWriter, Server, Tarball};
 
 use crate::policies::{Mesh, NOT_ELIGIBLE, inspect, write_set};
@@ -81,5 +82,38 @@ fn a_node_of_a_mesh_leaves_policies_to_the_mesh_unless_it_is_told_its_own() -> a
     let own = "policy.set.eligibility=[{name=\"own\", source=\"builtin:schema-version\"}]";
     let answered = policies_that_answer_beside_a_node(Some(own))?;
     assert!(answered.contains("strict") && answered.contains("own"), "{answered:?}");
+    Ok(())
+}
+
+#[test]
+fn a_node_starts_containers_while_its_policies_cannot_be_used() -> anyhow::Result<()> {
+    let scratch = Scratch::new()?;
+    let file = scratch.path("policies.toml");
+    let settings = vec![format!("policy.file={}", file.display())];
+    let node = Node::start(&Options { settings, ..Options::default() })?;
+    let numbered = Numbered { files: 2, len: 10_000, seed: 40 };
+    let image = numbered.pull(&node, "app")?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)?;
+    let told = node.scratch().succeed(["events", "--kind", "policy-set"])?;
+    assert!(told.contains("unusable") && told.contains("policies.toml"), "{told}");
+    fs::write(&file, "[[eligibility]]\nname = 'size'\nsource = 'builtin:size-limits'\n")?;
+    node.settle(|_| node.sluice.log().contains("the policies can be used now"))
+}
+
+#[test]
+fn a_container_of_an_image_that_a_policy_refused_starts_the_ordinary_way() -> anyhow::Result<()> {
+    let refusal = r#"policy.set.eligibility=[{name="sizes", source="builtin:size-limits", settings={largest-image=1}}]"#;
+    let node = Node::start(&Options { settings: vec![refusal.to_owned()], ..Options::default() })?;
+    let numbered = Numbered { files: 2, len: 10_000, seed: 41 };
+    let image = numbered.pull(&node, "app")?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)?;
+    let told = node.scratch().succeed(["events", "--image", &image])?;
+    assert!(told.contains("image-too-large") && !told.contains("image-streaming"), "{told}");
+    let status = node.scratch().json(["status"])?;
+    assert_eq!(status["images"], json!([]), "it streams all the same: {status}");
     Ok(())
 }

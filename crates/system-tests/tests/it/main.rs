@@ -19,6 +19,7 @@ mod many;
 mod mixed;
 mod planners;
 mod planning;
+mod planning_alone;
 mod policies;
 mod policy_registry;
 mod projects;

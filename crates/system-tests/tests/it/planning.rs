@@ -159,16 +159,61 @@ fn the_default_policy_plans_what_an_earlier_start_has_read() -> anyhow::Result<(
     let root = planning.mount_by_plan(&image)?;
     planning.wanted_alone_is_here(&image, &root)?;
 
-    let recorded = fs::read_to_string(planning.mesh.scratch().path("decisions"))?;
-    let last = recorded.lines().rfind(|line| line.contains("planned")).context("a plan")?;
-    let last: Value = serde_json::from_str(last)?;
-    let planned = &last["planned"];
+    let last = recorded(&planning)?.pop().context("a plan")?;
+    let planned = &last;
     let asked = (&planned["starts"], &planned["chunks"], &planned["facts"]["image"]["reference"]);
     assert_eq!(asked, (&json!(1), &json!(chunks), &json!(image.reference)), "{last}");
     let said = ["policy", "mode", "items", "reason"].map(|of| planned["said"][of].clone());
     let items = json!([{ "chunks": [0, chunks] }]);
     assert_eq!(said, [json!("learned"), json!("listed-then-rest"), items, json!("profile")], "{last}");
     assert!(planning.counted("learned", "plan")? >= 2.0, "the plans were not counted");
+    Ok(())
+}
+
+/// What was recorded of each plan, the oldest first.
+fn recorded(planning: &Planning) -> anyhow::Result<Vec<Value>> {
+    let recorded = fs::read_to_string(planning.mesh.scratch().path("decisions"))?;
+    let lines = recorded.lines().filter(|line| line.contains("planned"));
+    lines.map(|line| Ok(serde_json::from_str::<Value>(line)?["planned"].clone())).collect()
+}
+
+#[test]
+fn what_one_node_read_is_planned_for_another_that_has_never_seen_the_image() -> anyhow::Result<()> {
+    let mut planning = Planning::start(&[])?;
+    let image = planning.image("app")?;
+    let chunks = planning.learn(&image)?;
+    planning.mesh.replace_node("node-2")?;
+    let root = planning.mount_by_plan(&image)?;
+    planning.wanted_alone_is_here(&image, &root)?;
+
+    let plans = recorded(&planning)?;
+    let of = |plan: &Value| {
+        let asked = &plan["facts"]["asker"]["node"];
+        (asked.clone(), plan["starts"].clone(), plan["said"]["policy"].clone(), plan["said"]["items"].clone())
+    };
+    let learned = json!("learned");
+    let (first, last) = (plans.first().map(of), plans.last().map(of));
+    assert_eq!(first, Some((json!("node"), json!(0), learned.clone(), json!([]))), "{plans:?}");
+    let items = json!([{ "chunks": [0, chunks] }]);
+    assert_eq!(last, Some((json!("node-2"), json!(1), learned, items)), "{plans:?}");
+    Ok(())
+}
+
+#[test]
+fn a_policy_plans_everything_for_a_node_that_fetches_nothing_by_itself() -> anyhow::Result<()> {
+    let set = "policy.set.prefetch=[{name=\"all\", source=\"builtin:whole-image\"}]";
+    let mut planning = Planning::start(&[set.to_owned()])?;
+    let image = planning.image("app")?;
+    let root = planning.mount_by_plan(&image)?;
+    planning.until("all of it is here", || Ok(planning.here()? == 2 * LEN as u64))?;
+    planning.mesh.backend.cache.kill()?;
+    for (file, bytes) in [("data/wanted", &image.wanted), ("data/other", &image.other)] {
+        ensure!(fs::read(root.join(file))? == *bytes, "{file}: wrong bytes");
+    }
+    let plans = recorded(&planning)?;
+    let said = plans.last().map(|plan| (plan["said"]["policy"].clone(), plan["said"]["mode"].clone()));
+    assert_eq!(said, Some((json!("all"), json!("everything"))), "{plans:?}");
+    assert!(planning.counted("all", "plan")? >= 1.0, "the plans were not counted");
     Ok(())
 }
 

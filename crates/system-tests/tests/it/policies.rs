@@ -7,9 +7,8 @@ use std::process::Output;
 
 use anyhow::ensure;
 use serde_json::{Value, json};
-use system_tests::kubernetes::{Node, Options};
 use system_tests::services::{Backend, Service};
-use system_tests::{Numbered, Scratch, binaries, metrics, noise};
+use system_tests::{Scratch, binaries, metrics, noise};
 use testkit::{Compression, ImageSpec, LayoutWriter, Registry, Tarball, port};
 
 /// A set of all eligibility policies, each set so that one of the images displeases it.
@@ -235,23 +234,6 @@ fn what_policies_do_is_counted() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_node_starts_containers_while_its_policies_cannot_be_used() -> anyhow::Result<()> {
-    let scratch = Scratch::new()?;
-    let file = scratch.path("policies.toml");
-    let settings = vec![format!("policy.file={}", file.display())];
-    let node = Node::start(&Options { settings, ..Options::default() })?;
-    let numbered = Numbered { files: 2, len: 10_000, seed: 40 };
-    let image = numbered.pull(&node, "app")?;
-    let pod = node.cri.pod("one")?;
-    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
-    numbered.read_inside(&node, &container, 0..2)?;
-    let told = node.scratch().succeed(["events", "--kind", "policy-set"])?;
-    assert!(told.contains("unusable") && told.contains("policies.toml"), "{told}");
-    fs::write(&file, "[[eligibility]]\nname = 'size'\nsource = 'builtin:size-limits'\n")?;
-    node.settle(|_| node.sluice.log().contains("the policies can be used now"))
-}
-
-#[test]
 fn a_policy_that_fails_refuses_by_its_rule_and_inspect_says_why() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
@@ -315,26 +297,4 @@ fn the_example_of_the_guide_is_checked_tried_and_used() -> anyhow::Result<()> {
     let listed = scratch.json(["--set", &set, "policy", "ls"])?;
     assert_eq!(listed["policies"][0]["name"], "mine", "{listed}");
     Ok(())
-}
-
-/// Without a background only a plan can bring what nobody reads.
-#[test]
-fn a_prefetch_policy_brings_the_whole_image_to_a_node_without_a_background() -> anyhow::Result<()> {
-    let scratch = Scratch::new()?;
-    let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
-    let tar = Tarball::new().file("one", &noise(1, 900_000)).file("two", &noise(2, 700_000)).finish();
-    layout.image("app", &ImageSpec::new([tar]))?;
-    let reference = layout.reference("app");
-    let root = scratch.mount_point("root")?;
-    let set = "policy.set.prefetch=[{name=\"all\", source=\"builtin:whole-image\"}]";
-    let root = root.to_str().unwrap_or_default();
-    scratch.succeed(["--set", "frontend.background=false", "--set", set, "mount", &reference, root])?;
-    for _ in 0..300 {
-        let status = scratch.json(["status"])?;
-        if status["images"][0]["complete"] == true {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    anyhow::bail!("the image was not brought: {}\n{}", scratch.json(["status"])?, scratch.node_log())
 }
