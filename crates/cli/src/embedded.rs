@@ -1,6 +1,7 @@
 //! The services in this process: sluice alone, with no server.
 //!
-//! Which of them run depends on the command: those that only import need the fetcher and its policies, a node all four.
+//! Which of them run depends on the command: those that only import need the fetcher and its policies, a node all four, unless
+//! the mesh that it belongs to has the policies.
 //! They share one shutdown; [`Embedded::stop`] waits for them, a drop only tells them to end.
 
 use std::time::{Duration, SystemTime};

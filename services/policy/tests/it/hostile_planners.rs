@@ -84,7 +84,10 @@ async fn a_monitored_policy_holds_up_no_plan_and_its_failures_are_told_and_count
         "[[prefetch]]\nname = 'idle'\nsource = '{}'\nmode = 'monitor'\n[[prefetch]]\nname = 'next'\nsource = 'builtin:learned'",
         hostile_planner()
     );
-    let harness = Harness::start(config(&set)).await.unwrap();
+    let mut config = config(&set);
+    // So long that the answer is looked at meanwhile.
+    config.limits.time = std::time::Duration::from_secs(3);
+    let harness = Harness::start(config).await.unwrap();
     let plan = harness.plan_of(misbehaving("loop"), 2, 7).await.unwrap();
     assert_eq!(plan.policy, "next");
     assert_eq!(harness.bus.events().recent(), [], "the plan waited for the policy that has no say");
