@@ -9,6 +9,8 @@ use rustix::process::Pid;
 use crate::builders::shell;
 use crate::kubernetes::Node;
 
+const VIEW_ATTEMPTS: usize = 5;
+
 impl Node {
     /// The root file system of a container, as its shim mounted it.
     pub fn root_of(&self, container: &str) -> PathBuf {
@@ -37,6 +39,17 @@ impl Node {
     /// `ctr snapshots ARGUMENTS`, which must succeed; what it printed.
     pub fn snapshots(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.containerd.ctr(&[["snapshots"].as_slice(), arguments].concat())
+    }
+
+    /// A snapshot for reading, which stays. `ctr` gives one to nobody, and containerd collects what is nobody's when it likes.
+    pub fn view(&self, key: &str, parent: &str) -> anyhow::Result<()> {
+        for _ in 0..VIEW_ATTEMPTS {
+            self.snapshots(&["view", key, parent])?;
+            if self.snapshots(&["label", key, "containerd.io/gc.root=test"]).is_ok() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the view {key} was collected {VIEW_ATTEMPTS} times")
     }
 
     /// Mounts a snapshot as containerd says; unmounted with the node.

@@ -17,6 +17,8 @@ use crate::render;
 
 /// Of a policy, in bytes: as long as a policy set takes.
 const NAME_MAX: usize = 64;
+/// A project in Rust depends on it.
+const SDK_CRATE: &str = "sluice-policy";
 /// Files that are run.
 const SCRIPT: &str = "build";
 
@@ -182,6 +184,9 @@ fn write(folder: &Path, path: &str, text: &str) -> anyhow::Result<()> {
 
 /// A name of a package in every language's toolchain, and of a policy in a set.
 fn name(text: &str) -> Result<String, String> {
+    if text == SDK_CRATE {
+        return Err("the Rust crate that policies are built with has this name".to_owned());
+    }
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let begins = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
     match begins && text.len() <= NAME_MAX && text.bytes().all(good) && !text.ends_with('-') {
@@ -201,7 +206,7 @@ mod tests {
         for good in ["mine", "no-latest", "a1"] {
             assert_eq!(name(good).as_deref(), Ok(good));
         }
-        for bad in ["", "-a", "1a", "A", "a_b", "a/b", "..", "a-", "ä", &"a".repeat(65)] {
+        for bad in ["", "-a", "1a", "A", "a_b", "a/b", "..", "a-", "ä", SDK_CRATE, &"a".repeat(65)] {
             assert!(name(bad).is_err(), "{bad:?}");
         }
     }
