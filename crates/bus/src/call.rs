@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{Transport, Undelivered, wire};
 
@@ -26,11 +26,17 @@ where
 {
     let payload = wire::encode_request(subject, request)?;
     let end = Instant::now() + deadline;
-    let mut pause = BACK_OFF_MIN;
+    let (mut pause, mut nobody) = (BACK_OFF_MIN, false);
     loop {
         let remaining = end.saturating_duration_since(Instant::now());
         match ask(transport, subject, payload.clone(), remaining).await {
-            Err(Undelivered::NoResponder) => {}
+            Err(Undelivered::NoResponder) => nobody = true,
+            // There was no time left to hear whether that is still so.
+            Err(Undelivered::Status(status))
+                if nobody && remaining < BACK_OFF_MIN && status.code() == Code::DeadlineExceeded =>
+            {
+                return Err(nobody_answers(subject));
+            }
             Err(Undelivered::Status(status)) => return Err(status),
             Ok(reply) => return wire::decode_reply(subject, reply),
         }

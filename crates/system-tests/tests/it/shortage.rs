@@ -69,7 +69,7 @@ fn serve(stream: &TcpStream, found: impl Fn(&str) -> (String, usize, String)) ->
     let mut lines = BufReader::new(stream).lines();
     while let Some(request) = lines.next() {
         let request = request?;
-        while lines.next().context("a request that ends")?? != "" {}
+        while !lines.next().context("a request that ends")??.is_empty() {}
         let (media, len, body) = found(request.split(' ').nth(1).context("a path")?);
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: {len}\r\n\r\n");
         let body = if request.starts_with("HEAD") { String::new() } else { body };

@@ -84,12 +84,16 @@ fn an_image_that_cannot_be_opened_at_the_start_is_waited_for() -> anyhow::Result
     fs::remove_dir_all(running.state("maps"))?;
     running.node.restart_sluice(&running.options)?;
     assert!(running.node.sluice.log().contains("was not opened in time"), "{}", running.node.sluice.log());
-    let Running { node, numbered, container, .. } = &mut running;
-    let root = node.root_of(container);
-    let (numbers, reader) = (numbered.clone(), root.clone());
-    let reading = thread::spawn(move || numbers.read(&reader, 1..FILES));
+    let (root, numbered) = (running.node.root_of(&running.container), running.numbered.clone());
+    let reading = thread::spawn(move || numbered.read(&root, 1..FILES));
+    let node = &mut running.node;
     thread::sleep(Duration::from_millis(500));
     assert!(!reading.is_finished(), "a read ended that nobody can serve");
+    // The end of this frontend tells it nothing, either.
+    node.sluice.end()?;
+    node.restart_sluice(&running.options)?;
+    let node = &mut running.node;
+    assert!(!reading.is_finished(), "a read ended with a frontend that waited itself");
     node.backend()?.restart()?;
     reading.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     Ok(())

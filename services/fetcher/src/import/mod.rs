@@ -108,7 +108,15 @@ impl Importer {
     /// Imports or repairs an image. Dropped in the middle, it leaves what the next one goes on from.
     pub(crate) async fn import(&self, order: &Order, progress: &Progress) -> Result<Imported, ImportError> {
         let stopped = |_| ImportError::Stopped { image: order.image.clone() };
-        let _turn = self.images.acquire().await.map_err(stopped)?;
+        let _turn = match self.images.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => {
+                progress.queued(true);
+                let turn = self.images.acquire().await.map_err(stopped)?;
+                progress.queued(false);
+                turn
+            }
+        };
         let marker = marker::importing(&order.project, &self.tasks).await;
         let marker = marker.map_err(|cause| ImportError::Busy { image: order.image.clone(), cause })?;
         let imported = self.import_marked(order, progress).await;

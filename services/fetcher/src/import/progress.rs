@@ -57,6 +57,11 @@ impl Progress {
         });
     }
 
+    /// Shows whether others are imported first.
+    pub(super) fn queued(&self, queued: bool) {
+        self.change(|state| state.queued = queued);
+    }
+
     /// Shows plain bytes that were scanned.
     pub(super) fn plain(&self, bytes: u64) {
         self.change(|state| state.plain_done += bytes);

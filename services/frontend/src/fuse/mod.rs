@@ -33,7 +33,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::downloads::{Downloads, ReadError};
 use crate::seldom::Seldom;
@@ -44,6 +44,8 @@ pub(crate) use session::Session;
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Reads that may wait at once. One costs about 1 KiB while it waits; the kernel blocks the readers of more.
 const READS_IN_FLIGHT: usize = 1024;
+/// Until an object of an image that is being opened is looked for again.
+const OPENING_PAUSE: Duration = Duration::from_millis(50);
 /// Read-ahead requests that the kernel may have open: beyond it readers would wait for strangers' data.
 const BACKGROUND_MAX: u16 = 256;
 /// Only decides how many pages one request may have; nothing is ever written. In bytes.
@@ -233,7 +235,13 @@ impl Filesystem for Remote {
                 }
                 return ManuallyDrop::into_inner(reply).error(Errno::ESTALE);
             };
-            let read = downloads.read(known.digest, offset, size as usize).await;
+            let mut read = downloads.read(known.digest, offset, size as usize).await;
+            // Its image is being opened: its download begins a moment after its objects are known.
+            let asked = Instant::now();
+            while matches!(read, Err(ReadError::Unknown(_))) && registry.awaits() && asked.elapsed() < patience {
+                sleep(OPENING_PAUSE).await;
+                read = downloads.read(known.digest, offset, size as usize).await;
+            }
             if matches!(read, Err(ReadError::Stopped(_))) {
                 return;
             }

@@ -95,6 +95,7 @@ impl Registry {
             }
         }
         self.write().push(Image { manifest: manifest.to_owned(), objects: Objects::InMemory(map) });
+        self.awaited.send_modify(|_| ());
         Ok(())
     }
 

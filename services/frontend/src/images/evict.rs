@@ -93,10 +93,12 @@ impl Images {
                 }
                 // While something is being mounted there is no saying what is needed: the next time, then.
                 let Some(alone) = images.node.turns.alone(Duration::ZERO).await else { continue };
-                if let Err(error) = images.enforce_budget().await {
-                    tracing::error!(error = error.message(), "the disk cannot be kept within its budget");
-                }
+                let enforced = images.enforce_budget().await;
                 drop(alone);
+                if let Err(error) = enforced {
+                    tracing::error!(error = error.message(), "the disk cannot be kept within its budget");
+                    continue;
+                }
                 match images.over_budget() {
                     true => {
                         images.node.events.over_budget();

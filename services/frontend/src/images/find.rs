@@ -5,6 +5,7 @@
 //! tried again.
 
 use std::collections::BTreeSet;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -69,9 +70,11 @@ impl Images {
                     tracing::error!(image, ?OPEN_WAIT, "the image of a standing root was not opened in time");
                 }
                 let images = self.clone();
+                // Until it is open: the end of this process tells nobody who waits that it will never be. The next one serves them.
+                let awaited = ManuallyDrop::new(awaited);
                 self.node.tasks.spawn(async move {
                     images.open_at_last(&record).await;
-                    drop(awaited);
+                    drop(ManuallyDrop::into_inner(awaited));
                 });
             }
         }

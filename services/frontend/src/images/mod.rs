@@ -56,6 +56,7 @@ use names::Names;
 pub(crate) use resolve::NOT_IMPORTED;
 use resolve::Resolver;
 use room::Room;
+pub(crate) use stream::Need;
 use turns::Turns;
 
 /// What images are made of on this node. Cheap to clone.

@@ -54,12 +54,12 @@ impl Images {
         Ok(Mounted { manifest_digest: manifest, config, imported, phases: phases.phases })
     }
 
-    /// What the mesh says about the image; while it is away, what this node remembers. `begin`: how long its import may be one of
-    /// those that the fetcher has not begun.
+    /// What the mesh says about the image; while it is away, what this node remembers. `queue`: how long its import may
+    /// be queued.
     pub(super) async fn resolve(
         &self,
         request: &ResolveRequest,
-        begin: Duration,
+        queue: Duration,
         importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
         let config = &self.node.config;
@@ -68,7 +68,7 @@ impl Images {
         self.node.tasks.spawn(async move { mesh.locate().await });
         let remembered = self.remembered(request).await?;
         let answer = if remembered.is_some() { config.known_resolve_timeout } else { config.resolve_timeout };
-        let patience = Patience { answer, begin, import: config.import_timeout };
+        let patience = Patience { answer, queue, import: config.import_timeout };
         let answer = self.node.resolver.resolve(request, patience, importing).await;
         match (answer, remembered) {
             (Err(status), Some(remembered)) if away(&status) => {

@@ -47,7 +47,7 @@ pub(super) struct Resolver {
 impl Patience {
     /// The same for every step.
     pub(super) fn of(each: Duration) -> Patience {
-        Patience { answer: each, begin: each, import: each }
+        Patience { answer: each, queue: each, import: each }
     }
 }
 
@@ -68,8 +68,8 @@ pub(super) struct Answered {
 pub(super) struct Patience {
     /// Until the fetcher answers at all.
     pub(super) answer: Duration,
-    /// Until an import begins: the fetcher may have others to do first.
-    pub(super) begin: Duration,
+    /// Of an import that is queued, as the fetcher has others to do first, until it begins.
+    pub(super) queue: Duration,
     /// Until it has ended.
     pub(super) import: Duration,
 }
@@ -86,7 +86,7 @@ impl Resolver {
         patience: Patience,
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
-        let asked = Instant::now();
+        let (asked, mut queued) = (Instant::now(), None);
         let mut restarts = 0;
         let mut reply = self.bus.call(request.clone(), patience.answer).await?;
         loop {
@@ -97,9 +97,9 @@ impl Resolver {
                 Some(Answer::Importing(ticket)) => ticket,
                 None => return Err(Status::internal("the fetcher answered resolve with nothing")),
             };
-            let waits =
-                if has_begun(&ticket) { patience.import } else { patience.begin.min(patience.import) };
-            if asked.elapsed() > waits {
+            queued = if is_queued(&ticket) { queued.or(Some(Instant::now())) } else { None };
+            let queued_for = queued.map_or(Duration::ZERO, |since| since.elapsed());
+            if queued_for > patience.queue || asked.elapsed() > patience.import {
                 return Err(not_imported_yet(&request.reference, ticket.progress.as_ref()));
             }
             importing(ticket.clone());
@@ -198,9 +198,8 @@ impl Resolver {
     }
 }
 
-/// The layers are told once it has.
-fn has_begun(ticket: &ImportTicket) -> bool {
-    ticket.progress.as_ref().is_some_and(|progress| !progress.layers.is_empty())
+fn is_queued(ticket: &ImportTicket) -> bool {
+    ticket.progress.as_ref().is_some_and(|progress| progress.queued)
 }
 
 /// An import that goes on: `FAILED_PRECONDITION` as with image streaming of others, with how far it is and when to ask again.

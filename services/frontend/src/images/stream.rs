@@ -16,18 +16,33 @@ use crate::mount::Layers;
 /// What all helpers and plugins may take together, while a pull waits.
 const CREDENTIAL_MAX: Duration = Duration::from_secs(30);
 
+/// What happens if an image does not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// containerd can pull it meanwhile: it does not stand in a queue behind others' imports.
+    OrPulled,
+    /// containerd believes that it is here: a container does not start.
+    Required,
+}
+
 impl Images {
     /// Asks the mesh for the image, imports included, and makes it present. The caller claims it first: what nobody claims may be evicted.
-    pub(crate) async fn stream(&self, mut request: ResolveRequest) -> Result<Arc<ImageRecord>, Status> {
+    pub(crate) async fn stream(
+        &self,
+        mut request: ResolveRequest,
+        need: Need,
+    ) -> Result<Arc<ImageRecord>, Status> {
         if self.node.shutdown.is_cancelled() {
             return Err(Status::unavailable("the node is ending"));
         }
         let asked = Instant::now();
         self.sign(&mut request);
         request.credential = self.credential(&request.reference).await;
-        // An ordinary pull could run meanwhile: it does not stand in a queue behind others' imports.
-        let begin = self.node.config.import_queue_timeout;
-        let answered = self.resolve(&request, begin, |_| ()).await?;
+        let queue = match need {
+            Need::OrPulled => self.node.config.import_queue_timeout,
+            Need::Required => self.node.config.import_timeout,
+        };
+        let answered = self.resolve(&request, queue, |_| ()).await?;
         let record = Arc::new(answered.record.clone());
         drop(self.bring(request, answered, asked).await?);
         Ok(record)
@@ -105,7 +120,7 @@ impl Images {
                 grant: Some(self.grant_of(manifest, whole.content.as_ref()).await?),
                 ..ResolveRequest::default()
             };
-            let record = self.stream(request).await?;
+            let record = self.stream(request, Need::Required).await?;
             if record.manifest_digest != part {
                 let found = &record.manifest_digest;
                 return Err(Status::data_loss(format!(

@@ -55,11 +55,7 @@ impl Objects {
     /// On the disk when this returns: containerd does not pull again what it knows, and whoever has lost a private image's record
     /// or its grant has no credential to ask for it again.
     pub fn put_record(&self, manifest_hex: &str, signed: &[u8]) -> io::Result<()> {
-        let path = self.record_path(manifest_hex)?;
-        match fs::read(&path) {
-            Ok(kept) if kept == signed => Ok(()),
-            _ => self.place_for_good(&path, signed),
-        }
+        self.place_for_good(&self.record_path(manifest_hex)?, signed)
     }
 
     /// The manifests whose records are here.

@@ -187,8 +187,11 @@ impl Objects {
         self.keep(incoming, path)
     }
 
-    /// The same, and it survives a loss of power from then on.
+    /// The same, and it survives a loss of power from then on. What is there already is not written again.
     fn place_for_good(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        if fs::read(path).is_ok_and(|kept| kept == bytes) {
+            return Ok(());
+        }
         let mut incoming = self.incoming()?;
         incoming.write_all(bytes)?;
         incoming.sync()?;

@@ -21,9 +21,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use image::Digest;
 
+use super::Objects;
 use super::partial::hash_file;
-use super::{Objects, note_held};
 
 /// How far a clock may have been set back without our noticing.
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
@@ -103,7 +104,8 @@ impl Objects {
             let shard = format!("{shard:02x}");
             for entry in fs::read_dir(self.local_dir().join(&shard))? {
                 let entry = entry?;
-                if u64::try_from(entry.metadata()?.ctime()).unwrap_or(0) < since {
+                let changed = entry.metadata().map(|found| u64::try_from(found.ctime()).unwrap_or(0));
+                if changed.is_ok_and(|changed| changed < since) {
                     continue;
                 }
                 recovered.checked += 1;
@@ -112,7 +114,11 @@ impl Objects {
                     false
                 });
                 if !good {
-                    remove(&entry)?;
+                    // Of what has an object's name no process may see a byte; nothing else is ever looked for.
+                    match remove(&entry) {
+                        Err(error) if named(&shard, &entry).is_some() => return Err(error),
+                        removed => passed_over(&entry, removed),
+                    }
                     recovered.dropped += 1;
                 }
             }
@@ -196,7 +202,11 @@ fn make_folders(root: &Path) -> io::Result<()> {
 }
 
 fn clear(folder: &Path) -> io::Result<()> {
-    fs::read_dir(folder)?.try_for_each(|entry| remove(&entry?))
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        passed_over(&entry, remove(&entry));
+    }
+    Ok(())
 }
 
 /// Whatever it is.
@@ -207,11 +217,20 @@ fn remove(entry: &fs::DirEntry) -> io::Result<()> {
     }
 }
 
+fn passed_over(entry: &fs::DirEntry, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(path = %entry.path().display(), %error, "what is of no use here cannot be removed");
+    }
+}
+
 fn is_good(shard: &str, entry: &fs::DirEntry) -> io::Result<bool> {
-    let mut named = Vec::new();
-    note_held(&mut named, &format!("{shard}{}", entry.file_name().to_string_lossy()), entry, false)?;
-    let Some(held) = named.first() else { return Ok(false) };
-    Ok(hash_file(&entry.path())?.0 == held.digest)
+    let Some(digest) = named(shard, entry) else { return Ok(false) };
+    Ok(hash_file(&entry.path())?.0 == digest)
+}
+
+/// The object that a file of a shard would be.
+fn named(shard: &str, entry: &fs::DirEntry) -> Option<Digest> {
+    format!("{shard}{}", entry.file_name().to_str()?).parse().ok()
 }
 
 fn unix_now() -> u64 {

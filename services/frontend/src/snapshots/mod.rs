@@ -41,6 +41,7 @@ use pulls::{Pull, Pulls};
 pub(crate) use streaming::Streaming;
 use wanted::{Layer, Place};
 
+use crate::images::Need;
 use crate::metrics;
 use crate::mount::Layers;
 
@@ -329,7 +330,7 @@ impl Snapshots {
             reference = asked.reference,
             "a pulled image left this node: asking for it again"
         );
-        self.record_of(&asked).await.map(drop)
+        self.record_of(&asked, Need::Required).await.map(drop)
     }
 
     /// The image that the snapshot stands on, if it streams.

@@ -15,6 +15,7 @@ use super::ledger::{Kind, Streamed};
 use super::wanted::{Image, Layer, Place};
 use super::{LedgerError, Snapshots};
 use crate::ending::cut_off;
+use crate::images::Need;
 use crate::metrics;
 
 /// How long an answer is good for the next layer of the same pull.
@@ -144,7 +145,7 @@ impl Snapshots {
                         enable_remote_snapshot_annotations = \"true\" where the transfer service pulls";
             return Ok(Err(Ordinary::new(Reason::NoAnnotations, hint)));
         };
-        Ok(decide(layer, parent, self.record_of(image).await))
+        Ok(decide(layer, parent, self.record_of(image, Need::OrPulled).await))
     }
 
     /// The layer as an earlier pull recorded it, or the first request of this one.
@@ -160,7 +161,7 @@ impl Snapshots {
         .await
     }
 
-    pub(super) async fn record_of(&self, image: &Image) -> Result<Arc<ImageRecord>, Status> {
+    pub(super) async fn record_of(&self, image: &Image, need: Need) -> Result<Arc<ImageRecord>, Status> {
         // It may have been removed since.
         if let Some(record) = self.shared.pulls.answer(image)
             && self.shared.images.stays(&record.manifest_digest).await
@@ -168,7 +169,7 @@ impl Snapshots {
             return Ok(record);
         }
         let request = ResolveRequest { reference: image.pinned(), ..ResolveRequest::default() };
-        let record = self.shared.images.stream(request).await?;
+        let record = self.shared.images.stream(request, need).await?;
         if image.manifest.as_ref().is_some_and(|manifest| record.manifest_digest != *manifest) {
             return Err(Status::internal(format!(
                 "{} was resolved to {}",

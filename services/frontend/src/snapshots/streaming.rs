@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::decide::{Ordinary, Reason};
 use crate::events::NodeEvents;
-use crate::images::{Claims, Images};
+use crate::images::{Claims, Images, Need};
 use crate::mount::Layers;
 
 #[derive(Clone, Debug)]
@@ -63,8 +63,12 @@ impl Streaming {
         }
     }
 
-    pub(super) async fn stream(&self, request: ResolveRequest) -> Result<Arc<ImageRecord>, Status> {
-        self.images()?.stream(request).await
+    pub(super) async fn stream(
+        &self,
+        request: ResolveRequest,
+        need: Need,
+    ) -> Result<Arc<ImageRecord>, Status> {
+        self.images()?.stream(request, need).await
     }
 
     pub(super) async fn stays(&self, manifest: &str) -> bool {

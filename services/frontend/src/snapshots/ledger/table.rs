@@ -39,7 +39,8 @@ impl Table {
         let (table, mut found) = match read(file).with_context(opening)? {
             Some(read) => read,
             None => {
-                tracing::error!(kept = %aside.display(), "the snapshots' state is damaged: beginning a new one");
+                let told = "the snapshots' state is damaged: beginning a new one. As long as the old one is kept, no folder is cleaned up";
+                tracing::error!(kept = %aside.display(), "{told}");
                 std::fs::rename(file, &aside).with_context(opening)?;
                 read(file).and_then(|new| new.context("a new one cannot be read")).with_context(opening)?
             }
