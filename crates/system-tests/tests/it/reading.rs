@@ -44,8 +44,8 @@ impl Reading {
     }
 
     pub(crate) fn start_on(batches: u64, options: Options) -> anyhow::Result<Reading> {
-        let settings = vec!["frontend.background=false".to_owned()];
-        let options = Options { services: true, settings, ..options };
+        let mut options = Options { services: true, ..options };
+        options.settings.push("frontend.background=false".to_owned());
         let node = Node::start(&options)?;
         let numbered = Numbered { files: batches * BATCH, len: 600_000, seed: 10 };
         let image = numbered.pull(&node, "app")?;
@@ -78,6 +78,11 @@ impl Reading {
             anyhow::Ok(())
         })?;
         self.check_copies(numbers)
+    }
+
+    /// The container reads files, of which nobody changes any.
+    pub(crate) fn reads_on(&self, numbers: std::ops::Range<u64>) -> anyhow::Result<()> {
+        self.numbered.read_inside(&self.node, &self.container, numbers)
     }
 
     /// What the container wrote, as the host sees it.
