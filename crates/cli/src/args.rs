@@ -34,7 +34,7 @@ Settings: defaults, then /etc/sluice/sluice.toml or --config, then SLUICE__SECTI
 `sluice config show` prints the result.";
 
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, about = "Streams container images", long_about = LONG_ABOUT)]
+#[command(name = "sluice", version = lifecycle::VERSION, about = "Streams container images", long_about = LONG_ABOUT)]
 #[command(after_help = AFTER_HELP, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]

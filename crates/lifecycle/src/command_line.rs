@@ -19,7 +19,7 @@ where
 
 fn command(name: &'static str, about: &'static str) -> Command {
     Command::new(name)
-        .version(env!("CARGO_PKG_VERSION"))
+        .version(crate::VERSION)
         .about(about)
         .arg(
             Arg::new("config")

@@ -28,5 +28,8 @@ pub mod service;
 pub mod signals;
 pub mod telemetry;
 
+/// What `--version` says: the version and, of an optimised program, the commit that it was built from and its date.
+pub const VERSION: &str = env!("SLUICE_VERSION");
+
 pub use readiness::{Readiness, Waiting};
 pub use service::{Config, Service, start};

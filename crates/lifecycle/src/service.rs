@@ -83,7 +83,7 @@ pub async fn start(name: &str, config: &Config) -> anyhow::Result<Service> {
         None => None,
     };
     tasks.spawn(telemetry::upkeep(metrics, shutdown.clone()));
-    tracing::info!(module = name, version = env!("CARGO_PKG_VERSION"), ?admin, "started");
+    tracing::info!(module = name, version = crate::VERSION, ?admin, "started");
     let drain_timeout = config.drain_timeout;
     Ok(Service { shutdown, tasks, ready, admin, starting, running: Arc::default(), signals, drain_timeout })
 }

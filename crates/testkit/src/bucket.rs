@@ -46,7 +46,7 @@ impl Bucket {
         let port = port::free()?;
         let mut command = Command::new("moto_server");
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let server = serve(command, folder.path(), port, "`./just setup` installs it from PyPI's moto")?;
+        let server = serve(command, folder.path(), port, "`./just test` installs it from PyPI's moto")?;
         let endpoint = format!("http://127.0.0.1:{port}");
         python(
             "import sys, urllib.request as r; r.urlopen(r.Request(sys.argv[1], method='PUT'))",
@@ -69,7 +69,7 @@ impl Bucket {
         let mut command = Command::new("azurite-blob");
         command.args(["--silent", "--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort"]);
         command.arg(port.to_string()).arg("-l").arg(folder.path());
-        let server = serve(command, folder.path(), port, "`./just setup` installs it from npm's azurite")?;
+        let server = serve(command, folder.path(), port, "`./just test` installs it from npm's azurite")?;
         python(CREATE_CONTAINER, &[&port.to_string(), AZURE_ACCOUNT, AZURE_KEY, BUCKET])?;
         let endpoint = format!("http://127.0.0.1:{port}/{AZURE_ACCOUNT}");
         let options = [

@@ -10,7 +10,7 @@ use crate::{Server, tools};
 
 const PACKAGE: &str = "Debian's package `containerd`";
 
-/// Which containerd. `./just setup` fetches those that are not installed from newer releases of Debian.
+/// Which containerd. `./just test` fetches those that are not installed from newer releases of Debian.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     #[default]

