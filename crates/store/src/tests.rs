@@ -109,7 +109,7 @@ async fn listed_and_deleted(store: &Store) {
         let found: Vec<_> = project.list(kind).try_collect().await.unwrap();
         assert_eq!(found.len(), 1, "{kind:?}");
         assert_eq!((found[0].kind, found[0].size), (kind, 7));
-        project.delete(&found[0]).await.unwrap();
+        project.delete(found[0].kind, &found[0].hex).await.unwrap();
         assert!(project.list(kind).try_collect::<Vec<_>>().await.unwrap().is_empty(), "{kind:?}");
     }
 }
