@@ -23,10 +23,12 @@ mod allocator;
 pub mod command_line;
 pub mod config;
 pub mod logs;
+mod probe;
 pub mod readiness;
 pub mod service;
 pub mod signals;
 pub mod telemetry;
 
-pub use readiness::{Readiness, Waiting};
+pub use probe::Probe;
+pub use readiness::{Part, Readiness, UNREADY_AFTER, Waiting};
 pub use service::{Config, Service, start};
