@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use system_tests::Scratch;
-use testkit::{ImageSpec, LayoutWriter, Tarball, noise};
+use system_tests::{Scratch, noise};
+use testkit::{ImageSpec, LayoutWriter, Tarball};
 
 /// All files below a folder, and how long they are.
 fn files(folder: &Path) -> anyhow::Result<BTreeMap<PathBuf, u64>> {

@@ -9,8 +9,11 @@ use ed25519_dalek::SigningKey;
 use fetcher::{Config, Fetcher};
 use futures::TryStreamExt;
 use prost::Message;
-use proto::signed::{Domain, sign};
-use proto::{CollectReply, CollectRequest, ListRequest, RemoveRequest, Signed};
+use proto::resolve_reply::Answer;
+use proto::signed::{Domain, sign, verify};
+use proto::{
+    CollectReply, CollectRequest, FollowRequest, ListRequest, RemoveRequest, ResolveRequest, Resolved, Signed,
+};
 use store::Kind;
 use testkit::{ImageSpec, LayoutWriter};
 use tonic::{Code, Status};
@@ -224,6 +227,45 @@ async fn an_import_that_was_cut_short_finds_the_chunks_of_the_layers_that_it_had
     let resolved = harness.import(&layout.reference("v1")).await.unwrap();
     assert_eq!(resolved.imported.as_ref().unwrap().layers_read, 0);
     harness.objects(&harness.record(&resolved)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_take_nothing_from_a_fetcher_that_imports_with_another_key() {
+    let (harness, mut layout, _) = with_two_images().await;
+    layout.image("v3", &ImageSpec::new([layer(9), layer(1)])).unwrap();
+    let bus = Bus::in_process();
+    let config = Config { signing_key_file: harness.path("other.key"), ..harness.config.clone() };
+    let (store, tasks, shutdown) = (harness.store.clone(), &harness.tasks, harness.shutdown.clone());
+    let _other = Fetcher::start(config.clone(), store, bus.clone(), tasks, shutdown).await.unwrap();
+    let request = harness.request(&layout.reference("v3"));
+    let importing = tokio::spawn(resolve_on(bus, request));
+    let mut said = Vec::new();
+    while !importing.is_finished() {
+        let collected =
+            collect(&harness.bus, CollectRequest { force: true, ..CollectRequest::default() }).await;
+        said.push(collected.map(|reply| reply.deleted).map_err(|status| status.code()));
+    }
+    let expected = [Ok(0), Err(Code::Unavailable), Err(Code::FailedPrecondition)];
+    assert!(said.iter().all(|one| expected.contains(one)), "{said:?}");
+    let resolved = importing.await.unwrap();
+    let key = fetcher::verifying_key(&config).unwrap();
+    let payload = verify(&[key], Domain::ImageRecord, resolved.record.as_ref().unwrap()).unwrap();
+    harness.objects(&image::ImageRecord::decode(payload).unwrap()).await;
+    assert!(refuses(&harness, &harness.bus).await.contains("unknown key"));
+}
+
+/// Imports with whoever answers on `bus`.
+async fn resolve_on(bus: Bus, request: ResolveRequest) -> Resolved {
+    let mut reply = bus.call(request, DEADLINE).await.unwrap();
+    loop {
+        let ticket = match reply.answer.unwrap() {
+            Answer::Resolved(resolved) => return resolved,
+            Answer::Importing(ticket) => ticket,
+        };
+        let seen_revision = ticket.progress.unwrap().revision;
+        let follow = FollowRequest { ticket: ticket.ticket, wait_ms: 10_000, seen_revision };
+        reply = bus.call_instance(&ticket.instance, follow, DEADLINE).await.unwrap();
+    }
 }
 
 /// Sets when a file, or all files below a folder, were written last.
