@@ -7,6 +7,8 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::Signed;
 
+const KEY_ID_LEN: usize = 8;
+
 /// What a signature speaks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
@@ -31,7 +33,8 @@ impl Domain {
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum VerifyError {
-    #[error("signed by the unknown key {0:02x?}")]
+    /// By the first bytes of the public key, as they stand in a list of trusted keys.
+    #[error("signed by the unknown key {}…", hex(.0))]
     UnknownKey(Vec<u8>),
     #[error("the signature does not match")]
     Mismatch,
@@ -58,9 +61,13 @@ pub fn verify<'a>(
     Ok(&signed.payload)
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(KEY_ID_LEN).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Names a key in a [`Signed`]: the first 8 bytes of the key.
 pub fn key_id(key: &VerifyingKey) -> Vec<u8> {
-    key.as_bytes()[..8].to_vec()
+    key.as_bytes()[..KEY_ID_LEN].to_vec()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod nats;
 mod told;
 mod wire;
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +96,20 @@ impl Bus {
             nats.answers_within(wait).await?;
         }
         Ok(bus)
+    }
+
+    /// Whether there is a connection, or why there is none. One to a server that hangs is noticed after half a minute.
+    pub fn connected(&self) -> Result<(), String> {
+        match &self.transport {
+            Transport::InProcess(_) => Ok(()),
+            Transport::Nats(nats) => nats.connected(),
+        }
+    }
+
+    /// [`Bus::connected`] as whoever watches it asks.
+    pub fn probe(&self) -> impl Fn() -> Ready<Result<(), String>> + Send + Sync + 'static {
+        let bus = self.clone();
+        move || ready(bus.connected())
     }
 
     /// Asks whoever answers `C`. While nobody does, asks again until `deadline` has passed: services

@@ -6,11 +6,12 @@
 mod lease;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::client::RequestErrorKind;
+use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -59,6 +60,10 @@ pub struct NatsConfig {
 #[derive(Clone)]
 pub(crate) struct Nats {
     client: Client,
+    /// The servers' addresses, without passwords.
+    servers: Arc<str>,
+    /// What disturbed the connection last.
+    disturbed: Arc<Mutex<Option<String>>>,
     replicas: usize,
     leases: Arc<OnceCell<async_nats::jetstream::kv::Store>>,
 }
@@ -85,8 +90,21 @@ impl Nats {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
         // The address may carry a password: the error does not repeat it.
-        let client = options(config)?.connect(servers).await.context("connecting to NATS (nats.url)")?;
-        Ok(Nats { client, replicas: config.replicas, leases: Arc::default() })
+        let shown: Vec<String> = servers.iter().map(|server| without_login(server)).collect();
+        let disturbed: Arc<Mutex<Option<String>>> = Arc::default();
+        let options = options(config, disturbed.clone())?;
+        let client = options.connect(servers).await.context("connecting to NATS (nats.url)")?;
+        let servers = shown.join(", ").into();
+        Ok(Nats { client, servers, disturbed, replicas: config.replicas, leases: Arc::default() })
+    }
+
+    pub(crate) fn connected(&self) -> Result<(), String> {
+        if self.client.connection_state() == State::Connected {
+            return Ok(());
+        }
+        let disturbed = self.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = disturbed.as_ref().map(|event| format!(" ({event})")).unwrap_or_default();
+        Err(format!("no connection to NATS at {} (nats.url){last}", self.servers))
     }
 
     /// Waits for the first sign of a server.
@@ -182,7 +200,7 @@ impl Nats {
 
     /// Returns when the server knows of a subscription. Without a server it is made as soon as there is one.
     async fn settle(&self, subject: &str) -> anyhow::Result<()> {
-        if self.client.connection_state() == async_nats::connection::State::Connected {
+        if self.client.connection_state() == State::Connected {
             self.client.flush().await.with_context(|| format!("subscribing to {subject}"))?;
         }
         Ok(())
@@ -216,14 +234,20 @@ fn is_error(reply: &Message) -> bool {
     reply.headers.as_ref().is_some_and(|headers| headers.get(wire::STATUS_HEADER).is_some())
 }
 
-fn options(config: &NatsConfig) -> anyhow::Result<ConnectOptions> {
+fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow::Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .name(&config.name)
         .retry_on_initial_connect()
         .max_reconnects(None)
         .ping_interval(PING_INTERVAL)
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
-        .event_callback(|event| async move { log(&event) });
+        .event_callback(move |event| {
+            log(&event);
+            if matches!(event, Event::ServerError(_) | Event::ClientError(_)) {
+                *disturbed.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
+            }
+            std::future::ready(())
+        });
     if let Some(path) = &config.nkey_seed_file {
         options = options.nkey(read(path)?.trim().to_owned());
     }
@@ -241,6 +265,13 @@ fn options(config: &NatsConfig) -> anyhow::Result<ConnectOptions> {
         (None, None) => Ok(options),
         _ => anyhow::bail!("NATS: certificate_file and key_file need each other"),
     }
+}
+
+/// A server's address, for logs and reasons.
+fn without_login(server: &str) -> String {
+    let (scheme, rest) = server.split_once("://").map_or(("", server), |(scheme, rest)| (scheme, rest));
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -312,5 +343,16 @@ async fn accept(message: Message, client: &Client, endpoint: &Arc<Endpoint>) {
 impl std::fmt::Debug for Nats {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Nats").field("state", &self.client.connection_state()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(without_login("nats://user:p@ss@host:4222"), "nats://host:4222");
+        assert_eq!(without_login("host:4222"), "host:4222");
     }
 }

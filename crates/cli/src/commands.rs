@@ -48,14 +48,14 @@ impl Context {
         Progress::new(self.global.quiet)
     }
 
-    /// A session for questions about what the store holds.
-    pub async fn session(&self) -> anyhow::Result<Session> {
-        Session::open(&self.settings, false).await
+    /// A session for questions about what the store holds; none where there is no store.
+    pub async fn session(&self) -> anyhow::Result<Option<Session>> {
+        Session::open_existing(&self.settings).await
     }
 
     /// A session for questions about images, which policies judge.
     pub async fn judging_session(&self) -> anyhow::Result<Session> {
-        Session::open(&self.settings, true).await
+        Session::open(&self.settings).await
     }
 
     pub async fn node(&self, progress: &Progress) -> anyhow::Result<Node> {
@@ -109,6 +109,14 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Install(_)
         | Command::Uninstall(_) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// What to say where [`Context::session`] finds no store.
+fn no_store(context: &Context) -> String {
+    let store = &context.settings.store.url;
+    format!(
+        "there is no store at {store}: nothing was imported on this machine, or --state or --store is another"
+    )
 }
 
 /// A command says what it does itself: logs are for what is out of the ordinary, unless asked for.

@@ -43,14 +43,26 @@ impl Embedded {
         Embedded { bus, tasks, shutdown, fetcher: None, cache: None, frontend: None, policies: None }
     }
 
-    /// The fetcher, and policies for it to ask where `judging`: for commands that mount nothing.
-    pub async fn fetcher_only(settings: &Settings, judging: bool) -> anyhow::Result<Embedded> {
+    /// The fetcher, and policies for it to ask: for commands that mount nothing.
+    pub async fn fetcher_only(settings: &Settings) -> anyhow::Result<Embedded> {
         let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
-        if judging {
-            embedded.start_policies(settings).await?;
-        }
+        embedded.start_policies(settings).await?;
         embedded.start_fetcher(settings).await?;
         Ok(embedded)
+    }
+
+    /// A fetcher that answers what is asked of the store alone; none where there is no store.
+    pub async fn questions(settings: &Settings) -> anyhow::Result<Option<Embedded>> {
+        let store = match settings.store.open_existing() {
+            Err(error) if error.is_not_found() => return Ok(None),
+            store => store.with_context(|| format!("open the store {}", settings.store.url))?,
+        };
+        let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
+        let (config, bus, shutdown) =
+            (settings.fetcher.clone(), embedded.bus.clone(), embedded.shutdown.clone());
+        let fetcher = Fetcher::start_for_questions(config, store, bus, &embedded.tasks, shutdown).await;
+        embedded.fetcher = Some(fetcher.context("start the embedded fetcher")?);
+        Ok(Some(embedded))
     }
 
     /// Policies, fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its

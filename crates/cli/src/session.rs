@@ -33,14 +33,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// `judging`: images will be asked for, so policies are needed; loading them takes a moment.
-    pub async fn open(settings: &Settings, judging: bool) -> anyhow::Result<Session> {
+    /// For questions about images, which policies judge; loading them takes a moment.
+    pub async fn open(settings: &Settings) -> anyhow::Result<Session> {
         if let Some(nats) = &settings.nats {
             let bus = connect(nats).await?;
             return Ok(Session { bus, embedded: None });
         }
-        let embedded = Embedded::fetcher_only(settings, judging).await?;
+        let embedded = Embedded::fetcher_only(settings).await?;
         Ok(Session { bus: embedded.bus().clone(), embedded: Some(embedded) })
+    }
+
+    /// For questions about what the store holds. They leave nothing behind, neither a folder nor a key; none where there is no store.
+    pub async fn open_existing(settings: &Settings) -> anyhow::Result<Option<Session>> {
+        if let Some(nats) = &settings.nats {
+            let bus = connect(nats).await?;
+            return Ok(Some(Session { bus, embedded: None }));
+        }
+        let Some(embedded) = Embedded::questions(settings).await? else { return Ok(None) };
+        Ok(Some(Session { bus: embedded.bus().clone(), embedded: Some(embedded) }))
     }
 
     /// A session over services that somebody else runs.

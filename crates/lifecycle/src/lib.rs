@@ -23,6 +23,7 @@ mod allocator;
 pub mod command_line;
 pub mod config;
 pub mod logs;
+mod probe;
 pub mod readiness;
 pub mod service;
 pub mod signals;
@@ -31,5 +32,6 @@ pub mod telemetry;
 /// What `--version` says: the version and, of an optimised program, the commit that it was built from and its date.
 pub const VERSION: &str = env!("SLUICE_VERSION");
 
-pub use readiness::{Readiness, Waiting};
+pub use probe::Probe;
+pub use readiness::{Part, Readiness, UNREADY_AFTER, Waiting};
 pub use service::{Config, Service, start};

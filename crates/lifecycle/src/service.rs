@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::signals::Signals;
-use crate::{Readiness, Waiting, admin, logs, telemetry};
+use crate::{Probe, Readiness, UNREADY_AFTER, Waiting, admin, logs, telemetry};
 
 /// The `lifecycle` section of every service's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Config {
     /// How long tasks may take to finish after a signal.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// How long what the service depends on may fail until `/readyz` says so.
+    #[serde(with = "humantime_serde")]
+    pub unready_after: Duration,
 }
 
 /// A service that was started. Its fields are for `main` to use and hand on.
@@ -64,7 +67,12 @@ struct Named {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { log: logs::Config::default(), admin: None, drain_timeout: Duration::from_secs(30) }
+        Config {
+            log: logs::Config::default(),
+            admin: None,
+            drain_timeout: Duration::from_secs(30),
+            unready_after: UNREADY_AFTER,
+        }
     }
 }
 
@@ -72,7 +80,8 @@ impl Default for Config {
 pub async fn start(name: &str, config: &Config) -> anyhow::Result<Service> {
     logs::init(&config.log)?;
     let metrics = telemetry::install()?;
-    let (shutdown, tasks, ready) = (CancellationToken::new(), TaskTracker::new(), Readiness::default());
+    let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let ready = Readiness::new(config.unready_after);
     let starting = ready.wait_for("start");
     let signals = Signals::register()?;
     let admin = match config.admin {
@@ -99,6 +108,16 @@ impl Service {
             work.await;
             drop(named);
         });
+    }
+
+    /// Makes the service ready only while `look` finds that something works.
+    pub fn depend_on<L, F>(&self, probe: Probe, look: L)
+    where
+        L: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let part = self.ready.depend_on(probe.what);
+        self.tasks.spawn(probe.run(part, look, self.shutdown.clone()));
     }
 
     /// Runs `work`, without which the service is of no use: when it ends before the shutdown, with

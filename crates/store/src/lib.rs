@@ -8,6 +8,8 @@
 //!     images/<manifest hex>                 an encoded Signed over an ImageRecord: written last
 //!     sources/<manifest hex>                where an image came from, for repair
 //!     profiles/<manifest hex>               what is known of an image's starts
+//!     repositories/<hash>                   which image of a repository was started
+//!     removed/<manifest hex>                the record of an image that somebody removed, until its content is gone
 //!     importing/…   collecting/…            markers: what goes on, while they are young
 //! ```
 //!

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path as FilePath;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, parse_url_opts};
+use object_store::{ObjectStore, ObjectStoreExt as _, parse_url_opts};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -33,6 +35,14 @@ impl Config {
     pub fn open(&self) -> Result<Store, StoreError> {
         Store::open(&self.url, &self.options)
     }
+
+    /// The same for who only asks: a folder that is not there is no store, and none is made.
+    pub fn open_existing(&self) -> Result<Store, StoreError> {
+        if let Some(folder) = folder_of(&self.url)? {
+            std::fs::read_dir(&folder).map_err(|cause| folder_error(&folder, cause))?;
+        }
+        self.open()
+    }
 }
 
 /// Where content is kept: a folder, or a bucket of S3, GCS or Azure. Cheap to clone.
@@ -40,18 +50,62 @@ impl Config {
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     address: Arc<str>,
+    folder: Option<Arc<FilePath>>,
+    /// Whether it has answered a listing.
+    answered: Arc<AtomicBool>,
 }
+
+/// Nothing has this name: asking for it costs next to nothing.
+const NOTHING: &str = "is-it-there";
 
 impl Store {
     /// Opens `address`: a folder's path (made when absent), or a URL (`file`, `s3`, `gs`, `az`, …) with
     /// the `options` of its kind (`region`, `endpoint`, `allow_http`, …). What is not among the options is taken from
     /// `AWS_…`, `GOOGLE_…` and `AZURE_…` variables, and credentials at last from the machine's own role.
     pub fn open(address: &str, options: &HashMap<String, String>) -> Result<Store, StoreError> {
-        let objects = match folder_of(address)? {
-            Some(folder) => open_folder(FilePath::new(&folder))?,
+        let folder = folder_of(address)?;
+        let objects = match &folder {
+            Some(folder) => open_folder(FilePath::new(folder))?,
             None => open_remote(address, options)?,
         };
-        Ok(Store { objects, address: address.into() })
+        let folder = folder.map(|folder| FilePath::new(&folder).into());
+        Ok(Store { objects, address: address.into(), folder, answered: Arc::default() })
+    }
+
+    /// Whether the store is there and lets us read: a folder is opened; a bucket is listed once, which tells whether it exists, and
+    /// then asked for an object that is not there. Takes as long as the store's own retries, so whoever asks bounds it.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        if let Some(folder) = &self.folder {
+            let folder = folder.clone();
+            let name = folder.display().to_string();
+            // It may be on a server that hangs.
+            let opened = tokio::task::spawn_blocking(move || {
+                std::fs::read_dir(&folder).and_then(|mut entries| entries.next().transpose()).map(drop)
+            });
+            let opened = opened.await.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)));
+            return opened.map_err(|cause| folder_error(&name, cause));
+        }
+        let asked = match self.answered.load(Ordering::Relaxed) {
+            false => self.objects.list_with_delimiter(None).await.map(drop),
+            true => match self.objects.head(&Path::from(NOTHING)).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                asked => asked.map(drop),
+            },
+        };
+        asked.map_err(|cause| StoreError::new("look at store", &self.address, &cause))?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// [`Store::check`] as whoever watches it asks.
+    pub fn probe(
+        &self,
+    ) -> impl Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync + 'static {
+        let store = self.clone();
+        move || {
+            let store = store.clone();
+            Box::pin(async move { store.check().await.map_err(|error| error.to_string()) })
+        }
     }
 
     /// The part of the store that belongs to `project`; the empty name means "default".
@@ -81,13 +135,20 @@ fn folder_of(address: &str) -> Result<Option<String>, StoreError> {
 
 fn open_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let object = folder.display().to_string();
-    std::fs::create_dir_all(folder).map_err(|cause| {
-        let cause = object_store::Error::Generic { store: "LocalFileSystem", source: cause.into() };
-        StoreError::new("open store", &object, &cause)
-    })?;
+    std::fs::create_dir_all(folder).map_err(|cause| folder_error(&object, cause))?;
     let local = LocalFileSystem::new_with_prefix(folder)
         .map_err(|cause| StoreError::new("open store", &object, &cause))?;
     Ok(Arc::new(local))
+}
+
+fn folder_error(folder: &str, cause: std::io::Error) -> StoreError {
+    let cause = match cause.kind() {
+        std::io::ErrorKind::NotFound => {
+            object_store::Error::NotFound { path: folder.to_owned(), source: cause.into() }
+        }
+        _ => object_store::Error::Generic { store: "LocalFileSystem", source: cause.into() },
+    };
+    StoreError::new("open store", folder, &cause)
 }
 
 /// Variables that the clouds' own tools read, named as options are.

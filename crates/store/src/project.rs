@@ -33,6 +33,8 @@ pub enum Kind {
     Profile,
     /// Which image of a repository was started.
     Repository,
+    /// The record of an image that somebody removed: what only it names goes because somebody said so.
+    Removed,
     /// That an import runs.
     Importing,
     /// That a collection runs.
@@ -41,7 +43,7 @@ pub enum Kind {
 
 impl Kind {
     /// Those that hold something; the others only say what is going on.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Chunk,
         Kind::Tree,
         Kind::Map,
@@ -50,6 +52,7 @@ impl Kind {
         Kind::Source,
         Kind::Profile,
         Kind::Repository,
+        Kind::Removed,
     ];
 
     fn folder(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Kind {
             Kind::Source => "sources",
             Kind::Profile => "profiles",
             Kind::Repository => "repositories",
+            Kind::Removed => "removed",
             Kind::Importing => "importing",
             Kind::Collecting => "collecting",
         }
@@ -194,6 +198,19 @@ impl ProjectStore {
         self.delete_at("delete image record", &self.record(Kind::Image, manifest)?).await
     }
 
+    pub async fn delete_layer(&self, diff_id: &str) -> Result<(), StoreError> {
+        self.delete_at("delete layer record", &self.record(Kind::Layer, diff_id)?).await
+    }
+
+    /// Notes that an image was removed; `signed` is its record as it was stored.
+    pub async fn put_removed(&self, manifest: &str, signed: Bytes) -> Result<(), StoreError> {
+        self.overwrite("note removed image", &self.record(Kind::Removed, manifest)?, signed).await
+    }
+
+    pub async fn removed(&self, manifest: &str) -> Result<Bytes, StoreError> {
+        self.get("read removed image record", &self.record(Kind::Removed, manifest)?).await
+    }
+
     pub async fn put_source(&self, manifest: &str, source: Bytes) -> Result<(), StoreError> {
         self.overwrite("store image source", &self.record(Kind::Source, manifest)?, source).await
     }
@@ -237,12 +254,20 @@ impl ProjectStore {
 
     /// Everything of one kind, in no order. What does not look like ours is left out.
     pub fn list(&self, kind: Kind) -> impl Stream<Item = Result<Stored, StoreError>> + Send + 'static {
+        self.list_all(kind).try_filter_map(|listed| std::future::ready(Ok(listed.ok())))
+    }
+
+    /// The same with what does not look like ours, by its path in the store.
+    pub fn list_all(
+        &self,
+        kind: Kind,
+    ) -> impl Stream<Item = Result<Result<Stored, String>, StoreError>> + Send + 'static {
         let prefix = Path::from_iter([&*self.project, kind.folder()]);
         let object = prefix.to_string();
         self.objects
             .list(Some(&prefix))
             .map_err(move |cause| StoreError::new("list", &object, &cause))
-            .try_filter_map(move |meta| {
+            .map_ok(move |meta| {
                 let hex: String = meta
                     .location
                     .prefix_match(&prefix)
@@ -251,16 +276,22 @@ impl ProjectStore {
                     .map(|part| part.as_ref().to_owned())
                     .collect();
                 let modified = SystemTime::from(meta.last_modified);
-                let stored = is_hex(&hex).then_some(Stored { kind, hex, size: meta.size, modified });
-                std::future::ready(Ok(stored))
+                match is_hex(&hex) {
+                    true => Ok(Stored { kind, hex, size: meta.size, modified }),
+                    false => Err(meta.location.to_string()),
+                }
             })
     }
 
-    pub async fn delete(&self, stored: &Stored) -> Result<(), StoreError> {
-        let (head, rest) = stored.hex.split_at(2);
-        let path = match stored.kind {
-            Kind::Chunk | Kind::Tree | Kind::Map => self.path(stored.kind).join(head).join(rest),
-            _ => self.path(stored.kind).join(stored.hex.as_str()),
+    /// Deletes what a listing showed.
+    pub async fn delete(&self, kind: Kind, hex: &str) -> Result<(), StoreError> {
+        if !is_hex(hex) {
+            return Err(StoreError::BadName { what: "name of 64 hexadecimal digits", name: hex.to_owned() });
+        }
+        let (head, rest) = hex.split_at(2);
+        let path = match kind {
+            Kind::Chunk | Kind::Tree | Kind::Map => self.path(kind).join(head).join(rest),
+            _ => self.path(kind).join(hex),
         };
         self.delete_at("delete", &path).await
     }

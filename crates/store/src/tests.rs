@@ -8,7 +8,7 @@ use image::Digest;
 use tempfile::TempDir;
 use testkit::Bucket;
 
-use crate::{Index, Kind, Put, Store, StoreError};
+use crate::{Config, Index, Kind, Put, Store, StoreError};
 
 fn folder() -> (TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -105,11 +105,12 @@ async fn listed_and_deleted(store: &Store) {
     project.put_source(&named(3), content.clone()).await.unwrap();
     project.put_profile(&named(4), content.clone()).await.unwrap();
     project.put_repository(named(5).trim_start_matches("sha256:"), content.clone()).await.unwrap();
+    project.put_removed(&named(6), content.clone()).await.unwrap();
     for kind in Kind::ALL {
         let found: Vec<_> = project.list(kind).try_collect().await.unwrap();
         assert_eq!(found.len(), 1, "{kind:?}");
         assert_eq!((found[0].kind, found[0].size), (kind, 7));
-        project.delete(&found[0]).await.unwrap();
+        project.delete(found[0].kind, &found[0].hex).await.unwrap();
         assert!(project.list(kind).try_collect::<Vec<_>>().await.unwrap().is_empty(), "{kind:?}");
     }
 }
@@ -140,4 +141,32 @@ async fn errors_say_what_happened_to_what() {
         error.to_string(),
         format!("read image record p/images/{}: not in the store", "07".repeat(32))
     );
+}
+
+#[tokio::test]
+async fn a_folder_that_is_gone_is_told_and_none_is_made_for_a_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    let config = Config { url: path.display().to_string(), ..Config::default() };
+    assert!(config.open_existing().unwrap_err().is_not_found() && !path.exists());
+    let store = config.open().unwrap();
+    store.check().await.unwrap();
+    config.open_existing().unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    assert!(store.check().await.unwrap_err().is_not_found());
+    std::fs::create_dir(&path).unwrap();
+    store.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bucket_is_asked_whether_it_is_there() {
+    let bucket = Bucket::s3().unwrap();
+    let options: HashMap<String, String> = bucket.options().iter().cloned().collect();
+    let store = Store::open(bucket.url(), &options).unwrap();
+    // Listed the first time, asked for what is not there from then on.
+    for _ in 0..2 {
+        store.check().await.unwrap();
+    }
+    let error = Store::open("s3://another/sluice", &options).unwrap().check().await.unwrap_err();
+    assert!(error.to_string().contains("look at store s3://another/sluice"), "{error}");
 }

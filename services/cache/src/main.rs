@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use cache::{Cache, Settings};
+use lifecycle::Probe;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -13,6 +14,13 @@ async fn main() -> anyhow::Result<()> {
     let trusted = settings.cache.trusted()?;
     let store = settings.store.open().context("opening the store")?;
     let bus = bus::Bus::connect(&settings.nats).await?;
+    service.depend_on(Probe::BUS, bus.probe());
+    service.depend_on(Probe::STORE, store.probe());
+    if trusted.is_empty() {
+        let reason =
+            "cache.trusted_keys is empty, so no grant counts: `sluice config key` prints a fetcher's";
+        service.ready.depend_on("trusted keys").fails(reason);
+    }
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;
     service.run().await

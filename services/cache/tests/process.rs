@@ -6,7 +6,6 @@ mod common;
 
 use std::collections::HashMap;
 use std::process::Stdio;
-use std::time::Duration;
 
 use bus::{Bus, NatsConfig};
 use common::{Grants, SOON, chunk, deadline, trusted_key, with_grant};
@@ -50,7 +49,7 @@ async fn serves_until_it_is_told_to_end() {
     let id = cache.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert!(deadline(cache.wait()).await.unwrap().success());
-    let gone = bus.call(LocateRequest::default(), Duration::from_millis(200)).await.unwrap_err();
+    let gone = bus.call_once(LocateRequest::default(), SOON).await.unwrap_err();
     assert_eq!(gone.code(), Code::Unavailable);
 }
 

@@ -30,7 +30,23 @@ pub fn verifying_key(config: &Config) -> anyhow::Result<VerifyingKey> {
 impl Keys {
     pub(crate) fn load(config: &Config) -> anyhow::Result<Keys> {
         let own = load_or_make(&config.signing_key_file)?;
-        let mut trusted = vec![own.verifying_key()];
+        let believed = vec![own.verifying_key()];
+        Keys::with(own, believed, config)
+    }
+
+    /// For who only asks: no key is made. Without one nothing is believed but what the trusted keys signed, and nothing that
+    /// this process could sign would be believed by anybody.
+    pub(crate) fn existing(config: &Config) -> anyhow::Result<Keys> {
+        match load(&config.signing_key_file)? {
+            Some(own) => {
+                let believed = vec![own.verifying_key()];
+                Keys::with(own, believed, config)
+            }
+            None => Keys::with(SigningKey::from_bytes(&rand::random()), Vec::new(), config),
+        }
+    }
+
+    fn with(own: SigningKey, mut trusted: Vec<VerifyingKey>, config: &Config) -> anyhow::Result<Keys> {
         for text in &config.trusted_keys {
             trusted.push(parse_public(text).with_context(|| format!("read the trusted key {text:?}"))?);
         }
@@ -128,5 +144,18 @@ mod tests {
         assert!(Keys::load(&told).unwrap().verify(Domain::ImageRecord, &signed).is_ok());
         let wrong = Config { trusted_keys: vec!["00".into()], ..config("own") };
         assert!(Keys::load(&wrong).is_err());
+    }
+
+    #[test]
+    fn who_only_asks_makes_no_key_and_believes_nothing_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state/fetcher.key");
+        let config = Config { signing_key_file: file.clone(), ..Config::default() };
+        let asking = Keys::existing(&config).unwrap();
+        assert!(!file.parent().unwrap().exists());
+        let signed = asking.sign(Domain::ImageRecord, b"record".to_vec());
+        assert!(asking.verify(Domain::ImageRecord, &signed).is_err());
+        let made = Keys::load(&config).unwrap().sign(Domain::ImageRecord, b"record".to_vec());
+        assert!(Keys::existing(&config).unwrap().verify(Domain::ImageRecord, &made).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The fetcher as a process of its own, in a mesh on NATS.
 
 use anyhow::Context;
+use lifecycle::Probe;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ async fn main() -> anyhow::Result<()> {
     let service = lifecycle::start("fetcher", &settings.lifecycle).await?;
     let store = settings.store.open().with_context(|| format!("open the store {}", settings.store.url))?;
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
+    service.depend_on(Probe::BUS, bus.probe());
+    service.depend_on(Probe::STORE, store.probe());
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;
     tracing::info!(instance = fetcher.instance(), "answering");

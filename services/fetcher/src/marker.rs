@@ -101,7 +101,7 @@ async fn young(project: &ProjectStore, kind: Kind) -> Result<usize, StoreError> 
     let mut young = 0;
     for marker in markers {
         match now.duration_since(marker.modified) {
-            Ok(age) if age > STALE => project.delete(&marker).await?,
+            Ok(age) if age > STALE => project.delete(kind, &marker.hex).await?,
             _ => young += 1,
         }
     }

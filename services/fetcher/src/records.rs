@@ -1,11 +1,12 @@
 //! Image and layer records as the store keeps them: signed, and believed only when the signature,
-//! the name and the rules of the type all hold. One that is not believed is as good as absent.
+//! the name and the rules of the type all hold. To who needs what a record says, one that is not believed is as good as absent;
+//! who deletes what no record names must know of it ([`Looked`]).
 
 use bytes::Bytes;
 use image::{ImageRecord, LayerRecord};
 use prost::Message;
 use proto::Signed;
-use proto::signed::Domain;
+use proto::signed::{Domain, VerifyError};
 use store::{ProjectStore, StoreError};
 
 use crate::key::Keys;
@@ -23,6 +24,25 @@ pub(crate) struct SignedImage {
     pub(crate) signed: Signed,
 }
 
+/// What stands in the store under a record's name.
+#[derive(Debug)]
+pub(crate) enum Looked<T> {
+    Absent,
+    Believed(T),
+    Refused(Refusal),
+}
+
+/// Why a record does not count.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{0}")]
+    Signature(#[from] VerifyError),
+    #[error("{0:#}")]
+    Content(anyhow::Error),
+    #[error("it cannot be read: {0}")]
+    Store(StoreError),
+}
+
 impl Records {
     pub(crate) fn new(keys: Keys) -> Records {
         Records { keys }
@@ -33,13 +53,32 @@ impl Records {
         project: &ProjectStore,
         manifest: &str,
     ) -> Result<Option<SignedImage>, StoreError> {
-        let Some(stored) = absent_is_none(project.image(manifest).await)? else { return Ok(None) };
-        match self.open_image(project, manifest, &stored) {
-            Ok(image) => Ok(Some(image)),
-            Err(error) => {
-                tracing::warn!(project = project.name(), manifest, %error, "an image record is not believed");
-                Ok(None)
-            }
+        believed(self.look_up_image(project, manifest).await, project, manifest)
+    }
+
+    pub(crate) async fn look_up_image(&self, project: &ProjectStore, manifest: &str) -> Looked<SignedImage> {
+        self.look_at_image(project, manifest, project.image(manifest).await)
+    }
+
+    /// The record of an image that somebody removed, as far as it is believed.
+    pub(crate) async fn removed_image(
+        &self,
+        project: &ProjectStore,
+        manifest: &str,
+    ) -> Result<Option<SignedImage>, StoreError> {
+        let looked = self.look_at_image(project, manifest, project.removed(manifest).await);
+        believed(looked, project, manifest)
+    }
+
+    fn look_at_image(
+        &self,
+        project: &ProjectStore,
+        manifest: &str,
+        read: Result<Bytes, StoreError>,
+    ) -> Looked<SignedImage> {
+        match read {
+            Ok(stored) => self.open_image(project, manifest, &stored).into(),
+            Err(error) => Looked::of_error(error),
         }
     }
 
@@ -61,17 +100,18 @@ impl Records {
         project: &ProjectStore,
         diff_id: &str,
     ) -> Result<Option<LayerRecord>, StoreError> {
-        let Some(stored) = absent_is_none(project.layer(diff_id).await)? else { return Ok(None) };
+        believed(self.look_up_layer(project, diff_id).await, project, diff_id)
+    }
+
+    pub(crate) async fn look_up_layer(&self, project: &ProjectStore, diff_id: &str) -> Looked<LayerRecord> {
+        let stored = match project.layer(diff_id).await {
+            Ok(stored) => stored,
+            Err(error) => return Looked::of_error(error),
+        };
         let (records, expected) = (self.clone(), diff_id.to_owned());
         // A large layer's record takes a tenth of a second to decode.
         let opened = tokio::task::spawn_blocking(move || records.open_layer(&expected, &stored)).await;
-        match opened.map_err(anyhow::Error::from).and_then(|opened| opened) {
-            Ok(layer) => Ok(Some(layer)),
-            Err(error) => {
-                tracing::warn!(project = project.name(), diff_id, %error, "a layer record is not believed");
-                Ok(None)
-            }
-        }
+        opened.unwrap_or_else(|error| Err(Refusal::Content(error.into()))).into()
     }
 
     pub(crate) async fn put_layer(
@@ -90,33 +130,64 @@ impl Records {
         project: &ProjectStore,
         manifest: &str,
         stored: &Bytes,
-    ) -> anyhow::Result<SignedImage> {
-        let signed = Signed::decode(stored.clone())?;
-        let record = ImageRecord::decode(self.keys.verify(Domain::ImageRecord, &signed)?)?;
-        anyhow::ensure!(record.manifest_digest == manifest, "it is the record of {}", record.manifest_digest);
-        anyhow::ensure!(record.project == project.name(), "it belongs to the project {}", record.project);
+    ) -> Result<SignedImage, Refusal> {
+        let signed = Signed::decode(stored.clone()).map_err(not_a_record)?;
+        let payload = self.keys.verify(Domain::ImageRecord, &signed)?;
+        let record = ImageRecord::decode(payload).map_err(not_a_record)?;
+        let (found, of) = (&record.manifest_digest, &record.project);
+        if found != manifest {
+            return Err(not_a_record(anyhow::anyhow!("it is the record of {found}")));
+        }
+        if of != project.name() {
+            return Err(not_a_record(anyhow::anyhow!("it belongs to the project {of}")));
+        }
         Ok(SignedImage { record, signed })
     }
 
-    fn open_layer(&self, expected: &str, stored: &Bytes) -> anyhow::Result<LayerRecord> {
-        let signed = Signed::decode(stored.clone())?;
-        let record = LayerRecord::decode(self.keys.verify(Domain::LayerRecord, &signed)?)?;
-        let found = diff_id(&record);
-        anyhow::ensure!(found == expected, "it is the record of {found}");
-        Ok(record)
+    fn open_layer(&self, expected: &str, stored: &Bytes) -> Result<LayerRecord, Refusal> {
+        let signed = Signed::decode(stored.clone()).map_err(not_a_record)?;
+        let payload = self.keys.verify(Domain::LayerRecord, &signed)?;
+        let record = LayerRecord::decode(payload).map_err(not_a_record)?;
+        match diff_id(&record) {
+            found if found == expected => Ok(record),
+            found => Err(not_a_record(anyhow::anyhow!("it is the record of {found}"))),
+        }
     }
+}
+
+impl<T> Looked<T> {
+    fn of_error(error: StoreError) -> Looked<T> {
+        match error.is_not_found() {
+            true => Looked::Absent,
+            false => Looked::Refused(Refusal::Store(error)),
+        }
+    }
+}
+
+impl<T> From<Result<T, Refusal>> for Looked<T> {
+    fn from(opened: Result<T, Refusal>) -> Looked<T> {
+        opened.map_or_else(Looked::Refused, Looked::Believed)
+    }
+}
+
+fn believed<T>(looked: Looked<T>, project: &ProjectStore, digest: &str) -> Result<Option<T>, StoreError> {
+    match looked {
+        Looked::Absent => Ok(None),
+        Looked::Believed(record) => Ok(Some(record)),
+        Looked::Refused(Refusal::Store(error)) => Err(error),
+        Looked::Refused(refusal) => {
+            tracing::warn!(project = project.name(), digest, error = %refusal, "a record is not believed");
+            Ok(None)
+        }
+    }
+}
+
+fn not_a_record(error: impl Into<anyhow::Error>) -> Refusal {
+    Refusal::Content(error.into())
 }
 
 fn diff_id(record: &LayerRecord) -> String {
     format!("sha256:{}", hex::encode(record.diff_id))
-}
-
-fn absent_is_none(read: Result<Bytes, StoreError>) -> Result<Option<Bytes>, StoreError> {
-    match read {
-        Ok(stored) => Ok(Some(stored)),
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 fn unencodable(what: &'static str, name: &str, error: impl std::fmt::Display) -> StoreError {

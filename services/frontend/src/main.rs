@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bus::{Bus, NatsConfig};
 use frontend::Frontend;
+use lifecycle::Probe;
 use serde::{Deserialize, Serialize};
 
 /// What blocks on the disk at the end has so long: containers read on once the next process is there.
@@ -38,6 +39,15 @@ async fn serve() -> anyhow::Result<()> {
     let bus = Bus::connect(&settings.nats).await.context("cannot connect to NATS")?;
     let store = settings.store.map(|store| store.open()).transpose()?;
     let (trusted, shutdown) = (settings.frontend.trusted()?, service.shutdown.clone());
+    service.depend_on(Probe::BUS, bus.probe());
+    if let Some(store) = &store {
+        service.depend_on(Probe::STORE, store.probe());
+    }
+    if trusted.is_empty() {
+        let reason =
+            "frontend.trusted_keys is empty, so no image is believed: `sluice config key` prints a fetcher's";
+        service.ready.depend_on("trusted keys").fails(reason);
+    }
     let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
     tracing::info!(socket = %frontend.socket().display(), "serving this node");
     service.run().await

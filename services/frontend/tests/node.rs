@@ -7,11 +7,14 @@ mod mesh;
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ed25519_dalek::SigningKey;
+use prost::Message as _;
 use proto::plan_item::Item;
 use proto::plan_reply::Mode;
-use proto::{EvictRequest, PlanItem, PlanReply, PlanRequest};
+use proto::signed::{Domain, sign};
+use proto::{EvictRequest, Grant, PlanItem, PlanReply, PlanRequest, Signed};
 use rustix::mount::UnmountFlags;
 use testkit::Tarball;
 use tonic::Code;
@@ -119,6 +122,96 @@ async fn a_root_outlives_its_frontend_and_is_found_by_the_next() {
     let evict = EvictRequest { image: manifest.clone() };
     assert_eq!(node.client.evict(evict).await.unwrap_err().code(), Code::FailedPrecondition);
     node.unmount(&target).await.unwrap();
+    node.stop().await;
+}
+
+/// The grant for an image as one that ended long ago.
+fn ended(mesh: &Mesh, node: &str, manifest: &str) -> Signed {
+    let key: [u8; 32] = fs::read(mesh.path("fetcher.key")).unwrap().try_into().unwrap();
+    let grant = Grant {
+        project: "default".to_owned(),
+        node: node.to_owned(),
+        manifest_digest: manifest.to_owned(),
+        expires_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 3600,
+    };
+    sign(&SigningKey::from_bytes(&key), Domain::Grant, grant.encode_to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_ended_before_its_first_use_is_renewed_for_it() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut node = mesh.node("node", |config| config.background = false).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    node.stop().await;
+    // The next process must fetch the map, and has what ended meanwhile.
+    let kept = mesh.path("node/grants").join(&manifest[7..]);
+    fs::write(&kept, ended(&mesh, "node", &manifest).encode_to_vec()).unwrap();
+    for map in fs::read_dir(mesh.path("node/maps")).unwrap() {
+        fs::remove_file(map.unwrap().path()).unwrap();
+    }
+    let mut node = mesh.node("node", |config| config.background = false).await.unwrap();
+    node.until(&manifest, |image| image.progress.as_ref().is_some_and(|progress| progress.objects_total > 0))
+        .await;
+    node.unmount(&target).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    assert_whole(&target).await;
+    let now = Signed::decode(&*fs::read(&kept).unwrap()).unwrap();
+    let expires = Grant::decode(&*now.payload).unwrap().expires_unix;
+    assert!(
+        expires > SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
+        "it is kept as it was"
+    );
+    node.stop().await;
+}
+
+/// How many files are below a folder of the node's.
+fn files(mesh: &Mesh, folder: &str) -> usize {
+    fs::read_dir(mesh.path("node").join(folder)).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_opened_leaves_nothing() {
+    let mut mesh = Mesh::start().await;
+    let manifest = mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut other = mesh.node("other", |_| {}).await.unwrap();
+    other.mount(mesh.request("one", &target)).await.unwrap();
+    other.unmount(&target).await.unwrap();
+    other.stop().await;
+    // Its tree can be had, and its map neither read nor repaired.
+    let maps = mesh.path("store/default/maps");
+    let shard = fs::read_dir(&maps).unwrap().next().unwrap().unwrap().path();
+    let map = fs::read_dir(&shard).unwrap().next().unwrap().unwrap().path();
+    fs::rename(&map, mesh.path("map")).unwrap();
+    fs::create_dir_all(map.join("in the way")).unwrap();
+    mesh.go_away().await;
+    mesh.start_fetcher().await;
+    mesh.start_cache().await;
+    let hasty = |config: &mut frontend::Config| config.read_timeout = Duration::from_secs(2);
+    let mut node = mesh.node("node", hasty).await.unwrap();
+    let status = node.mount(mesh.request("one", &target)).await.unwrap_err();
+    assert!(status.message().contains("map"), "{status}");
+    assert!(node.image(&manifest).await.is_none());
+    for folder in ["trees", "maps", "records", "grants"] {
+        assert_eq!(files(&mesh, folder), 0, "{folder}");
+    }
+    fs::remove_dir_all(&map).unwrap();
+    fs::rename(mesh.path("map"), &map).unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    assert_whole(&target).await;
+    node.unmount(&target).await.unwrap();
+    node.stop().await;
+
+    // What a process left that was killed while it opened one.
+    for stray in ["trees/00", "maps/00"] {
+        let suffix = if stray.starts_with("trees") { ".erofs" } else { "" };
+        let name = format!("{stray}{}{suffix}", "ab".repeat(31));
+        fs::write(mesh.path("node").join(name), b"left").unwrap();
+    }
+    let node = mesh.node("node", |_| {}).await.unwrap();
+    assert_eq!((files(&mesh, "trees"), files(&mesh, "maps")), (1, 1));
     node.stop().await;
 }
 

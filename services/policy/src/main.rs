@@ -1,5 +1,6 @@
 //! The policy service as a process of its own.
 
+use lifecycle::Probe;
 use policy::{Policies, Settings};
 
 #[tokio::main]
@@ -10,6 +11,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let service = lifecycle::start("policy", &settings.lifecycle).await?;
     let bus = bus::Bus::connect(&settings.nats).await?;
+    service.depend_on(Probe::BUS, bus.probe());
     let policies = Policies::start(settings.policy, bus, &service.tasks, service.shutdown.clone()).await?;
     service.run().await?;
     drop(policies);

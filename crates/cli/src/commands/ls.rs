@@ -14,6 +14,15 @@ use crate::session;
 #[derive(Debug, Serialize)]
 struct Images {
     images: Vec<Image>,
+    /// Records that are not believed: what they name cannot be said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug, Serialize)]
+struct Refused {
+    digest: String,
+    reason: String,
 }
 
 /// Also in `inspect`.
@@ -46,15 +55,30 @@ impl From<ImageSummary> for Image {
 }
 
 pub async fn run(context: &Context) -> anyhow::Result<ExitCode> {
-    let session = context.session().await?;
-    let request = ListRequest { project: context.settings.project.clone() };
-    let reply = session.call(request, session::ASK).await.context("list images")?;
-    let listed = Images { images: reply.images.into_iter().map(Image::from).collect() };
+    let listed = match context.session().await? {
+        Some(session) => {
+            let request = ListRequest { project: context.settings.project.clone() };
+            let reply = session.call(request, session::ASK).await.context("list images")?;
+            session.close().await;
+            let refused = reply
+                .refused
+                .into_iter()
+                .map(|it| Refused { digest: it.digest, reason: it.reason })
+                .collect();
+            Images { images: reply.images.into_iter().map(Image::from).collect(), refused }
+        }
+        None => {
+            context.progress().note(&super::no_store(context));
+            Images { images: Vec::new(), refused: Vec::new() }
+        }
+    };
     match context.global.json {
         true => render::json(&listed)?,
         false => render::line(list(&listed.images, render::now_unix()).trim_end())?,
     }
-    session.close().await;
+    for Refused { digest, reason } in &listed.refused {
+        context.progress().note(&format!("the record of {digest} is not believed: {reason}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use lifecycle::Probe;
 
 use super::Context;
 use crate::embedded::Embedded;
@@ -43,6 +44,8 @@ pub async fn run(context: Context, args: ServeArgs) -> anyhow::Result<ExitCode> 
     let service = lifecycle::start("sluice", &settings.lifecycle).await?;
     let embedded = Embedded::node(&settings, service.tasks.clone(), service.shutdown.clone()).await;
     let embedded = embedded.context("start the node")?;
+    service.depend_on(Probe::BUS, embedded.bus().probe());
+    service.depend_on(Probe::STORE, settings.open_store()?.probe());
     service.run().await?;
     drop(embedded);
     Ok(ExitCode::SUCCESS)

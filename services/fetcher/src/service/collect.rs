@@ -1,30 +1,35 @@
 //! collect: deletes stored content that no image names.
 //!
-//! Mark, then sweep. Marked is what any believed image record names: its tree and map, the chunks of
-//! its map, the records of its layers and all chunks of those (a known layer must stay whole, or an
-//! image imported from its record would not be). Swept is the rest, once it is older than the grace:
-//! an import that was cut short may go on soon. While imports run, nothing is collected ([`marker`]).
+//! Mark, then sweep. [`roots`] marks what the image records name, and what an import that was cut short may go on with. [`sweep`]
+//! lists the rest, as far as it is older than the grace, and deletes it. While imports run, nothing is collected ([`marker`]).
+//!
+//! It fails closed: nothing is deleted as long as one record is not believed or cannot be read, as nobody knows what it names;
+//! and a part of the store that is larger than [`UNASKED_MAX_PERCENT`] goes only when the images that named it were removed,
+//! or with `force`. `force` is for the size alone: a record that is not believed must be removed or believed first.
+//!
+//! [`UNASKED_MAX_PERCENT`]: sweep::UNASKED_MAX_PERCENT
 
-use std::collections::HashSet;
+mod roots;
+mod sweep;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
-use image::{ImageRecord, Map};
 use proto::{CollectReply, CollectRequest};
-use store::{Index, Kind, ProjectStore, Stored, verify};
+use store::{Kind, ProjectStore, Stored};
 use tonic::Status;
 
 use super::Service;
-use super::seeding::repositories;
+use super::images::Refused;
 use crate::marker::{self, Busy};
+use roots::Marks;
 
-/// Deletions at the same time.
-const DELETES_AT_ONCE: usize = 16;
-
-/// What must stay, by kind and name.
-#[derive(Debug, Default)]
-struct Marked(HashSet<(Kind, [u8; 32])>);
+/// Records that a refusal names; of the others it tells the number.
+const NAMED_MAX: usize = 3;
+/// What helps when a record is not believed.
+const REMEDY: &str = "if it is of a fetcher with another key, add the public key that `sluice config key` prints there to \
+                      fetcher.trusted_keys here, or collect there; if it is of use to nobody, `sluice rm --force DIGEST` forgets it";
 
 impl Service {
     pub(super) async fn collect(self: Arc<Self>, request: CollectRequest) -> Result<CollectReply, Status> {
@@ -45,14 +50,18 @@ impl Service {
         request: &CollectRequest,
     ) -> Result<CollectReply, Status> {
         let oldest_kept = SystemTime::now().checked_sub(Duration::from_secs(request.grace_seconds.into()));
-        let mut marked = Marked::default();
-        for record in self.all_records(project).await? {
-            self.mark(project, &record, &mut marked).await?;
-        }
         let expired = |stored: &Stored| oldest_kept.is_some_and(|limit| stored.modified <= limit);
-        let mut reply = CollectReply::default();
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Image) {
-            sweep(project, kind, &marked, &expired, request.dry_run, &mut reply).await?;
+        let marks = self.roots(project, &expired).await?;
+        let plan = sweep::plan(project, &marks, &expired).await?;
+        let mut reply = plan.reply();
+        match plan.asks_for_force() {
+            Some(reason) if request.dry_run => reply.needs_force = reason,
+            Some(reason) if !request.force => return Err(Status::failed_precondition(reason)),
+            _ => {}
+        }
+        all_are_marked(project, &marks).await?;
+        if !request.dry_run {
+            plan.carry_out(project).await?;
         }
         tracing::info!(
             project = project.name(),
@@ -60,101 +69,51 @@ impl Service {
             deleted_bytes = reply.deleted_bytes,
             kept = reply.kept,
             dry_run = request.dry_run,
+            force = request.force,
             "collected"
         );
         Ok(reply)
     }
+}
 
-    async fn mark(
-        &self,
-        project: &ProjectStore,
-        record: &ImageRecord,
-        marked: &mut Marked,
-    ) -> Result<(), Status> {
-        let manifest = record.manifest_digest.trim_start_matches("sha256:");
-        marked.keep_hex(Kind::Source, manifest);
-        marked.keep_hex(Kind::Profile, manifest);
-        for repository in repositories(record) {
-            marked.keep_hex(Kind::Repository, &repository);
-        }
-        marked.0.insert((Kind::Tree, *record.tree.digest.as_bytes()));
-        marked.0.insert((Kind::Map, *record.map.digest.as_bytes()));
-        for chunk in self.map(project, record).await?.chunks {
-            marked.0.insert((Kind::Chunk, *chunk.digest.as_bytes()));
-        }
-        for layer in &record.layers {
-            marked.keep_hex(Kind::Layer, layer.diff_id.trim_start_matches("sha256:"));
-            let Some(layer) = self.records.layer(project, &layer.diff_id).await? else { continue };
-            for chunk in layer.chunks {
-                marked.0.insert((Kind::Chunk, *chunk.digest.as_bytes()));
-            }
-        }
-        Ok(())
-    }
-
-    /// An image's map. Without it nobody knows what the image names, and nothing may go.
-    async fn map(&self, project: &ProjectStore, record: &ImageRecord) -> Result<Map, Status> {
-        let digest = record.map.digest;
-        let refuse = |reason: String| {
-            let image = record.references.first().unwrap_or(&record.manifest_digest);
-            Status::failed_precondition(format!(
-                "collect: the map of {image} must be repaired first: {reason}"
-            ))
+/// Whether each image that the store lists now is one whose content is kept. What else stands among the records may be one that
+/// this version does not know.
+async fn all_are_marked(project: &ProjectStore, marks: &Marks) -> Result<(), Status> {
+    let listed: Vec<_> =
+        project.list_all(Kind::Image).try_collect().await.map_err(|error| unread(project, &error))?;
+    for listed in listed {
+        let reason = match listed.map(|stored| format!("sha256:{}", stored.hex)) {
+            Ok(image) if marks.images.contains(&image) => continue,
+            Ok(image) => format!("the record of {image} was stored meanwhile, or cannot be found: try again"),
+            Err(path) => format!(
+                "{path} stands among the image records, and this version knows no such record: collect with a newer version, or \
+                 take it away"
+            ),
         };
-        let stored = match project.index(Index::Map, digest).await {
-            Err(error) if error.is_not_found() => return Err(refuse(error.to_string())),
-            stored => stored?,
-        };
-        let plain = verify::open_index(&digest, &stored).map_err(|error| refuse(error.to_string()))?;
-        Map::decode(&plain).map_err(|error| refuse(error.to_string()))
+        return Err(unread(project, &reason));
     }
-}
-
-impl Marked {
-    fn keep_hex(&mut self, kind: Kind, hex: &str) {
-        if let Some(name) = bytes_of(hex) {
-            self.0.insert((kind, name));
-        }
-    }
-
-    fn keeps(&self, stored: &Stored) -> bool {
-        bytes_of(&stored.hex).is_none_or(|name| self.0.contains(&(stored.kind, name)))
-    }
-}
-
-fn bytes_of(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(hex, &mut bytes).ok()?;
-    Some(bytes)
-}
-
-async fn sweep(
-    project: &ProjectStore,
-    kind: Kind,
-    marked: &Marked,
-    expired: &(dyn Fn(&Stored) -> bool + Sync),
-    dry_run: bool,
-    reply: &mut CollectReply,
-) -> Result<(), Status> {
-    let mut kept = 0;
-    let deleted = project
-        .list(kind)
-        .try_filter(|stored| {
-            let stays = marked.keeps(stored) || !expired(stored);
-            kept += u64::from(stays);
-            std::future::ready(!stays)
-        })
-        .map_ok(|stored| async move {
-            if !dry_run {
-                project.delete(&stored).await?;
-            }
-            Ok(stored.size)
-        })
-        .try_buffer_unordered(DELETES_AT_ONCE)
-        .try_fold((0, 0), |(count, bytes), size| std::future::ready(Ok((count + 1, bytes + size))));
-    let (count, bytes) = deleted.await?;
-    reply.deleted += count;
-    reply.deleted_bytes += bytes;
-    reply.kept += kept;
     Ok(())
+}
+
+/// What could not be read to its end says nothing of what is in use.
+fn unread(project: &ProjectStore, reason: &dyn std::fmt::Display) -> Status {
+    Status::failed_precondition(format!("collect {}: nothing is deleted: {reason}", project.name()))
+}
+
+/// Why nothing is deleted.
+fn refusal(project: &ProjectStore, kind: &str, refused: &[Refused]) -> Status {
+    let named: Vec<String> = refused
+        .iter()
+        .take(NAMED_MAX)
+        .map(|refused| format!("{} ({})", refused.digest, refused.refusal))
+        .collect();
+    let more = match refused.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Status::failed_precondition(format!(
+        "collect {}: not every {kind} record can be believed, so nobody knows what is in use, and nothing is deleted: {}{more}; {REMEDY}",
+        project.name(),
+        named.join(", ")
+    ))
 }

@@ -4,7 +4,7 @@
 //! needs no credential after the pull, and a grant that leaks is soon of no use.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
 use proto::signed::Domain;
@@ -33,7 +33,7 @@ impl Grants {
             project: project.to_owned(),
             node: node.to_owned(),
             manifest_digest: manifest_digest.to_owned(),
-            expires_unix: unix_now().saturating_add(self.ttl.as_secs()),
+            expires_unix: expires(SystemTime::now(), self.ttl),
         };
         self.keys.sign(Domain::Grant, grant.encode_to_vec())
     }
@@ -47,7 +47,7 @@ impl Grants {
     }
 
     /// The same, if it did not expire too long ago to be renewed.
-    fn renewable(&self, signed: &Signed) -> Result<Grant, Status> {
+    pub(super) fn renewable(&self, signed: &Signed) -> Result<Grant, Status> {
         let grant = self.believe(signed)?;
         if grant.expires_unix.saturating_add(self.renewable.as_secs()) <= unix_now() {
             let message = "the grant expired too long ago to be renewed: pull the image again";
@@ -55,6 +55,12 @@ impl Grants {
         }
         Ok(grant)
     }
+}
+
+/// In seconds, rounded up: no grant counts for less than it is said to.
+fn expires(now: SystemTime, ttl: Duration) -> u64 {
+    let end = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(ttl);
+    end.as_secs().saturating_add(u64::from(end.subsec_nanos() > 0))
 }
 
 impl Service {
@@ -80,9 +86,23 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_counts_for_as_long_as_it_is_said_to() {
+        let now = UNIX_EPOCH + Duration::from_millis(10_900);
+        assert_eq!(expires(now, Duration::from_secs(1)), 12, "not for a tenth of a second");
+        assert_eq!(expires(now, Duration::from_millis(100)), 11);
+    }
+
+    #[test]
     fn a_grant_is_renewed_until_it_expired_too_long_ago() {
         let folder = tempfile::tempdir().unwrap();
-        let expired = grants(folder.path(), 0, 0).give("p", "n", "sha256:m");
+        let given = grants(folder.path(), 0, 0);
+        let grant = Grant {
+            project: "p".to_owned(),
+            node: "n".to_owned(),
+            manifest_digest: "sha256:m".to_owned(),
+            expires_unix: unix_now() - 10,
+        };
+        let expired = given.keys.sign(Domain::Grant, grant.encode_to_vec());
         let grant = grants(folder.path(), 0, 100).renewable(&expired).unwrap();
         assert_eq!((grant.project.as_str(), grant.node.as_str()), ("p", "n"));
         let error = grants(folder.path(), 0, 0).renewable(&expired).unwrap_err();

@@ -2,23 +2,42 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use image::ImageRecord;
-use proto::{ImageSummary, ListReply, ListRequest, RemoveReply, RemoveRequest};
+use proto::{ImageSummary, ListReply, ListRequest, RefusedRecord, RemoveReply, RemoveRequest};
 use store::ProjectStore;
 use tonic::Status;
 
 use super::Service;
+use crate::records::{Looked, Refusal};
 use crate::source::ImageName;
 
 /// Records read at the same time.
 const READS_AT_ONCE: usize = 16;
 
+/// A stored record that does not count, and by which digest it stands in the store.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) digest: String,
+    pub(super) refusal: Refusal,
+}
+
+/// All image records of a project, sorted by digest.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    pub(super) believed: Vec<ImageRecord>,
+    pub(super) refused: Vec<Refused>,
+}
+
 impl Service {
     pub(super) async fn list(self: Arc<Self>, request: ListRequest) -> Result<ListReply, Status> {
         let project = self.project(&request.project)?;
-        let images = self.all_records(&project).await?.iter().map(summary).collect();
-        Ok(ListReply { images })
+        let records = self.all_records(&project).await?;
+        let refused = records.refused.iter().map(|refused| RefusedRecord {
+            digest: refused.digest.clone(),
+            reason: refused.refusal.to_string(),
+        });
+        Ok(ListReply { images: records.believed.iter().map(summary).collect(), refused: refused.collect() })
     }
 
     /// Forgets every image of that name, or the one of that digest.
@@ -27,30 +46,96 @@ impl Service {
         let asked = request.image;
         // As it was noted at the import: the name in full.
         let name = asked.parse::<ImageName>().map(|name| name.to_string());
+        let records = self.all_records(&project).await?;
         let mut removed = Vec::new();
-        for record in self.all_records(&project).await? {
+        for record in records.believed {
             let named = name.as_ref().is_ok_and(|name| record.references.contains(name));
             if named || record.manifest_digest == asked {
+                note_removed(&project, &record.manifest_digest).await;
                 project.delete_image(&record.manifest_digest).await?;
                 removed.push(record.manifest_digest);
             }
         }
-        match removed.is_empty() {
-            true => {
-                Err(Status::not_found(format!("{asked}: no such image in the project {}", project.name())))
-            }
-            false => Ok(RemoveReply { manifest_digests: removed }),
+        if removed.is_empty() {
+            removed.extend(self.remove_refused(&project, &asked, &records.refused, request.force).await?);
         }
+        if removed.is_empty() {
+            let unknown = match records.refused.len() {
+                0 => String::new(),
+                count => format!(
+                    "; {count} records are not believed, so their names are not known: `sluice ls` lists them"
+                ),
+            };
+            let message = format!("{asked}: no such image in the project {}{unknown}", project.name());
+            return Err(Status::not_found(message));
+        }
+        Ok(RemoveReply { manifest_digests: removed })
     }
 
-    /// All records that are believed, sorted by digest.
-    pub(super) async fn all_records(&self, project: &ProjectStore) -> Result<Vec<ImageRecord>, Status> {
+    /// Forgets a record that is not believed, of an image or of a layer. What it names then goes with the next collection, so
+    /// somebody must have said that it is no use to anybody.
+    async fn remove_refused(
+        &self,
+        project: &ProjectStore,
+        digest: &str,
+        images: &[Refused],
+        force: bool,
+    ) -> Result<Option<String>, Status> {
+        let of_image = images.iter().find(|refused| refused.digest == digest);
+        let of_layer = match of_image {
+            None if is_digest(digest) => self.records.look_up_layer(project, digest).await,
+            _ => Looked::Absent,
+        };
+        let (kind, reason) = match (of_image, of_layer) {
+            (Some(refused), _) => ("image", refused.refusal.to_string()),
+            (None, Looked::Refused(refusal)) => ("layer", refusal.to_string()),
+            (None, _) => return Ok(None),
+        };
+        if !force {
+            return Err(Status::failed_precondition(format!(
+                "{digest}: the {kind} record is not believed ({reason}), so it may be in use elsewhere: `--force` forgets it"
+            )));
+        }
+        match kind {
+            "image" => project.delete_image(digest).await?,
+            _ => project.delete_layer(digest).await?,
+        }
+        tracing::warn!(project = project.name(), digest, reason, "forgot a record that is not believed");
+        Ok(Some(digest.to_owned()))
+    }
+
+    pub(super) async fn all_records(&self, project: &ProjectStore) -> Result<Records, Status> {
         let mut manifests = project.images().await?;
         manifests.sort();
-        let reads: Vec<_> = manifests.iter().map(|manifest| self.records.image(project, manifest)).collect();
-        let images: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(images.into_iter().flatten().map(|image| image.record).collect())
+        let reads: Vec<_> =
+            manifests.iter().map(|manifest| self.records.look_up_image(project, manifest)).collect();
+        let looked: Vec<_> = stream::iter(reads).buffered(READS_AT_ONCE).collect().await;
+        let mut records = Records::default();
+        for (digest, looked) in manifests.into_iter().zip(looked) {
+            match looked {
+                // Removed since the listing.
+                Looked::Absent => {}
+                Looked::Believed(image) => records.believed.push(image.record),
+                Looked::Refused(refusal) => records.refused.push(Refused { digest, refusal }),
+            }
+        }
+        Ok(records)
     }
+}
+
+/// Without the note the next collection may ask whether so much is to go. On a store that is full it cannot be written, and that
+/// is no reason to keep the image.
+async fn note_removed(project: &ProjectStore, manifest: &str) {
+    let note = async { project.put_removed(manifest, project.image(manifest).await?).await };
+    if let Err(error) = note.await {
+        tracing::warn!(%error, "the next collection will not know that this image was removed");
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 pub(super) fn summary(record: &ImageRecord) -> ImageSummary {

@@ -78,23 +78,7 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         config.judging.check()?;
         let keys = Keys::load(&config)?;
-        let records = Records::new(keys.clone());
-        let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();
-        let service = Arc::new(Service {
-            instance: instance.clone(),
-            grants: Grants::new(keys.clone(), config.grant_ttl, config.grant_renewal),
-            local_sources: config.local_sources,
-            judging: config.judging.clone(),
-            importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
-            records,
-            store,
-            sources: Sources::new(config.source)?,
-            jobs: Jobs::default(),
-            recompressing: Recompressing::new(config.starts_zstd_level.unwrap_or(STARTS_ZSTD_LEVEL)),
-            bus: bus.clone(),
-            tasks: tasks.clone(),
-            shutdown,
-        });
+        let service = Service::new(config, keys, store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
@@ -106,7 +90,25 @@ impl Fetcher {
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::report).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::repair).await?,
         ];
-        Ok(Fetcher { instance, _answering: answering })
+        Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
+    }
+
+    /// Starts to answer what is asked of the store alone: list, remove and collect, which sign nothing. So no key is made.
+    pub async fn start_for_questions(
+        config: Config,
+        store: Store,
+        bus: Bus,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Fetcher> {
+        let keys = Keys::existing(&config)?;
+        let service = Service::new(config, keys, store, &bus, tasks, shutdown)?;
+        let answering = vec![
+            service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
+            service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,
+            service.answer(&bus, COLLECTIONS_IN_FLIGHT, Service::collect).await?,
+        ];
+        Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
     }
 
     /// By which this fetcher is asked about its own imports.
@@ -116,6 +118,33 @@ impl Fetcher {
 }
 
 impl Service {
+    fn new(
+        config: Config,
+        keys: Keys,
+        store: Store,
+        bus: &Bus,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Arc<Service>> {
+        let records = Records::new(keys.clone());
+        let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();
+        Ok(Arc::new(Service {
+            instance: instance.clone(),
+            grants: Grants::new(keys, config.grant_ttl, config.grant_renewal),
+            local_sources: config.local_sources,
+            judging: config.judging.clone(),
+            importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
+            records,
+            store,
+            sources: Sources::new(config.source)?,
+            jobs: Jobs::default(),
+            recompressing: Recompressing::new(config.starts_zstd_level.unwrap_or(STARTS_ZSTD_LEVEL)),
+            bus: bus.clone(),
+            tasks: tasks.clone(),
+            shutdown,
+        }))
+    }
+
     /// Answers one call with one handler, here and under this instance's own subject.
     async fn answer<C, F>(
         self: &Arc<Self>,

@@ -10,7 +10,6 @@ use store::ProjectStore;
 use tonic::Status;
 
 use super::Service;
-use crate::import::unix_now;
 use crate::source::{Found, LayerDescriptor};
 
 /// `found` without all but its lowest `layers`; 0: all of it.
@@ -38,11 +37,13 @@ impl Service {
         request: &ResolveRequest,
     ) -> Result<Option<Found>, Status> {
         let Some(grant) = request.grant.as_ref().filter(|_| request.layers > 0) else { return Ok(None) };
-        let grant = self.grants.believe(grant)?;
-        if grant.project != project.name() || grant.node != request.node || grant.expires_unix <= unix_now() {
+        let of = self.grants.believe(grant)?;
+        // What has expired counts as long as it could be renewed: the node could do that first, and gain nothing by it.
+        if of.project != project.name() || of.node != request.node || self.grants.renewable(grant).is_err() {
             // The registry may still say yes.
             return Ok(None);
         }
+        let grant = of;
         let Some(image) = self.records.image(project, &grant.manifest_digest).await? else { return Ok(None) };
         let record = image.record;
         Ok(Some(Found {

@@ -16,6 +16,8 @@ use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Code;
+use tonic::metadata::BinaryMetadataValue;
 
 use super::endpoints::{Replica, ranked};
 use super::frames::{Assembly, Ended};
@@ -143,7 +145,15 @@ impl Content {
         mut wanted: Vec<Wanted>,
     ) -> Vec<Wanted> {
         let mut delivered = vec![false; wanted.len()];
-        if let Err(stopped) = self.read_stream(replica, request, &mut wanted, &mut delivered).await {
+        let grant = self.right.to_use().await;
+        let mut read = self.read_stream(replica, request, grant.clone(), &mut wanted, &mut delivered).await;
+        if read.as_ref().is_err_and(Stopped::for_want_of_a_grant)
+            && self.right.renewed_instead_of(&grant).await
+        {
+            let newer = self.right.to_use().await;
+            read = self.read_stream(replica, request, newer, &mut wanted, &mut delivered).await;
+        }
+        if let Err(stopped) = read {
             if matches!(stopped, Stopped::Stalled) {
                 self.mesh.endpoints.reconnect(&replica.url);
             }
@@ -162,16 +172,18 @@ impl Content {
         &self,
         replica: &Replica,
         request: &Request,
+        grant: BinaryMetadataValue,
         wanted: &mut [Wanted],
         delivered: &mut [bool],
     ) -> Result<(), Stopped> {
         let stall = self.mesh.options.stall_timeout;
-        let message = self.request(ChunksRequest {
+        let asked = ChunksRequest {
             project: self.project.to_string(),
             digests: wanted.iter().map(|one| one.chunk.digest.as_bytes().to_vec()).collect(),
             priority: Priority::from(request.class).into(),
             manifest_digest: self.manifest_digest.to_string(),
-        });
+        };
+        let message = self.request(asked, grant);
         let mut client = replica.client(request.class);
         let mut frames = within(stall, client.get_chunks(message)).await?.into_inner();
         let mut assembly = Assembly::new(wanted.len() as u32);
@@ -277,6 +289,11 @@ impl Stopped {
             Stopped::Protocol(_) => "protocol",
             Stopped::Unwanted => "unwanted",
         }
+    }
+
+    /// Said before anything is sent, so nothing comes twice.
+    fn for_want_of_a_grant(&self) -> bool {
+        matches!(self, Stopped::Refused(status) if status.code() == Code::Unauthenticated)
     }
 
     fn for_chunk(&self, one: &Wanted) -> FetchError {

@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
+use tonic::metadata::BinaryMetadataValue;
 
 use super::endpoints::{Replica, ranked};
 use super::{Class, Content, FetchError, STORE_AFTER_CYCLES, backoff};
@@ -105,13 +106,36 @@ impl Content {
         W: Write + Send + 'static,
         F: Fn() -> io::Result<W> + Send + Sync + 'static,
     {
+        let grant = self.right.to_use().await;
+        match self.index_under(grant.clone(), replica, kind, index, into).await {
+            Err(IndexError::Fetch(FetchError::Denied { ungranted: true, .. }))
+                if self.right.renewed_instead_of(&grant).await =>
+            {
+                self.index_under(self.right.to_use().await, replica, kind, index, into).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn index_under<W, F>(
+        &self,
+        grant: BinaryMetadataValue,
+        replica: &Replica,
+        kind: Index,
+        index: IndexRef,
+        into: &Arc<F>,
+    ) -> Result<W, IndexError>
+    where
+        W: Write + Send + 'static,
+        F: Fn() -> io::Result<W> + Send + Sync + 'static,
+    {
         let stall = self.mesh.options.stall_timeout;
         let stalled = |_| {
             self.mesh.endpoints.reconnect(&replica.url);
             Status::unavailable("nothing came within the stall timeout")
         };
         let failed = |status: Status| FetchError::from_status(index.digest, &status);
-        let message = self.request(IndexRequest {
+        let request = IndexRequest {
             project: self.project.to_string(),
             kind: match kind {
                 Index::Tree => Kind::Tree,
@@ -119,7 +143,8 @@ impl Content {
             }
             .into(),
             digest: index.digest.as_bytes().to_vec(),
-        });
+        };
+        let message = self.request(request, grant);
         let mut client = replica.client(Class::Demand);
         let answer = timeout(stall, client.get_index(message)).await.map_err(stalled).map_err(failed)?;
         let mut frames = answer.map_err(failed)?.into_inner();

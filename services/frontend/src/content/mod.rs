@@ -5,7 +5,8 @@
 //!
 //! What failed on a replica (an error, a stall, a corrupt chunk) is asked of the next one in
 //! rendezvous order; after [`STORE_AFTER_CYCLES`] rounds over all of them also of the object store
-//! directly; then again with back-off, until the caller's patience ends. Nothing leaves here that was
+//! directly; then again with back-off, until the caller's patience ends. A replica that says that the grant does not count is
+//! asked once more under a newer one ([`right`]). Nothing leaves here that was
 //! not inflated within bounds and hashed, on a blocking thread.
 //!
 //! Requests for which a process waits have connections of their own: a full pipe of prefetched bytes
@@ -15,17 +16,17 @@ mod chunks;
 mod endpoints;
 mod frames;
 mod index;
+mod right;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Bus;
 use image::Digest;
-use prost::Message;
 use proto::Signed;
 use proto::chunks_request::Priority;
 use store::{ProjectStore, Store};
@@ -34,9 +35,11 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
 use crate::events::NodeEvents;
 use endpoints::Endpoints;
+use right::Right;
 
 pub(crate) use chunks::{Fetched, Gate, Plain};
 pub use index::IndexError;
+pub(crate) use right::{Renewer, left_of};
 
 /// The name of the metadata that carries an encoded grant.
 const GRANT_METADATA: &str = "sluice-grant-bin";
@@ -107,7 +110,7 @@ pub struct Content {
     store: Option<ProjectStore>,
     project: Arc<str>,
     manifest_digest: Arc<str>,
-    grant: Arc<RwLock<BinaryMetadataValue>>,
+    right: Arc<Right>,
 }
 
 /// Why content did not come, after everything was tried.
@@ -117,8 +120,9 @@ pub enum FetchError {
     Missing(Digest),
     #[error("every copy of {0} is corrupt")]
     Corrupt(Digest),
+    /// `ungranted`: under a newer grant it may come.
     #[error("no access to {digest}: {reason}")]
-    Denied { digest: Digest, reason: String },
+    Denied { digest: Digest, reason: String, ungranted: bool },
     #[error("failed to fetch {digest}: {reason}")]
     Unavailable { digest: Digest, reason: String },
     #[error("nobody needs {0} any more")]
@@ -144,7 +148,7 @@ impl Mesh {
             store,
             project: access.project.into(),
             manifest_digest: access.manifest_digest.into(),
-            grant: Arc::new(RwLock::new(encoded(&access.grant))),
+            right: Arc::new(Right::new(access.grant)),
         })
     }
 }
@@ -152,18 +156,27 @@ impl Mesh {
 impl Content {
     /// What it is read under; empty where there is none.
     pub fn grant(&self) -> Signed {
-        let encoded = self.grant.read().unwrap_or_else(PoisonError::into_inner).to_bytes();
-        encoded.ok().and_then(|encoded| Signed::decode(encoded).ok()).unwrap_or_default()
+        self.right.grant()
     }
 
-    /// Reads under a newer grant from now on.
+    /// Reads under another grant from now on.
     pub fn renew(&self, grant: &Signed) {
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = encoded(grant);
+        self.right.replace(grant);
+    }
+
+    /// How a grant that has expired is renewed.
+    pub(crate) fn renew_by(&self, renewer: Renewer) {
+        self.right.renew_by(renewer);
+    }
+
+    /// Renews the grant.
+    pub(crate) async fn renewed(&self) -> Result<Signed, tonic::Status> {
+        self.right.renewed().await
     }
 
     /// Whether this is the same way to the same image, and not one that was opened later.
     pub fn is(&self, other: &Content) -> bool {
-        Arc::ptr_eq(&self.grant, &other.grant)
+        Arc::ptr_eq(&self.right, &other.right)
     }
 
     fn tell_corrupt(&self, error: &FetchError) {
@@ -172,10 +185,9 @@ impl Content {
         }
     }
 
-    fn request<T>(&self, message: T) -> tonic::Request<T> {
+    fn request<T>(&self, message: T, grant: BinaryMetadataValue) -> tonic::Request<T> {
         let mut metadata = MetadataMap::new();
-        metadata
-            .insert_bin(GRANT_METADATA, self.grant.read().unwrap_or_else(PoisonError::into_inner).clone());
+        metadata.insert_bin(GRANT_METADATA, grant);
         tonic::Request::from_parts(metadata, Default::default(), message)
     }
 }
@@ -200,8 +212,9 @@ impl FetchError {
         match status.code() {
             tonic::Code::NotFound => FetchError::Missing(digest),
             tonic::Code::DataLoss => FetchError::Corrupt(digest),
-            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => {
-                FetchError::Denied { digest, reason }
+            code @ (tonic::Code::PermissionDenied | tonic::Code::Unauthenticated) => {
+                let ungranted = code == tonic::Code::Unauthenticated;
+                FetchError::Denied { digest, reason, ungranted }
             }
             _ => FetchError::Unavailable { digest, reason },
         }
@@ -213,10 +226,6 @@ impl FetchError {
             false => FetchError::unavailable(digest, error),
         }
     }
-}
-
-fn encoded(grant: &Signed) -> BinaryMetadataValue {
-    BinaryMetadataValue::from_bytes(&grant.encode_to_vec())
 }
 
 /// The wait before cycle `cycle` over all replicas (the first is 0).

@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt, stream};
 use image::map::Map;
 use image::record::{ChunkRef, ObjectPlace};
 use image::{Digest, Profile};
+use prost::Message;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::content_server::{Content as ContentService, ContentServer};
@@ -35,6 +36,8 @@ pub(crate) struct Faults {
     pub(crate) refuse: bool,
     /// Refuse for lack of a grant.
     pub(crate) deny: bool,
+    /// Refuse all grants but this one.
+    pub(crate) only: Option<Signed>,
     /// Send nothing more of these chunks' streams, and keep them open.
     pub(crate) stall: Vec<Digest>,
     /// Cut the stream before these chunks.
@@ -223,8 +226,13 @@ impl TestReplica {
         if faults.refuse {
             return Err(Status::unavailable("refused"));
         }
-        if faults.deny || metadata.get_bin("sluice-grant-bin").is_none() {
+        let grant = metadata.get_bin("sluice-grant-bin").and_then(|grant| grant.to_bytes().ok());
+        if faults.deny || grant.is_none() {
             return Err(Status::unauthenticated("no grant"));
+        }
+        let good = faults.only.as_ref().map(Message::encode_to_vec);
+        if good.is_some_and(|good| grant.is_some_and(|grant| grant != good)) {
+            return Err(Status::unauthenticated("the grant expired"));
         }
         Ok(())
     }

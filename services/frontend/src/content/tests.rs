@@ -92,6 +92,36 @@ async fn what_one_replica_fails_to_give_the_next_one_gives() {
 }
 
 #[tokio::test]
+async fn a_replica_that_says_that_the_grant_ended_is_asked_again_under_a_newer_one() {
+    let site = Site::new(1).await;
+    let chunks = chunks(&site, 3).await;
+    let stored = Bytes::from(store::verify::seal_index(b"a tree").unwrap());
+    let tree = IndexRef { digest: Digest::of(b"a tree"), plain_len: 6, stored_len: stored.len() as u64 };
+    site.project().put_index(Index::Tree, tree.digest, stored).await.unwrap();
+    // By this machine's clock it counts for long.
+    let grant = |number: u8| {
+        let grant = proto::Grant { expires_unix: u64::from(u32::MAX), ..Default::default() };
+        Signed { payload: prost::Message::encode_to_vec(&grant), key_id: vec![number], ..Signed::default() }
+    };
+    for class in [Class::Demand, Class::Prefetch, Class::Background] {
+        let content = site.content(false, patient());
+        content.renew(&grant(1));
+        content.renew_by(Arc::new(move |_| Box::pin(std::future::ready(Ok(grant(2))))));
+        site.replicas[0].set(Faults { only: Some(grant(2)), ..Faults::default() });
+        check_all_came(&chunks, &fetch(&content, class, &chunks).await);
+        assert_eq!(content.grant(), grant(2));
+    }
+    let content = site.content(false, patient());
+    content.renew_by(Arc::new(move |_| Box::pin(std::future::ready(Ok(grant(2))))));
+    assert_eq!(content.index(Index::Tree, tree, memory).await.unwrap(), b"a tree");
+    // Nobody gives one that counts: it is denied, as ever.
+    let content = site.content(false, impatient());
+    content.renew_by(Arc::new(move |_| Box::pin(std::future::ready(Ok(grant(3))))));
+    let refused = fetch(&content, Class::Background, &chunks[..1]).await;
+    assert!(matches!(refused[0].result, Err(FetchError::Denied { ungranted: true, .. })), "{refused:?}");
+}
+
+#[tokio::test]
 async fn what_no_replica_gives_comes_from_the_store() {
     let site = Site::new(2).await;
     let chunks = chunks(&site, 6).await;

@@ -14,6 +14,7 @@ use store::Index;
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use super::openings::Opening;
 use super::resolve::{Answered, manifest_hex};
 use super::room::Claim;
 use super::turns::Turn;
@@ -22,6 +23,15 @@ use crate::content::{Access, Content, FetchError, IndexError};
 use crate::downloads::{ImageId, NewImage, Prefetch};
 use crate::fuse::NotAdded;
 use crate::objects::Incoming;
+
+/// What is to be opened.
+struct Opened<'a> {
+    record: &'a ImageRecord,
+    signed: Vec<u8>,
+    grant: Signed,
+    profile: Profile,
+    claim: Claim,
+}
 
 impl Images {
     /// Makes the image present. Returns with the image's turn, for what is to be done with it next.
@@ -58,35 +68,24 @@ impl Images {
             return Ok(());
         }
         let begins = earlier.as_ref().is_none_or(|image| image.content.is_none());
-        let (content, learned) = match earlier.as_ref().and_then(|image| image.content.clone()) {
+        let (content, learned, opening) = match earlier.as_ref().and_then(|image| image.content.clone()) {
             Some(content) => {
                 if !grant.payload.is_empty() {
                     content.renew(&grant);
                 }
-                (content, 0)
+                self.keep(request, &record, signed, &grant).await?;
+                (content, 0, None)
             }
             None => {
-                let project = record.project.clone();
-                let access = Access { project, grant: grant.clone(), manifest_digest: manifest.clone() };
-                let content = self.node.mesh.content(access);
-                let content = content
-                    .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
                 // A guess is not what a start read: the first one is reported whatever it reads.
                 let learned = if profile.starts > 0 { profile.chunks.len() } else { 0 };
                 // In memory or not, it is known here: containers may stand on it.
                 let claim = if earlier.is_some() { Claim::Kept } else { Claim::New };
-                self.node.room.take(&manifest, record.map.plain_len, claim).await?;
-                if let Err(error) = self.load(request, &record, &content, profile, claim, asked).await {
-                    self.unload(&manifest);
-                    return Err(error);
-                }
-                self.keep_granted(&record, content.clone(), request.clone());
-                self.rest_when_complete(&manifest, content.clone());
-                (content, learned)
+                let opened = Opened { record: &record, signed, grant, profile, claim };
+                let (content, opening) = self.open(request, opened, asked).await?;
+                (content, learned, Some(opening))
             }
         };
-        // Only now: of an image that cannot be opened nothing is to stay.
-        self.keep(request, &record, signed, &grant).await?;
         let mut image = earlier.unwrap_or_else(|| Present::of(record));
         image.reference.clone_from(&request.reference);
         image.content = Some(content);
@@ -101,7 +100,40 @@ impl Images {
             image.targets.clone_from(&now.targets);
         }
         present.insert(manifest, image);
+        drop(present);
+        // Only now does the image itself keep its indexes.
+        drop(opening);
         Ok(())
+    }
+
+    /// Loads an image and writes it down. Of one that cannot be opened nothing stays, neither in memory nor on the disk.
+    async fn open(
+        &self,
+        request: &ResolveRequest,
+        image: Opened<'_>,
+        asked: Instant,
+    ) -> Result<(Content, Opening), Status> {
+        let Opened { record, signed, grant, profile, claim } = image;
+        let manifest = &record.manifest_digest;
+        let access = Access { project: record.project.clone(), grant, manifest_digest: manifest.clone() };
+        let content = self.node.mesh.content(access);
+        let content =
+            content.map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
+        content.renew_by(self.renewer(record, request));
+        self.node.room.take(manifest, record.map.plain_len, claim).await?;
+        let opening = self.node.openings.begin(record.tree.digest, record.map.digest);
+        let opened = async {
+            self.load(request, record, &content, profile, claim, asked).await?;
+            // It may be another one by now.
+            self.keep(request, record, signed, &content.grant()).await
+        };
+        if let Err(error) = opened.await {
+            self.clear_failed(manifest, opening).await;
+            return Err(error);
+        }
+        self.keep_granted(manifest, content.clone());
+        self.rest_when_complete(manifest, content.clone());
+        Ok((content, opening))
     }
 
     /// Tree and map to the disk, objects known to the remote file system, download begun.
@@ -224,14 +256,23 @@ impl Images {
         grant: &Signed,
     ) -> Result<(), Status> {
         let (request, manifest) = (request.clone(), record.manifest_digest.clone());
-        let grant = grant.encode_to_vec();
+        let (images, grant) = (self.clone(), grant.encode_to_vec());
         self.blocking(move |node| {
-            let keep = |hex| {
+            let hex = manifest_hex(&manifest)?;
+            let keep = || {
                 node.objects.put_record(hex, &signed)?;
                 node.objects.put_grant(hex, &grant)?;
                 node.names.keep(&request, &manifest)
             };
-            keep(manifest_hex(&manifest)?).map_err(|error| disk_status("keep the record", &error))
+            keep().map_err(|error| {
+                if !images.is_here(&manifest) {
+                    // Half of it would be an image that nobody brought.
+                    node.objects.remove_record(hex).ok();
+                    node.objects.remove_grant(hex).ok();
+                    node.names.forget(&manifest).ok();
+                }
+                disk_status("keep the record", &error)
+            })
         })
         .await
     }

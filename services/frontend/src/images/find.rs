@@ -31,7 +31,12 @@ impl Images {
     pub(super) async fn find(&self) -> anyhow::Result<()> {
         let found = self.blocking(|node| {
             let roots = node.mounts.roots().map_err(MountError::from)?;
-            Ok((roots, node.kept_records()?))
+            let (kept, all_good) = node.kept_records()?;
+            // What a record names that is not believed today may be believed again tomorrow.
+            if all_good {
+                node.remove_unnamed_indexes(&kept, &roots);
+            }
+            Ok((roots, kept))
         });
         let (roots, kept) = found.await?;
         let (mut standing, mut others) = (Vec::new(), Vec::new());
@@ -139,29 +144,32 @@ impl super::Node {
         })
     }
 
-    /// Every record on the disk that is still believed.
-    fn kept_records(&self) -> Result<Vec<image::ImageRecord>, Status> {
+    /// Every record on the disk that is still believed, and whether all of them are.
+    fn kept_records(&self) -> Result<(Vec<ImageRecord>, bool), Status> {
         let disk = |error: std::io::Error| super::disk_status("read the kept records", &error);
-        let mut kept = Vec::new();
+        let (mut kept, mut all_good) = (Vec::new(), true);
         for hex in self.objects.records().map_err(disk)? {
             let signed = match self.objects.record(&hex) {
                 Ok(Some(signed)) => signed,
                 Ok(None) => continue,
                 Err(error) => {
                     tracing::error!(record = hex, %error, "a kept record cannot be read");
+                    all_good = false;
                     continue;
                 }
             };
             match self.resolver.believe_kept(&signed) {
                 Ok(record) if record.manifest_digest.strip_prefix("sha256:") == Some(&hex) => {
-                    kept.push(record)
+                    kept.push(record);
+                    continue;
                 }
                 Ok(record) => {
                     tracing::warn!(record = hex, image = record.manifest_digest, "a kept record is misplaced")
                 }
                 Err(error) => tracing::warn!(record = hex, %error, "a kept record is of no use"),
             }
+            all_good = false;
         }
-        Ok(kept)
+        Ok((kept, all_good))
     }
 }

@@ -1,19 +1,19 @@
 //! The right to read what is still missing of an image: renewed in time for as long as that takes.
 //!
-//! A grant is kept beside the image's record, so that a restarted frontend goes on without anybody's credential.
+//! What has expired is renewed before it is used, also while an image is being opened ([`Images::renewer`]). A grant is kept beside the image's record, so that a restarted frontend goes on without anybody's credential.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use image::ImageRecord;
 use prost::Message as _;
-use proto::{Grant, ResolveRequest, Signed};
+use proto::{ResolveRequest, Signed};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::resolve::{Patience, away, manifest_hex};
 use super::{Images, Node};
-use crate::content::Content;
+use crate::content::{Content, Renewer, left_of};
 
 /// How often a grant is looked at, at least: an image that is complete, or gone, needs none.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -21,28 +21,39 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 impl Images {
+    /// How the grant of an image is renewed: for the grant of before, or as if the image were asked for anew.
+    pub(super) fn renewer(&self, record: &ImageRecord, request: &ResolveRequest) -> Renewer {
+        // The credential is of whoever asked first; not ours to keep.
+        let request = Arc::new(ResolveRequest { credential: None, ..request.clone() });
+        // An image is part of the node, and this is part of the image.
+        let (node, record) = (Arc::downgrade(&self.node), Arc::new(record.clone()));
+        Arc::new(move |grant| {
+            let (node, record, request) = (node.clone(), record.clone(), request.clone());
+            Box::pin(async move {
+                let node = node.upgrade().ok_or_else(|| Status::unavailable("the node is ending"))?;
+                Images { node }.renewed(&record, grant, &request).await
+            })
+        })
+    }
+
     /// Renews the grant of an image that was just opened, until nothing is missing of it or it is closed.
-    pub(super) fn keep_granted(&self, record: &ImageRecord, content: Content, request: ResolveRequest) {
-        // Of whoever asked first; not ours to keep.
-        let request = ResolveRequest { credential: None, ..request };
-        let (images, record, shutdown) = (self.clone(), Arc::new(record.clone()), self.node.shutdown.clone());
-        let work = async move { images.renew_while_open(&record, &content, &request).await };
+    pub(super) fn keep_granted(&self, manifest: &str, content: Content) {
+        let (images, manifest, shutdown) = (self.clone(), manifest.to_owned(), self.node.shutdown.clone());
+        let work = async move { images.renew_while_open(&manifest, &content).await };
         self.node.tasks.spawn(async move { shutdown.run_until_cancelled_owned(work).await });
     }
 
-    async fn renew_while_open(&self, record: &ImageRecord, content: &Content, request: &ResolveRequest) {
+    async fn renew_while_open(&self, manifest: &str, content: &Content) {
         let (mut grant, mut pause) = (content.grant(), LOOK_PAUSE);
         let mut due = Some(Instant::now() + left_of(&grant) / 2);
         loop {
             if due.is_some_and(|due| due <= Instant::now()) {
-                match self.renewed(record, grant.clone(), request).await {
-                    Ok(newer) => {
-                        content.renew(&newer);
-                        self.keep_grant(&record.manifest_digest, &newer).await;
-                        pause = LOOK_PAUSE;
-                    }
+                match content.renewed().await {
+                    // By this machine's clock it has expired already: no use in asking every second.
+                    Ok(newer) if left_of(&newer).is_zero() => pause = LOOK_EVERY.min(pause * 2),
+                    Ok(_) => pause = LOOK_PAUSE,
                     Err(error) => {
-                        tracing::warn!(image = record.manifest_digest, %error, "no grant for an image of this node");
+                        tracing::warn!(image = manifest, %error, "no grant for an image of this node");
                         pause = LOOK_EVERY.min(pause * 2);
                         // Refused, until somebody pulls it again with a credential that counts.
                         due = away(&error).then(|| Instant::now() + pause);
@@ -51,12 +62,13 @@ impl Images {
             }
             let now = content.grant();
             if now != grant {
-                due = Some(Instant::now() + left_of(&now) / 2);
+                self.keep_grant(manifest, &now).await;
+                due = Some(Instant::now() + pause.max(left_of(&now) / 2));
                 grant = now;
             }
             let wait = due.map_or(LOOK_EVERY, |due| due.saturating_duration_since(Instant::now()));
             sleep(wait.clamp(LOOK_PAUSE, LOOK_EVERY)).await;
-            if !self.is_open(&record.manifest_digest, content) {
+            if !self.is_open(manifest, content) {
                 return;
             }
         }
@@ -123,11 +135,4 @@ impl Node {
         let kept = self.objects.grant(manifest_hex).ok().flatten();
         kept.and_then(|kept| Signed::decode(&*kept).ok()).unwrap_or_default()
     }
-}
-
-/// How long a grant still counts.
-fn left_of(signed: &Signed) -> Duration {
-    let expires = Grant::decode(&*signed.payload).map_or(0, |grant| grant.expires_unix);
-    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires)).unwrap_or(UNIX_EPOCH);
-    expires.duration_since(SystemTime::now()).unwrap_or_default()
 }

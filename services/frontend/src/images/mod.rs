@@ -20,6 +20,7 @@ mod find;
 mod grants;
 mod mount;
 mod names;
+mod openings;
 mod planning;
 mod report;
 mod resolve;
@@ -53,6 +54,7 @@ use crate::mount::Mounts;
 use crate::objects::Objects;
 pub(crate) use claim::Claims;
 use names::Names;
+use openings::Openings;
 pub(crate) use resolve::NOT_IMPORTED;
 use resolve::Resolver;
 use room::Room;
@@ -101,6 +103,7 @@ struct Node {
     /// Images that lost their last claim and could not go yet.
     unclaimed: Mutex<BTreeSet<String>>,
     turns: Turns,
+    openings: Arc<Openings>,
     targets: tokio::sync::Mutex<()>,
     room: Room,
     /// Held by every mount that is under way.
@@ -164,6 +167,7 @@ impl Images {
             claims: Mutex::default(),
             unclaimed: Mutex::default(),
             turns: Turns::default(),
+            openings: Arc::default(),
             targets: tokio::sync::Mutex::default(),
             busy: Arc::default(),
         };

@@ -91,7 +91,33 @@ impl Objects {
 
     /// Takes a tree and a map off the disk; the tree must not be mounted.
     pub fn remove_indexes(&self, tree: &Digest, map: &Digest) -> io::Result<u64> {
-        Ok(self.unlink(&self.tree_path(tree))? + self.unlink(&self.map_path(map))?)
+        Ok(self.remove_tree(tree)? + self.remove_map(map)?)
+    }
+
+    pub fn remove_tree(&self, tree: &Digest) -> io::Result<u64> {
+        self.unlink(&self.tree_path(tree))
+    }
+
+    pub fn remove_map(&self, map: &Digest) -> io::Result<u64> {
+        self.unlink(&self.map_path(map))
+    }
+
+    /// All trees and maps that are here, each with whether it is a tree.
+    pub fn indexes(&self) -> io::Result<Vec<(Digest, bool)>> {
+        let mut indexes = Vec::new();
+        for (folder, is_tree) in [("trees", true), ("maps", false)] {
+            for entry in fs::read_dir(self.root.join(folder))? {
+                let name = entry?.file_name();
+                let digest = name.to_str().and_then(|name| match is_tree {
+                    true => name.strip_suffix(".erofs"),
+                    false => Some(name),
+                });
+                if let Some(digest) = digest.and_then(|digest| digest.parse().ok()) {
+                    indexes.push((digest, is_tree));
+                }
+            }
+        }
+        Ok(indexes)
     }
 
     pub(super) fn map_path(&self, map: &Digest) -> PathBuf {
