@@ -81,13 +81,28 @@ fn folder_of(address: &str) -> Result<Option<String>, StoreError> {
 
 fn open_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let object = folder.display().to_string();
-    std::fs::create_dir_all(folder).map_err(|cause| {
+    make_folder(folder).map_err(|cause| {
         let cause = object_store::Error::Generic { store: "LocalFileSystem", source: cause.into() };
         StoreError::new("open store", &object, &cause)
     })?;
     let local = LocalFileSystem::new_with_prefix(folder)
         .map_err(|cause| StoreError::new("open store", &object, &cause))?;
     Ok(Arc::new(local))
+}
+
+/// For its owner only, where there is none: chunks are of private images, too. Who shares a store makes its folder first.
+fn make_folder(folder: &FilePath) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // By another process at the same time.
+        Err(_) if folder.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 /// Variables that the clouds' own tools read, named as options are.

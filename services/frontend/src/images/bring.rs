@@ -23,6 +23,16 @@ use crate::downloads::{ImageId, NewImage, Prefetch};
 use crate::fuse::NotAdded;
 use crate::objects::Incoming;
 
+/// What the disk has of what a later mount needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Nothing,
+    /// Of the same image: good, if not the newest.
+    Older,
+    /// It comes from there.
+    All,
+}
+
 impl Images {
     /// Makes the image present. Returns with the image's turn, for what is to be done with it next.
     pub(super) async fn bring(
@@ -46,11 +56,16 @@ impl Images {
         answered: Answered,
         asked: Instant,
     ) -> Result<(), Status> {
-        let Answered { record, signed, grant, profile, .. } = answered;
+        let Answered { record, signed, grant, profile, remembered, .. } = answered;
         let manifest = record.manifest_digest.clone();
         let earlier = self.present().get(&manifest).cloned();
+        let kept = match (&earlier, remembered) {
+            (_, true) => Kept::All,
+            (Some(_), false) => Kept::Older,
+            (None, false) => Kept::Nothing,
+        };
         if earlier.as_ref().is_some_and(|image| image.done.is_some()) {
-            self.keep(request, &record, signed, &grant).await?;
+            self.keep(request, &record, signed, &grant, kept).await?;
             if let Some(image) = self.present().get_mut(&manifest) {
                 image.reference.clone_from(&request.reference);
                 image.last_used = SystemTime::now();
@@ -71,6 +86,7 @@ impl Images {
                 let content = self.node.mesh.content(access);
                 let content = content
                     .map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
+                self.check_space_of(&request.reference, &record).await?;
                 // A guess is not what a start read: the first one is reported whatever it reads.
                 let learned = if profile.starts > 0 { profile.chunks.len() } else { 0 };
                 // In memory or not, it is known here: containers may stand on it.
@@ -86,7 +102,7 @@ impl Images {
             }
         };
         // Only now: of an image that cannot be opened nothing is to stay.
-        self.keep(request, &record, signed, &grant).await?;
+        self.keep(request, &record, signed, &grant, kept).await?;
         let mut image = earlier.unwrap_or_else(|| Present::of(record));
         image.reference.clone_from(&request.reference);
         image.content = Some(content);
@@ -215,23 +231,33 @@ impl Images {
         })
     }
 
-    /// Writes down what a later mount without the mesh needs.
+    /// Writes down what a later mount without the mesh needs. An image that is here can be opened whatever the disk's state is: of
+    /// it what is new is kept if it can be.
     async fn keep(
         &self,
         request: &ResolveRequest,
         record: &ImageRecord,
         signed: Vec<u8>,
         grant: &Signed,
+        kept: Kept,
     ) -> Result<(), Status> {
         let (request, manifest) = (request.clone(), record.manifest_digest.clone());
         let grant = grant.encode_to_vec();
         self.blocking(move |node| {
             let keep = |hex| {
-                node.objects.put_record(hex, &signed)?;
-                node.objects.put_grant(hex, &grant)?;
+                if kept != Kept::All {
+                    node.objects.put_record(hex, &signed)?;
+                    node.objects.put_grant(hex, &grant)?;
+                }
                 node.names.keep(&request, &manifest)
             };
-            keep(manifest_hex(&manifest)?).map_err(|error| disk_status("keep the record", &error))
+            match keep(manifest_hex(&manifest)?) {
+                Err(error) if kept != Kept::Nothing => {
+                    tracing::warn!(image = manifest, %error, "the newest record, grant or name of an image is not kept");
+                    Ok(())
+                }
+                kept => kept.map_err(|error| disk_status("keep the record", &error)),
+            }
         })
         .await
     }
