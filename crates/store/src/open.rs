@@ -1,6 +1,8 @@
 //! Opening a store by its address.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 

@@ -62,9 +62,8 @@ impl Table {
     }
 
     fn create(file: &Path) -> Result<(Table, Found), redb::Error> {
-        let is_new = !file.exists();
         let opened = || {
-            let database = builder().create(file)?;
+            let database = create_database(file)?;
             // Made only where it is not there yet: a full disk may have no room for a write, and is emptied through this table.
             let found = match load(&database) {
                 Err(redb::Error::TableDoesNotExist(_)) => {
@@ -77,10 +76,6 @@ impl Table {
         let (database, found) = match opened() {
             Err(redb::Error::Io(error)) if cannot_be_written(&error) => {
                 tracing::error!(%error, "the snapshots' state cannot be written: what is there is served, and nothing can change");
-                if is_new {
-                    // Half a table would be a damaged one.
-                    fs::remove_file(file).ok();
-                }
                 (None, read_copy(file)?)
             }
             opened => opened?,
@@ -132,6 +127,16 @@ fn builder() -> Builder {
     builder
 }
 
+/// Opens the file, or makes it. Half a file would be a damaged one.
+fn create_database(file: &Path) -> Result<Database, redb::DatabaseError> {
+    let is_new = fs::metadata(file).map_or(true, |found| found.len() == 0);
+    builder().create(file).inspect_err(|_| {
+        if is_new {
+            fs::remove_file(file).ok();
+        }
+    })
+}
+
 fn load(database: &Database) -> Result<Found, redb::Error> {
     let table = database.begin_read()?.open_table(SNAPSHOTS)?;
     let mut found = Found::default();
@@ -176,7 +181,7 @@ fn write(database: &Database, remove: &[&str], put: &[(&str, &Snapshot)]) -> Res
 
 /// The file, after a change that failed: what `known` says of it, and nothing of that change.
 fn reopen(file: &Path, known: &BTreeMap<String, Snapshot>) -> Result<Database, redb::Error> {
-    let database = builder().create(file)?;
+    let database = create_database(file)?;
     let found = match load(&database) {
         Err(redb::Error::TableDoesNotExist(_)) => Found::default(),
         found => found?,
