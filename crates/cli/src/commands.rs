@@ -82,6 +82,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     let mut settings = Settings::load(&global)?;
+    // What policy authors write is for others, too; and the containerd of a comparison makes its folders as any does.
+    if !matches!(command, Command::Policy(_) | Command::Compare(_)) {
+        lifecycle::private::restrict_umask();
+    }
     if !matches!(command, Command::Serve(_)) {
         settings.lifecycle.log = log_for(&global, settings.lifecycle.log);
         lifecycle::logs::init(&settings.lifecycle.log)?;
@@ -121,6 +125,8 @@ fn no_store(context: &Context) -> String {
 
 /// A command says what it does itself: logs are for what is out of the ordinary, unless asked for.
 fn log_for(global: &Global, mut log: lifecycle::logs::Config) -> lifecycle::logs::Config {
+    // Of services: what a command says is for who typed it.
+    log.file = None;
     log.filter = match (global.quiet, global.verbose) {
         (true, _) => "error".to_owned(),
         (false, 0) => "warn".to_owned(),

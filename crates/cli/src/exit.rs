@@ -40,7 +40,7 @@ pub struct ExitWith {
 
 /// Prints `error` to stderr, on one line, and picks the exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("sluice: {}", explain(error));
+    crate::render::say(&format!("sluice: {}", explain(error)));
     ExitCode::from(code(error))
 }
 

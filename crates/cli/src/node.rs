@@ -1,7 +1,8 @@
 //! The node's frontend, over its unix socket; and a way to have one when none runs.
 
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -133,10 +134,22 @@ async fn start(
 ) -> anyhow::Result<Node> {
     crate::commands::require_root("start a node")?;
     make_state(&settings.state)?;
-    let log = settings.state.join("serve.log");
-    progress.note(&format!("starting a node in the background (log: {})", log.display()));
-    let output = File::options().create(true).append(true).open(&log);
-    let output = output.with_context(|| format!("open {}", log.display()))?;
+    let log = log_file(&settings.state);
+    let (output, begins) = match File::options().create(true).append(true).mode(0o600).open(&log) {
+        Ok(output) => {
+            progress.note(&format!("starting a node in the background (log: {})", log.display()));
+            let begins = output.metadata().map_or(0, |log| log.len());
+            (output, begins)
+        }
+        // A full disk has no room for a log, but for what is there already a node serves it all the same.
+        Err(error) => {
+            progress.note(&format!(
+                "starting a node in the background, without a log: {}: {error}",
+                log.display()
+            ));
+            (File::options().write(true).open("/dev/null").context("open /dev/null")?, 0)
+        }
+    };
     let program = std::env::current_exe().context("find this program")?;
     let idle_exit = humantime::format_duration(IDLE_EXIT).to_string();
     let mut serve = std::process::Command::new(program)
@@ -154,25 +167,39 @@ async fn start(
         let failed = serve.try_wait()?.is_some_and(|ended| ended.code() != Some(exit::IN_USE.into()));
         match Node::connect(socket).await {
             Ok(node) => return Ok(node),
-            Err(_) if failed => bail!("the node did not start:\n{}", last_lines(&log)),
+            Err(_) if failed => bail!("the node did not start:\n{}", last_lines(&log, begins)),
             Err(error) if Instant::now() > deadline => return Err(error.context("the node does not answer")),
             Err(_) => tokio::time::sleep(START_POLL).await,
         }
     }
 }
 
-/// The state folder holds keys and sockets: its owner's only.
+/// The state folder holds keys, sockets and images: its owner's only.
 pub fn make_state(state: &Path) -> anyhow::Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(state)
-        .with_context(|| format!("create the state folder {}", state.display()))
+    lifecycle::private::make(state).with_context(|| format!("create the state folder {}", state.display()))
 }
 
-fn last_lines(log: &PathBuf) -> String {
-    let text = std::fs::read(log).unwrap_or_default();
+/// Where a node in the background logs, unless `lifecycle.log.file` says otherwise.
+pub fn log_file(state: &Path) -> PathBuf {
+    state.join("serve.log")
+}
+
+/// Of what was logged since the node was started.
+fn last_lines(log: &Path, begins: u64) -> String {
+    let read = || {
+        let mut file = File::open(log)?;
+        if begins <= file.metadata()?.len() {
+            file.seek(SeekFrom::Start(begins))?;
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map(|_| text)
+    };
+    let text: std::io::Result<Vec<u8>> = read();
+    let text = text.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
+    if lines.is_empty() {
+        return "its log could not be written; `sluice serve` in a terminal says why".to_owned();
+    }
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }

@@ -43,8 +43,8 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match &self.output {
             Output::Quiet => {}
-            Output::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Output::Lines { .. } => eprintln!("{text}"),
+            Output::Bar(bar) => bar.suspend(|| render::say(text)),
+            Output::Lines { .. } => render::say(text),
         }
     }
 
@@ -80,7 +80,7 @@ impl Progress {
                 if *said != Some((what, step)) {
                     *said = Some((what, step));
                     let (done, total) = (render::bytes(done), render::bytes(total));
-                    eprintln!("{what}: {done} of {total}, {message}");
+                    render::say(&format!("{what}: {done} of {total}, {message}"));
                 }
             }
         }

@@ -1,18 +1,43 @@
-//! Output that is data: tables for people, JSON for programs.
+//! Output: data on stdout, tables for people and JSON for programs; what else there is to say on stderr.
 
+use std::io::{ErrorKind, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+
+/// Stdout is a pipe that nobody reads any more.
+static UNREAD: AtomicBool = AtomicBool::new(false);
 
 /// Prints `value` as JSON, indented, to stdout.
 pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }
 
-/// Prints one line to stdout. A reader that went away (`| head`) is an error, not a panic.
+/// Prints one line to stdout. A reader that has seen enough (`| head`) is no error: the command does what it was to do.
 pub fn line(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    writeln!(std::io::stdout().lock(), "{text}")?;
+    print(format!("{text}\n").as_bytes())
+}
+
+/// The same for text that has its lines already.
+pub fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => UNREAD.store(true, Ordering::Relaxed),
+        printed => printed.context("print the result")?,
+    }
     Ok(())
+}
+
+/// Whether what is printed reaches nobody any more: then a command that does nothing else ends.
+pub fn is_unread() -> bool {
+    UNREAD.load(Ordering::Relaxed)
+}
+
+/// Says one line on stderr. What cannot be said there (a closed or full stderr) is no reason to stop.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Text of somebody else's, on one line: nothing in it can steer a terminal.

@@ -157,8 +157,14 @@ impl Settings {
         &self.frontend.socket
     }
 
+    /// A folder of another's choice stays as open as it is: more than one machine or user may need it.
     pub fn open_store(&self) -> anyhow::Result<store::Store> {
-        self.store.open().with_context(|| format!("open the store {}", self.store.url))
+        let store = self.store.open().with_context(|| format!("open the store {}", self.store.url))?;
+        let own = self.state.join("store");
+        if Path::new(&self.store.url) == own {
+            lifecycle::private::close(&own);
+        }
+        Ok(store)
     }
 }
 

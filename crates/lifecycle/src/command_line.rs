@@ -1,7 +1,9 @@
 //! The command line that all service binaries share.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,7 +61,8 @@ where
     let overrides = overrides.map(|text| service::assignment(text)).collect::<anyhow::Result<_>>()?;
     let configuration: C = config::load(&files, overrides)?;
     if matches.get_flag("show") {
-        print!("{}", config::show(&configuration)?);
+        write!(std::io::stdout(), "{}", config::show(&configuration)?)
+            .context("printing the configuration")?;
         return Ok(None);
     }
     Ok((!matches.get_flag("check")).then_some(configuration))

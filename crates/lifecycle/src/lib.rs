@@ -23,6 +23,7 @@ mod allocator;
 pub mod command_line;
 pub mod config;
 pub mod logs;
+pub mod private;
 mod probe;
 pub mod readiness;
 pub mod service;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::signals::Signals;
-use crate::{Probe, Readiness, UNREADY_AFTER, Waiting, admin, logs, telemetry};
+use crate::{Probe, Readiness, UNREADY_AFTER, Waiting, admin, logs, private, telemetry};
 
 /// The `lifecycle` section of every service's configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,8 +76,9 @@ impl Default for Config {
     }
 }
 
-/// Starts logs, metrics, the admin server and signal handling, in this order.
+/// Starts logs, metrics, the admin server and signal handling, in this order. What the process makes is not for everybody from here on.
 pub async fn start(name: &str, config: &Config) -> anyhow::Result<Service> {
+    private::restrict_umask();
     logs::init(&config.log)?;
     let metrics = telemetry::install()?;
     let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -26,12 +26,14 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
         .and_then(PrometheusBuilder::install_recorder)
         .context("installing the metrics recorder")?;
     *installed = Some(handle.clone());
+    crate::logs::publish_dropped();
     Ok(handle)
 }
 
-/// Keeps the recorder's memory bounded until `shutdown`.
+/// Keeps the recorder's memory bounded until `shutdown`, and tells of log lines that were lost.
 pub async fn upkeep(handle: PrometheusHandle, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL)).await.is_some() {
         handle.run_upkeep();
+        crate::logs::tell_dropped();
     }
 }

@@ -1,6 +1,8 @@
 //! Opening a store by its address.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path as FilePath;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -135,7 +137,7 @@ fn folder_of(address: &str) -> Result<Option<String>, StoreError> {
 
 fn open_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let object = folder.display().to_string();
-    std::fs::create_dir_all(folder).map_err(|cause| folder_error(&object, cause))?;
+    make_folder(folder).map_err(|cause| folder_error(&object, cause))?;
     let local = LocalFileSystem::new_with_prefix(folder)
         .map_err(|cause| StoreError::new("open store", &object, &cause))?;
     Ok(Arc::new(local))
@@ -149,6 +151,21 @@ fn folder_error(folder: &str, cause: std::io::Error) -> StoreError {
         _ => object_store::Error::Generic { store: "LocalFileSystem", source: cause.into() },
     };
     StoreError::new("open store", folder, &cause)
+}
+
+/// For its owner only, where there is none: chunks are of private images, too. Who shares a store makes its folder first.
+fn make_folder(folder: &FilePath) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // By another process at the same time.
+        Err(_) if folder.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 /// Variables that the clouds' own tools read, named as options are.

@@ -54,6 +54,9 @@ pub(crate) struct Tiers {
     index_max: usize,
 }
 
+/// How the names of the disk tier's files begin.
+const DISK_FILES: &str = "foyer-";
+
 /// Which tier had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tier {
@@ -76,7 +79,8 @@ impl Tiers {
             None => builder,
             Some(disk) => {
                 let opening = || format!("opening the cache's disk tier {}", disk.path.display());
-                std::fs::create_dir_all(&disk.path).with_context(opening)?;
+                lifecycle::private::make(&disk.path).with_context(opening)?;
+                lifecycle::private::close_own(&disk.path, |name| name.starts_with(DISK_FILES));
                 let capacity = usize::try_from(disk.capacity.as_u64()).with_context(opening)?;
                 let device = FsDeviceBuilder::new(&disk.path).with_capacity(capacity).build();
                 let engine = BlockEngineConfig::new(device.with_context(opening)?);

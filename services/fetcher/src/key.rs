@@ -99,7 +99,7 @@ fn load(file: &Path) -> anyhow::Result<Option<SigningKey>> {
 /// Writes a new key whole or not at all; of several who make it at once, the first one's stays.
 fn make(file: &Path) -> anyhow::Result<()> {
     let folder = file.parent().context("it has no folder")?;
-    fs::create_dir_all(folder)?;
+    lifecycle::private::make(folder)?;
     let draft = folder.join(format!(".{:016x}.key", rand::random::<u64>()));
     let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let linked = written

@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::args::Cli;
+use crate::render;
 
 /// Print a script that makes your shell complete sluice's commands
 #[derive(Debug, Args)]
@@ -19,9 +20,8 @@ pub struct CompletionsArgs {
 }
 
 pub fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    use std::io::Write as _;
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "sluice", &mut script);
-    std::io::stdout().lock().write_all(&script)?;
+    render::print(&script)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -70,13 +70,13 @@ pub async fn run(context: &Context, mut args: EventsArgs) -> anyhow::Result<Exit
         };
         let bus = session::connect(nats).await?;
         let mut events = bus.listen_to_events().await?;
-        while let Some(event) = events.next().await {
+        while let (false, Some(event)) = (render::is_unread(), events.next().await) {
             print(&event)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let mut events = context.running_node().await?.events(args.follow).await?;
-    while let Some(event) = events.message().await? {
+    while let (false, Some(event)) = (render::is_unread(), events.message().await?) {
         print(&event)?;
     }
     Ok(ExitCode::SUCCESS)

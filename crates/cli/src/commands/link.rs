@@ -57,6 +57,9 @@ pub async fn run(args: LinkArgs) -> anyhow::Result<ExitCode> {
 async fn obey(link: &Link) -> anyhow::Result<()> {
     let mut lines = lines();
     while let Some(line) = lines.recv().await {
+        if render::is_unread() {
+            return Ok(());
+        }
         match line.trim() {
             "stall" => link.stall(),
             "resume" => link.resume(),

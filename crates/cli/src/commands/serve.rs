@@ -37,9 +37,14 @@ pub async fn run(context: Context, args: ServeArgs) -> anyhow::Result<ExitCode> 
     }
     let mut settings = context.settings;
     if context.global.verbose > 0 || context.global.quiet {
+        let file = settings.lifecycle.log.file.take();
         settings.lifecycle.log = super::log_for(&context.global, settings.lifecycle.log);
+        settings.lifecycle.log.file = file;
     }
     settings.frontend.exit_when_idle = args.idle_exit.or(settings.frontend.exit_when_idle);
+    if args.detached {
+        settings.lifecycle.log.file.get_or_insert_with(|| crate::node::log_file(&settings.state));
+    }
     crate::node::make_state(&settings.state)?;
     let service = lifecycle::start("sluice", &settings.lifecycle).await?;
     let embedded = Embedded::node(&settings, service.tasks.clone(), service.shutdown.clone()).await;

@@ -53,6 +53,8 @@ RestartSec=200ms
 OOMScoreAdjust=-999
 LimitNOFILE=1048576
 TasksMax=infinity
+# Of images, and of who asked for them, nothing is for other users of the node.
+UMask=0027
 # What is mounted must be seen by containerd and the containers: nothing here may make a mount namespace.
 NoNewPrivileges=yes
 LockPersonality=yes
@@ -105,6 +107,7 @@ mod tests {
             "FileDescriptorStoreMax=4",
             "KillMode=process",
             "Restart=always",
+            "UMask=0027",
             "Before=containerd.service kubelet.service",
             "WantedBy=multi-user.target",
             "ExecStart=/usr/local/bin/sluice serve",

@@ -1,7 +1,8 @@
 //! A container's folder.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -10,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 /// Marks a folder that stays.
 const KEEP: &str = "keep";
 const ROOT: &str = "rootfs";
+const ROOT_MODE: u32 = 0o755;
 
 /// `<state>/run/<id>`, gone when dropped. Whoever made it holds its lock for as long as it lives: a
 /// folder that nobody locks was left behind.
@@ -24,7 +26,8 @@ pub struct Folder {
 impl Folder {
     /// A new one in `parent`, of this name or of one that no other has.
     pub fn create(parent: &Path, name: Option<&str>, keep: bool) -> anyhow::Result<Folder> {
-        std::fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        // What containers wrote is nobody else's.
+        lifecycle::private::folder(parent).with_context(|| format!("create {}", parent.display()))?;
         let path = match name {
             Some(name) => {
                 let path = parent.join(name);
@@ -45,8 +48,11 @@ impl Folder {
         }
         // Last the root: a folder without one is not complete, or not to be taken away.
         for part in ["upper", "work", ROOT] {
-            std::fs::create_dir(folder.path.join(part))
-                .with_context(|| format!("create {}", folder.part(part)))?;
+            let path = folder.path.join(part);
+            // The upper folder is the container's `/`, which its users pass through whatever the umask here is.
+            std::fs::create_dir(&path)
+                .and_then(|()| std::fs::set_permissions(&path, Permissions::from_mode(ROOT_MODE)))
+                .with_context(|| format!("create {}", path.display()))?;
         }
         Ok(folder)
     }

@@ -31,6 +31,17 @@ struct Opened<'a> {
     grant: Signed,
     profile: Profile,
     claim: Claim,
+    kept: Kept,
+}
+
+/// What the disk has of what a later mount needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Nothing,
+    /// Of the same image: good, if not the newest.
+    Older,
+    /// It comes from there.
+    All,
 }
 
 impl Images {
@@ -56,11 +67,16 @@ impl Images {
         answered: Answered,
         asked: Instant,
     ) -> Result<(), Status> {
-        let Answered { record, signed, grant, profile, .. } = answered;
+        let Answered { record, signed, grant, profile, remembered, .. } = answered;
         let manifest = record.manifest_digest.clone();
         let earlier = self.present().get(&manifest).cloned();
+        let kept = match (&earlier, remembered) {
+            (_, true) => Kept::All,
+            (Some(_), false) => Kept::Older,
+            (None, false) => Kept::Nothing,
+        };
         if earlier.as_ref().is_some_and(|image| image.done.is_some()) {
-            self.keep(request, &record, signed, &grant).await?;
+            self.keep(request, &record, signed, &grant, kept).await?;
             if let Some(image) = self.present().get_mut(&manifest) {
                 image.reference.clone_from(&request.reference);
                 image.last_used = SystemTime::now();
@@ -73,7 +89,7 @@ impl Images {
                 if !grant.payload.is_empty() {
                     content.renew(&grant);
                 }
-                self.keep(request, &record, signed, &grant).await?;
+                self.keep(request, &record, signed, &grant, kept).await?;
                 (content, 0, None)
             }
             None => {
@@ -81,7 +97,7 @@ impl Images {
                 let learned = if profile.starts > 0 { profile.chunks.len() } else { 0 };
                 // In memory or not, it is known here: containers may stand on it.
                 let claim = if earlier.is_some() { Claim::Kept } else { Claim::New };
-                let opened = Opened { record: &record, signed, grant, profile, claim };
+                let opened = Opened { record: &record, signed, grant, profile, claim, kept };
                 let (content, opening) = self.open(request, opened, asked).await?;
                 (content, learned, Some(opening))
             }
@@ -113,19 +129,20 @@ impl Images {
         image: Opened<'_>,
         asked: Instant,
     ) -> Result<(Content, Opening), Status> {
-        let Opened { record, signed, grant, profile, claim } = image;
+        let Opened { record, signed, grant, profile, claim, kept } = image;
         let manifest = &record.manifest_digest;
         let access = Access { project: record.project.clone(), grant, manifest_digest: manifest.clone() };
         let content = self.node.mesh.content(access);
         let content =
             content.map_err(|error| Status::unavailable(format!("cannot open the store: {error}")))?;
         content.renew_by(self.renewer(record, request));
+        self.check_space_of(&request.reference, record).await?;
         self.node.room.take(manifest, record.map.plain_len, claim).await?;
         let opening = self.node.openings.begin(record.tree.digest, record.map.digest);
         let opened = async {
             self.load(request, record, &content, profile, claim, asked).await?;
             // It may be another one by now.
-            self.keep(request, record, signed, &content.grant()).await
+            self.keep(request, record, signed, &content.grant(), kept).await
         };
         if let Err(error) = opened.await {
             self.clear_failed(manifest, opening).await;
@@ -247,31 +264,39 @@ impl Images {
         })
     }
 
-    /// Writes down what a later mount without the mesh needs.
+    /// Writes down what a later mount without the mesh needs. An image that is here can be opened whatever the disk's state is: of
+    /// it what is new is kept if it can be.
     async fn keep(
         &self,
         request: &ResolveRequest,
         record: &ImageRecord,
         signed: Vec<u8>,
         grant: &Signed,
+        kept: Kept,
     ) -> Result<(), Status> {
         let (request, manifest) = (request.clone(), record.manifest_digest.clone());
         let (images, grant) = (self.clone(), grant.encode_to_vec());
         self.blocking(move |node| {
             let hex = manifest_hex(&manifest)?;
             let keep = || {
-                node.objects.put_record(hex, &signed)?;
-                node.objects.put_grant(hex, &grant)?;
+                if kept != Kept::All {
+                    node.objects.put_record(hex, &signed)?;
+                    node.objects.put_grant(hex, &grant)?;
+                }
                 node.names.keep(&request, &manifest)
             };
-            keep().map_err(|error| {
+            keep().or_else(|error| {
+                if kept != Kept::Nothing {
+                    tracing::warn!(image = manifest, %error, "the newest record, grant or name of an image is not kept");
+                    return Ok(());
+                }
                 if !images.is_here(&manifest) {
                     // Half of it would be an image that nobody brought.
                     node.objects.remove_record(hex).ok();
                     node.objects.remove_grant(hex).ok();
                     node.names.forget(&manifest).ok();
                 }
-                disk_status("keep the record", &error)
+                Err(disk_status("keep the record", &error))
             })
         })
         .await

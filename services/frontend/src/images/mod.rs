@@ -26,12 +26,14 @@ mod report;
 mod resolve;
 mod rest;
 mod room;
+mod space;
 mod status;
 mod stream;
 mod turns;
 mod unmount;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -240,7 +242,9 @@ impl Images {
 /// What went wrong on the disk, for whoever asked.
 fn disk_status(doing: &str, error: &std::io::Error) -> Status {
     let code = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => tonic::Code::ResourceExhausted,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => {
+            tonic::Code::ResourceExhausted
+        }
         _ => tonic::Code::Internal,
     };
     Status::new(code, format!("cannot {doing}: {error}"))

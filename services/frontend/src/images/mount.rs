@@ -67,6 +67,9 @@ impl Images {
         let mesh = self.node.mesh.clone();
         self.node.tasks.spawn(async move { mesh.locate().await });
         let remembered = self.remembered(request).await?;
+        if remembered.is_none() {
+            self.check_space_unknown(request).await?;
+        }
         let answer = if remembered.is_some() { config.known_resolve_timeout } else { config.resolve_timeout };
         let patience = Patience { answer, queue, import: config.import_timeout };
         let answer = self.node.resolver.resolve(request, patience, importing).await;
@@ -134,7 +137,7 @@ impl Images {
 
 impl Answered {
     pub(super) fn from_memory(record: image::ImageRecord, signed: Vec<u8>, grant: Signed) -> Answered {
-        Answered { record, signed, grant, profile: Default::default(), imported: None }
+        Answered { record, signed, grant, profile: Default::default(), imported: None, remembered: true }
     }
 }
 

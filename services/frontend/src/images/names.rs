@@ -4,12 +4,13 @@
 //! `<state>/names/<BLAKE3 of project, reference, platform>` holds the manifest's digest. Written beside and
 //! renamed. Blocks on the disk: only small files, read once per mount.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use image::Digest;
+use lifecycle::private;
 use proto::ResolveRequest;
 
 use super::resolve::{manifest_hex, project_name};
@@ -22,7 +23,7 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn open(state: &Path) -> io::Result<Names> {
         let folder = state.join("names");
-        fs::create_dir_all(&folder)?;
+        private::folder(&folder)?;
         Ok(Names { folder })
     }
 
@@ -37,9 +38,17 @@ impl Names {
 
     pub(super) fn keep(&self, request: &ResolveRequest, manifest: &str) -> io::Result<()> {
         let path = self.path(request);
+        if fs::read_to_string(&path).is_ok_and(|kept| kept == manifest) {
+            // When it was used last is all that is new. A disk that cannot take that either loses an order of evictions.
+            let touched =
+                File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            return touched.or(Ok(()));
+        }
         let beside = path.with_extension("new");
-        fs::write(&beside, manifest)?;
-        fs::rename(&beside, &path)
+        fs::write(&beside, manifest).and_then(|()| fs::rename(&beside, &path)).inspect_err(|_| {
+            // What was written of it would take an inode that others need.
+            fs::remove_file(&beside).ok();
+        })
     }
 
     /// When a name of the manifest was last resolved to it.

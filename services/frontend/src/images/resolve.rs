@@ -61,6 +61,8 @@ pub(super) struct Answered {
     pub(super) grant: Signed,
     pub(super) profile: Profile,
     pub(super) imported: Option<ImportSummary>,
+    /// This node's own memory says so, from the disk.
+    pub(super) remembered: bool,
 }
 
 /// How long each step may take.
@@ -147,7 +149,7 @@ impl Resolver {
         });
         let imported = resolved.imported;
         let signed = signed.encode_to_vec();
-        Ok(Answered { record, signed, grant, profile, imported })
+        Ok(Answered { record, signed, grant, profile, imported, remembered: false })
     }
 
     fn record(&self, signed: &Signed) -> Result<ImageRecord, Status> {

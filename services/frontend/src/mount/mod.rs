@@ -1,7 +1,7 @@
 //! The node's mounts.
 //!
 //! ```text
-//! <state>/mnt                  a private mount of its own: nothing below it leaks into containers
+//! <state>/mnt                  a private tmpfs: nothing below it leaks into containers, and a mount point needs no room on the disk
 //! <state>/mnt/tree/<digest>    a tree, mounted by the kernel from its file
 //! <state>/mnt/remote           the file system of remote objects
 //! <target>                     overlay: [upper] over tree :: <state>/objects :: remote
@@ -25,16 +25,22 @@ mod tests;
 mod tree;
 pub(crate) mod watch;
 
+use std::ffi::CStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use image::Digest;
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use lifecycle::private;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 pub(crate) use error::MountError;
 pub(crate) use root::Layers;
 pub(crate) use target::Target;
+
+/// Of the tmpfs that mount points stand in: folders only, which take no pages, and nobody else's.
+const POINTS_FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+const POINTS_OPTIONS: &CStr = c"size=64k,nr_inodes=64k,mode=0700";
 
 /// Where this node mounts.
 #[derive(Debug)]
@@ -55,8 +61,8 @@ impl Mounts {
     pub(crate) fn prepare(state: &Path, objects: &Path) -> anyhow::Result<Mounts> {
         let mounts = Mounts::at(state, objects)?;
         mounts.detach_all()?;
-        rustix::mount::mount_bind(&mounts.base, &mounts.base)
-            .with_context(|| format!("cannot bind {}", mounts.base.display()))?;
+        rustix::mount::mount("sluice", &mounts.base, "tmpfs", POINTS_FLAGS, POINTS_OPTIONS)
+            .with_context(|| format!("cannot mount a tmpfs at {}", mounts.base.display()))?;
         rustix::mount::mount_change(&mounts.base, MountPropagationFlags::PRIVATE)
             .with_context(|| format!("cannot make {} private", mounts.base.display()))?;
         for folder in [mounts.base.join("tree"), mounts.remote_point()] {
@@ -71,12 +77,21 @@ impl Mounts {
         let table = table::read().context("cannot read the mount table")?;
         let stands =
             table.iter().any(|entry| entry.point == mounts.remote_point() && entry.kind.starts_with("fuse"));
-        Ok(stands.then_some(mounts))
+        if !stands {
+            return Ok(None);
+        }
+        let trees = mounts.base.join("tree");
+        for entry in table.iter().filter(|entry| entry.kind == "erofs" && entry.point.starts_with(&trees)) {
+            if let Err(error) = tree::restrict(&entry.point) {
+                tracing::warn!(point = %entry.point.display(), %error, "a tree stays mounted as an earlier version did it");
+            }
+        }
+        Ok(Some(mounts))
     }
 
     fn at(state: &Path, objects: &Path) -> anyhow::Result<Mounts> {
         let base = state.join("mnt");
-        fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
+        private::make(&base).with_context(|| format!("cannot make {}", base.display()))?;
         let base = base.canonicalize().with_context(|| format!("cannot resolve {}", base.display()))?;
         let objects =
             objects.canonicalize().with_context(|| format!("cannot resolve {}", objects.display()))?;

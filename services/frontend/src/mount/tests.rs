@@ -1,8 +1,10 @@
 //! Real mounts: these tests need root, as the frontend does.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use image::merge::merge;
 use image::record::{Device, EntryKind};
@@ -12,6 +14,10 @@ use tempfile::TempDir;
 use testkit::Tarball;
 
 use super::*;
+
+/// Says who runs it: set-user-id in the image.
+const PROGRAM: &str = "/usr/bin/id";
+const NOBODY: u32 = 65534;
 
 /// A state folder with one tree in it, whose one large file is a local object.
 struct Scratch {
@@ -41,6 +47,8 @@ impl Scratch {
             .symlink("lib/a/out", "../../big")
             .symlink("lib/up", "..")
             .symlink("etc/lib", "/../lib")
+            .executable("script", b"#!/bin/sh\necho from the tree\n")
+            .member(b'0', "id", "", 0o4755, &fs::read(PROGRAM).unwrap())
             .finish();
         let mut scanner = LayerScanner::new(ScanLimits::default());
         scanner.push::<ScanError>(&tar, &mut |_| Ok(())).unwrap();
@@ -51,8 +59,12 @@ impl Scratch {
         let tree = Digest::of(&plain);
         let objects = state.join("objects");
         let object = objects.join(Digest::of(&content).path());
-        fs::create_dir_all(object.parent().unwrap()).unwrap();
+        let program = objects.join(Digest::of(&fs::read(PROGRAM).unwrap()).path());
+        for file in [&object, &program] {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+        }
         fs::write(&object, &content).unwrap();
+        fs::copy(PROGRAM, &program).unwrap();
         fs::write(folder.path().join("tree.erofs"), plain).unwrap();
         let mounts = Mounts::prepare(&state, &objects).unwrap();
         Scratch { folder, mounts, tree, content }
@@ -96,11 +108,59 @@ fn a_root_reads_tree_and_local_objects() {
     assert_eq!(scratch.mounts.roots().unwrap(), []);
 }
 
+/// What a command that is run as nobody prints.
+fn as_nobody(program: &Path) -> std::io::Result<String> {
+    let output = Command::new(program).uid(NOBODY).gid(NOBODY).current_dir("/").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn programs_and_devices_of_an_image_are_live_in_its_roots_alone() {
+    let scratch = Scratch::new();
+    // Whoever may not pass here can try nothing.
+    fs::set_permissions(scratch.folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (bare, written) = (scratch.folder("bare"), scratch.folder("written"));
+    let (upper, work) = (scratch.folder("upper"), scratch.folder("work"));
+    scratch.mount(&bare, "", "").unwrap();
+    scratch.mount(&written, upper.to_str().unwrap(), work.to_str().unwrap()).unwrap();
+    for root in [&bare, &written] {
+        let identity = as_nobody(&root.join("id")).unwrap();
+        assert!(identity.contains("uid=65534") && identity.contains("euid=0"), "{identity}");
+        // Small enough to stand in the tree itself.
+        assert_eq!(as_nobody(&root.join("script")).unwrap(), "from the tree\n");
+        assert_eq!(fs::read(root.join("null")).unwrap(), b"");
+    }
+    let tree = scratch.mounts.tree_point(&scratch.tree);
+    let denied =
+        |result: std::io::Result<Vec<u8>>| result.unwrap_err().kind() == std::io::ErrorKind::PermissionDenied;
+    assert!(denied(fs::read(tree.join("null"))), "a device of an image can be opened below mnt");
+    assert!(denied(Command::new(tree.join("script")).output().map(|output| output.stdout)));
+    assert!(as_nobody(&tree.join("script")).is_err());
+    let flags = rustix::fs::statvfs(&tree).unwrap().f_flag;
+    let wanted = rustix::fs::StatVfsMountFlags::NOSUID | rustix::fs::StatVfsMountFlags::NODEV;
+    assert!(flags.contains(wanted), "{flags:?}");
+}
+
+#[test]
+fn trees_that_an_earlier_version_mounted_get_the_flags_of_today() {
+    let scratch = Scratch::new();
+    scratch.mounts.add_tree(&scratch.tree, &scratch.folder.path().join("tree.erofs")).unwrap();
+    let tree = scratch.mounts.tree_point(&scratch.tree);
+    let before = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
+    rustix::mount::mount_remount(&tree, before, "").unwrap();
+    assert_eq!(fs::read(tree.join("null")).unwrap(), b"");
+    tree::restrict(&tree).unwrap();
+    assert!(fs::read(tree.join("null")).is_err());
+}
+
 #[test]
 fn a_file_that_was_opened_while_its_object_was_missing_becomes_local() {
     let scratch = Scratch::new();
     let object = Digest::of(&scratch.content).path();
     let (local, remote) = (scratch.mounts.objects.join(&object), scratch.mounts.remote_point().join(&object));
+    // As the file system of remote objects is one of its own.
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("sluice-test", scratch.mounts.remote_point(), "tmpfs", flags, None).unwrap();
     fs::create_dir_all(remote.parent().unwrap()).unwrap();
     fs::copy(&local, &remote).unwrap();
     fs::remove_file(&local).unwrap();
@@ -138,8 +198,9 @@ fn paths_name_files_and_all_that_is_below_a_folder() {
     // Small, a device, not there, not a folder, outside, and a link to nowhere but the root.
     let nothing = named(&["etc/name", "etc", "null", "none", "big/", "../../../../etc/passwd", "lib/a\0"]);
     assert!(nothing.iter().all(Vec::is_empty), "{nothing:?}");
-    let root = [0, 0, 1, 3, 2].map(object);
-    assert_eq!(named(&["/", "..", "lib/up"]), [root; 3]);
+    let mut root = [0, 0, 1, 3, 2].map(object).to_vec();
+    root.insert(1, Digest::of(&fs::read(PROGRAM).unwrap()));
+    assert_eq!(named(&["/", "..", "lib/up"]), [root.clone(), root.clone(), root]);
 }
 
 #[test]

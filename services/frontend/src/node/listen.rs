@@ -1,10 +1,12 @@
 //! The node's socket, and the lock that keeps a second frontend off the same state folder.
 
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use lifecycle::private;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use tokio::net::UnixListener;
@@ -13,6 +15,28 @@ use crate::descriptors::{self, Name};
 
 /// What a unix socket's address holds, in bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
+
+/// What stands in a state folder, of this process and of those that share it; beside sockets and files whose names begin so.
+const OWN: [&str; 17] = [
+    "cache",
+    "checking",
+    "fetcher.key",
+    "grants",
+    "incoming",
+    "lock",
+    "maps",
+    "mnt",
+    "names",
+    "objects",
+    "partial",
+    "plugins",
+    "records",
+    "run",
+    "runtime",
+    "synced",
+    "trees",
+];
+const OWN_BEGINS: [&str; 3] = ["serve.log", "snapshots", "store"];
 
 /// Held for as long as the frontend runs. The kernel lets go of it whichever way the process ends.
 #[derive(Debug)]
@@ -25,16 +49,36 @@ pub(crate) struct Lock {
 #[error("another frontend works in {}", .0.display())]
 pub struct InUse(PathBuf);
 
+/// Takes the state folder, and closes to other users what an earlier version left open.
 pub(crate) fn lock(state: &Path) -> anyhow::Result<Lock> {
-    fs::create_dir_all(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
+    private::make(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
     let path = state.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    // Read is enough for the lock, and possible where nothing can be written any more.
+    let file = match OpenOptions::new().read(true).open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            made.and_then(|_| File::open(&path))
+        }
+        opened => opened,
+    };
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Lock { _file: file }),
+        Ok(()) => {
+            private::close_own(state, is_own);
+            Ok(Lock { _file: file })
+        }
         Err(Errno::WOULDBLOCK) => Err(InUse(state.to_owned()).into()),
         Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
+}
+
+fn is_own(name: &str) -> bool {
+    let begins = || {
+        OWN_BEGINS.iter().any(|begin| {
+            name.strip_prefix(begin).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    };
+    OWN.contains(&name) || name.contains(".sock") || begins()
 }
 
 /// Listens on `path`, for the owner only. Where systemd kept the socket of the process before, it is the same one, with all who
@@ -84,11 +128,18 @@ fn bind(path: &Path, new: &Path) -> anyhow::Result<UnixListener> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     if let Err(error) = fs::remove_file(new)
-        && error.kind() != std::io::ErrorKind::NotFound
+        && error.kind() != ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("cannot remove {}", new.display()));
     }
-    let listener = UnixListener::bind(new).with_context(listening(path))?;
+    let listener = UnixListener::bind(new).or_else(|error| {
+        // A disk that is out of inodes: the one of the process before is of no more use, and has one.
+        match error.kind() == ErrorKind::StorageFull && fs::remove_file(path).is_ok() {
+            true => UnixListener::bind(new),
+            false => Err(error),
+        }
+    });
+    let listener = listener.with_context(listening(path))?;
     fs::set_permissions(new, Permissions::from_mode(0o600))
         .and_then(|()| fs::rename(new, path))
         .with_context(|| format!("cannot put the socket at {}", path.display()))?;

@@ -18,6 +18,15 @@ impl Objects {
         self.root.join("trees").join(format!("{tree}.erofs"))
     }
 
+    /// Whether the tree is here; its bytes are not looked at.
+    pub fn has_tree(&self, tree: &Digest) -> bool {
+        self.tree_path(tree).is_file()
+    }
+
+    pub fn has_map(&self, map: &Digest) -> bool {
+        self.map_path(map).is_file()
+    }
+
     /// Whether the tree is here and its bytes are still what its name says.
     pub fn has_good_tree(&self, tree: &Digest) -> bool {
         hash_file(&self.tree_path(tree)).is_ok_and(|(digest, _)| digest == *tree)

@@ -41,13 +41,16 @@ impl Objects {
         let file = || write(map, BufWriter::with_capacity(READ_BYTES, self.incoming()?.nameless()?));
         let records = match file() {
             Ok(file) => Records::File(file.into_inner().map_err(io::IntoInnerError::into_error)?),
-            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-                Records::Memory(write(map, Vec::new())?)
-            }
+            Err(error) if no_room(&error) => Records::Memory(write(map, Vec::new())?),
             Err(error) => return Err(error),
         };
         Ok(Names { records, count: map.objects.len() as u64 })
     }
+}
+
+/// Also where nothing can be written at all.
+fn no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
 }
 
 fn write<W: Write>(map: &Map, mut into: W) -> io::Result<W> {

@@ -13,15 +13,16 @@
 //! What cannot be read is dropped like what is wrong; what does not belong here is passed over; and where a disk is too full to
 //! write down that all was checked, the next start checks again.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use image::Digest;
+use lifecycle::private;
 
 use super::Objects;
 use super::partial::hash_file;
@@ -189,11 +190,10 @@ pub(super) fn boot_id() -> anyhow::Result<String> {
 }
 
 fn make_folders(root: &Path) -> io::Result<()> {
-    for folder in ["objects", "incoming", "partial", "trees", "maps", "records"] {
-        fs::create_dir_all(root.join(folder))?;
+    // overlayfs reads with the rights of whoever mounted, so nobody else needs to look in.
+    for folder in ["objects", "incoming", "partial", "trees", "maps", "records", "grants"] {
+        private::folder(&root.join(folder))?;
     }
-    // Whoever has a grant may read the image's content.
-    DirBuilder::new().recursive(true).mode(0o700).create(root.join("grants"))?;
     // All shards stand before any mount: overlayfs sees a lower layer that only gains files.
     for shard in 0..=255u8 {
         fs::create_dir_all(root.join("objects").join(format!("{shard:02x}")))?;

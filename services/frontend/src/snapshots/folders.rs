@@ -4,10 +4,12 @@
 //! forgotten: what nobody names can be removed at any time.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+
+use lifecycle::private;
 
 use super::ledger::{Kind, Usage};
 
@@ -22,7 +24,7 @@ pub(super) struct Folders {
 impl Folders {
     pub(super) fn open(state: &Path) -> io::Result<Folders> {
         let base = state.join("snapshots");
-        fs::create_dir_all(&base)?;
+        private::folder(&base)?;
         Ok(Folders { base: base.canonicalize()? })
     }
 
@@ -40,14 +42,16 @@ impl Folders {
     pub(super) fn make(&self, id: u64, kind: Kind, below: Option<&Path>) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(self.folder(id))?;
         let make = || {
-            // As containerd's own overlay makes it: what stands in an image's root entry is set by its layer.
-            DirBuilder::new().mode(0o755).create(self.content(id))?;
+            // As containerd's own overlay makes it, whatever the umask here is: what stands in an image's root entry is set by its
+            // layer.
+            fs::create_dir(self.content(id))?;
+            fs::set_permissions(self.content(id), Permissions::from_mode(0o755))?;
             if let Some(below) = below {
                 let owner = fs::metadata(below)?;
                 chown(self.content(id), Some(owner.uid()), Some(owner.gid()))?;
             }
             if kind == Kind::Active {
-                DirBuilder::new().mode(0o711).create(self.work(id))?;
+                DirBuilder::new().mode(0o700).create(self.work(id))?;
             }
             Ok(())
         };

@@ -23,6 +23,7 @@ mod streaming;
 mod wanted;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -421,6 +422,10 @@ impl Shared {
     }
 }
 
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
+}
+
 impl From<LedgerError> for Status {
     fn from(error: LedgerError) -> Status {
         let message = error.to_string();
@@ -430,6 +435,9 @@ impl From<LedgerError> for Status {
             LedgerError::ParentNotCommitted(_) => Status::invalid_argument(message),
             LedgerError::NotActive(_) | LedgerError::HasChild { .. } => Status::failed_precondition(message),
             LedgerError::Full => Status::resource_exhausted(message),
+            LedgerError::Disk(redb::Error::Io(error)) if is_full(&error) => {
+                Status::resource_exhausted(message)
+            }
             LedgerError::Disk(_) => Status::internal(message),
         }
     }

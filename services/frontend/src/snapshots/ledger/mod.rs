@@ -150,7 +150,7 @@ impl Ledger {
 
     pub(crate) fn add(&mut self, name: &str, snapshot: Snapshot) -> Result<(), LedgerError> {
         self.check_new(name, snapshot.parent.as_deref())?;
-        self.table.change(None, &[(name, &snapshot)])?;
+        self.table.change(&self.snapshots, None, &[(name, &snapshot)])?;
         self.snapshots.insert(name.to_owned(), snapshot);
         Ok(())
     }
@@ -166,7 +166,7 @@ impl Ledger {
             self.check_parent(lowest.parent.as_deref())?;
         }
         let put: Vec<(&str, &Snapshot)> = new.iter().map(|(name, layer)| (name.as_str(), layer)).collect();
-        self.table.change(None, &put)?;
+        self.table.change(&self.snapshots, None, &put)?;
         self.snapshots.extend(new);
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Ledger {
         snapshot.kind = Kind::Committed;
         snapshot.updated = SystemTime::now();
         (snapshot.labels, snapshot.usage) = (labels, usage);
-        self.table.change(Some(key), &[(name, &snapshot)])?;
+        self.table.change(&self.snapshots, Some(key), &[(name, &snapshot)])?;
         self.snapshots.remove(key);
         self.snapshots.insert(name.to_owned(), snapshot);
         Ok(())
@@ -209,7 +209,7 @@ impl Ledger {
         labels: BTreeMap<String, String>,
     ) -> Result<&Snapshot, LedgerError> {
         let changed = Snapshot { labels, updated: SystemTime::now(), ..self.get(name)?.clone() };
-        self.table.change(None, &[(name, &changed)])?;
+        self.table.change(&self.snapshots, None, &[(name, &changed)])?;
         self.snapshots.insert(name.to_owned(), changed);
         self.get(name)
     }
@@ -221,7 +221,7 @@ impl Ledger {
         if let Some((child, _)) = child {
             return Err(LedgerError::HasChild { name: name.to_owned(), child: child.clone() });
         }
-        self.table.change(Some(name), &[])?;
+        self.table.change(&self.snapshots, Some(name), &[])?;
         self.snapshots.remove(name);
         Ok(snapshot)
     }

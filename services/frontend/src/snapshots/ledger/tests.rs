@@ -155,3 +155,98 @@ fn layers_are_added_at_once_and_those_that_are_there_stay() {
     let before = one.all().clone();
     assert_eq!(ledger_after(one, folder.path()).all(), &before);
 }
+
+/// A file system of 3 MiB; taken away at the end of the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> SmallDisk {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("sluice-test", folder.path(), "tmpfs", flags, Some(c"size=3m")).unwrap();
+        SmallDisk(folder)
+    }
+
+    fn fill(&self) {
+        let mut filler = std::fs::File::create(self.filler()).unwrap();
+        let full = (0..).find_map(|_| std::io::Write::write_all(&mut filler, &[7; 4096]).err());
+        assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    fn filler(&self) -> std::path::PathBuf {
+        self.0.path().join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).ok();
+    }
+}
+
+fn with_label(len: usize) -> Snapshot {
+    let labels = BTreeMap::from([("long".to_owned(), "x".repeat(len))]);
+    Snapshot { labels, ..snapshot(Kind::Active, None) }
+}
+
+/// Adds snapshots until the disk has no room for one more; how many it had room for.
+fn add_until_full(ledger: &mut Ledger) -> usize {
+    let refused =
+        (0..).find_map(|number| Some((number, ledger.add(&format!("{number}"), with_label(20_000)).err()?)));
+    let (number, error) = refused.unwrap();
+    let status = tonic::Status::from(error);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    number
+}
+
+#[test]
+fn on_a_full_disk_snapshots_can_be_removed_and_then_added_again() {
+    let disk = SmallDisk::new();
+    let mut before = ledger(disk.0.path());
+    before.add("first", snapshot(Kind::Active, None)).unwrap();
+    disk.fill();
+    let failed = add_until_full(&mut before);
+    // Whatever the disk has of what failed: it is not there.
+    before.remove("first").unwrap();
+    assert_eq!(before.all().len(), failed);
+    let all = before.all().clone();
+    let mut after = ledger_after(before, disk.0.path());
+    assert_eq!(after.all(), &all);
+    std::fs::remove_file(disk.filler()).unwrap();
+    after.add("last", with_label(1_000_000)).unwrap();
+    assert!(ledger_after(after, disk.0.path()).get("last").is_ok());
+}
+
+#[test]
+fn a_ledger_is_opened_on_a_disk_that_takes_no_write() {
+    let disk = SmallDisk::new();
+    let mut before = ledger(disk.0.path());
+    before.add("a", snapshot(Kind::Active, None)).unwrap();
+    // As a kill leaves it, to be repaired.
+    let file = disk.0.path().join("snapshots.redb");
+    let bytes = std::fs::read(&file).unwrap();
+    drop(before);
+    std::fs::write(&file, bytes).unwrap();
+    let remount = |flags| rustix::mount::mount_remount(disk.0.path(), flags, "").unwrap();
+    remount(rustix::mount::MountFlags::RDONLY);
+    let mut found = ledger(disk.0.path());
+    assert!(found.get("a").is_ok() && found.is_whole());
+    let status = tonic::Status::from(found.remove("a").unwrap_err());
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    assert!(found.get("a").is_ok());
+    remount(rustix::mount::MountFlags::empty());
+    found.remove("a").unwrap();
+    assert!(ledger_after(found, disk.0.path()).all().is_empty());
+}
+
+#[test]
+fn a_first_ledger_waits_for_a_disk_with_room() {
+    let disk = SmallDisk::new();
+    disk.fill();
+    let mut first = ledger(disk.0.path());
+    first.add("a", snapshot(Kind::Active, None)).unwrap_err();
+    std::fs::remove_file(disk.filler()).unwrap();
+    first.add("a", snapshot(Kind::Active, None)).unwrap();
+    let after = ledger_after(first, disk.0.path());
+    assert!(after.get("a").is_ok() && after.is_whole());
+}
