@@ -21,11 +21,11 @@ pub struct RunOptions {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Network {
-    /// The host's own network
+    /// A network of its own, with nothing in it but loopback
     #[default]
-    Host,
-    /// A network of its own, with nothing in it
     None,
+    /// The machine's own network
+    Host,
 }
 
 /// A folder or file of the host, seen in the container: `SRC:DST[:ro]`.
