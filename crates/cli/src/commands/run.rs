@@ -28,7 +28,9 @@ use crate::runtime::container::Streams;
 use crate::runtime::output::Kept;
 use crate::runtime::signals::{self, Caught};
 use crate::runtime::user::RootDir;
-use crate::runtime::{Container, Folder, ImageConfig, Network, RunOptions, Runtime, Volume, spec, user};
+use crate::runtime::{
+    Container, Folder, ImageConfig, Init, Network, RunOptions, Runtime, Volume, spec, user,
+};
 
 /// What a detached container prints, in its folder.
 const OUTPUT: &str = "output";
@@ -50,7 +52,8 @@ Examples:
   sluice run --detach --name web --net host oci:build/web && sluice stop web
 
 Signals are passed on to the command. A third Ctrl-C kills it, and so does SIGTERM when it has not ended after --stop-timeout.
-With --tty, Ctrl-C goes to the command as any key does; `sluice stop NAME` ends it from elsewhere.
+With --tty, Ctrl-C goes to the command as any key does; `sluice stop NAME` ends it from elsewhere. A command that ignores signals,
+such as sleep, ends by them with --init.
 
 The exit code is the command's own, or 128 and the number of the signal that ended it; 127 when there is no such command, 126 when it
 cannot be executed, 125 when sluice itself failed.")]
@@ -90,6 +93,9 @@ pub struct RunArgs {
     /// Return when the container runs, and print its name; `sluice stop NAME` ends it
     #[arg(short, long, conflicts_with = "tty")]
     detach: bool,
+    /// Run the command below a first process that passes signals on and takes in orphans: for commands that ignore signals otherwise
+    #[arg(long)]
+    init: bool,
     /// How long the command may take to end after SIGTERM or `sluice stop` before it is killed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     stop_timeout: Duration,
@@ -199,7 +205,7 @@ async fn in_root(
     caught: &mut Caught,
 ) -> anyhow::Result<ExitStatus> {
     let config = ImageConfig::parse(&mounted.config)?;
-    let options = args.options();
+    let options = args.options()?;
     let root = folder.path.join("rootfs");
     let name = options.user.clone().unwrap_or_else(|| config.user.clone());
     let looked_up = root.clone();
@@ -233,8 +239,8 @@ async fn in_root(
 }
 
 impl RunArgs {
-    fn options(&self) -> RunOptions {
-        RunOptions {
+    fn options(&self) -> anyhow::Result<RunOptions> {
+        Ok(RunOptions {
             command: self.command.clone(),
             entrypoint: self.entrypoint.clone(),
             env: self.env.clone(),
@@ -244,7 +250,8 @@ impl RunArgs {
             read_only: self.read_only,
             volumes: self.volume.clone(),
             network: self.net,
-        }
+            init: self.init.then(Init::of_this_program).transpose()?,
+        })
     }
 }
 

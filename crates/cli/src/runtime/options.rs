@@ -3,6 +3,8 @@
 use std::path::{Component, PathBuf};
 use std::str::FromStr;
 
+use super::Init;
+
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Replaces the image's `Cmd`; empty: the image's own.
@@ -17,6 +19,8 @@ pub struct RunOptions {
     pub read_only: bool,
     pub volumes: Vec<Volume>,
     pub network: Network,
+    /// What the command runs below; none: it is the first process itself.
+    pub init: Option<Init>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 };
 
 use super::user::Identity;
-use super::{ImageConfig, Network, RunOptions, defaults};
+use super::{ImageConfig, Init, Network, RunOptions, defaults};
 
 /// Describes the container `id` over the root file system at `root`.
 pub fn spec(
@@ -44,6 +44,10 @@ pub fn spec(
 }
 
 fn process(config: &ImageConfig, options: &RunOptions, identity: &Identity) -> anyhow::Result<Process> {
+    let (mut words, mut variables) = (arguments(config, options)?, environment(config, options));
+    if let Some(init) = &options.init {
+        (words, variables) = (init.around(words), Init::variables(variables));
+    }
     let capabilities: Capabilities = defaults::CAPABILITIES.iter().copied().collect();
     let working_dir = options.working_dir.as_deref().unwrap_or(&config.working_dir);
     let process = ProcessBuilder::default()
@@ -55,8 +59,8 @@ fn process(config: &ImageConfig, options: &RunOptions, identity: &Identity) -> a
                 .additional_gids(identity.additional_gids.clone())
                 .build()?,
         )
-        .args(arguments(config, options)?)
-        .env(environment(config, options))
+        .args(words)
+        .env(variables)
         .cwd(Path::new("/").join(working_dir))
         .capabilities(
             LinuxCapabilitiesBuilder::default()
@@ -120,6 +124,9 @@ fn mounts(options: &RunOptions) -> anyhow::Result<Vec<Mount>> {
                 .options(strings(mount.options))
                 .build()?,
         );
+    }
+    for (file, name) in options.init.iter().flat_map(|init| &init.files) {
+        mounts.push(bind(file, &Init::path_of(name), true)?);
     }
     let covered = |path: &str| options.volumes.iter().any(|volume| volume.destination == Path::new(path));
     if options.network == Network::Host {
