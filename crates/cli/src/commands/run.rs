@@ -214,7 +214,9 @@ async fn in_root(
     let spec = spec::spec(&folder.id, &root, &config, &options, &identity)?;
     let mut container = Container::create(runtime.clone(), &folder.id, folder.path.join("bundle"), &spec)?;
     let streams = if args.detach { Streams::Capture } else { Streams::Inherit };
-    let mut process = container.run(streams, !args.tty)?;
+    // On a terminal a process of another group may not do everything, and the runtime does.
+    let shares_group = !args.detach && on_terminal();
+    let mut process = container.run(streams, !shares_group)?;
     let output = args.detach.then(|| Kept::of(&mut process, folder.path.join(OUTPUT))).transpose()?;
     let attended = Attended {
         runtime: &runtime,
@@ -226,7 +228,8 @@ async fn in_root(
             log: context.settings.state.join("serve.log"),
         }),
         grace: args.stop_timeout,
-        on_terminal: std::io::stdin().is_terminal(),
+        reads_terminal: std::io::stdin().is_terminal(),
+        shares_group,
     };
     let ended = attended.until_end(&container, &mut process, caught).await?;
     if let Some(output) = output {
@@ -236,6 +239,11 @@ async fn in_root(
     container.delete()?;
     let Some(failure) = failure else { return Ok(ended.status) };
     Err(ExitWith { code: failure.command_code().unwrap_or(RUN_FAILED), source: failure.into() }.into())
+}
+
+fn on_terminal() -> bool {
+    use std::io::{stderr, stdin, stdout};
+    stdin().is_terminal() || stdout().is_terminal() || stderr().is_terminal()
 }
 
 impl RunArgs {

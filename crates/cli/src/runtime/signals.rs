@@ -1,5 +1,4 @@
-//! Signals that this process gets. The runtime gets them from us alone: it has a process group of its own, unless it works on
-//! our terminal, which then raises none.
+//! Signals that this process gets.
 
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};

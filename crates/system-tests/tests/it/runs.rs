@@ -1,6 +1,6 @@
 //! `sluice run`: its container can be told to end, ends in any case, and leaves nothing.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -122,6 +122,40 @@ fn the_third_key_ends_what_ignores_keys() -> anyhow::Result<()> {
         assert!(presses >= 3, "killed after {presses}");
         assert_eq!(end_of(&mut run)?.code(), Some(137));
         machine.is_gone("keys", process)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_third_key_of_a_terminal_does_so_too() -> anyhow::Result<()> {
+    let machine = Machine::new()?;
+    for key in [b"\x03", b"\x1c"] {
+        let run =
+            machine.command(&["--name", "terminal"], &["/bin/sh", "-c", "echo ready; exec sleep 1000"])?;
+        let words = std::iter::once(run.get_program()).chain(run.get_args());
+        let quoted: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        // Gives it a terminal, and types what it reads.
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &quoted.join(" "), "/dev/null"]);
+        let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut output = BufReader::new(script.stdout.take().context("no output")?);
+        let mut line = String::new();
+        while !line.contains("ready") {
+            line.clear();
+            ensure!(output.read_line(&mut line)? > 0, "the command never ran");
+        }
+        let process = machine.first_process("terminal")?;
+        let mut keyboard = script.stdin.take().context("no input")?;
+        wait_until("the end of a run", || {
+            let ended = script.try_wait().ok().flatten().is_some();
+            if !ended {
+                keyboard.write_all(key).ok();
+                sleep(PRESS);
+            }
+            ended
+        });
+        assert_eq!(end_of(&mut script)?.code(), Some(137));
+        machine.is_gone("terminal", process)?;
     }
     Ok(())
 }

@@ -46,8 +46,10 @@ pub(super) struct Attended<'a> {
     pub terminal: bool,
     pub detached: Option<Detached>,
     pub grace: Duration,
-    /// Whether standard input was a terminal when this began.
-    pub on_terminal: bool,
+    /// Standard input was a terminal when this began.
+    pub reads_terminal: bool,
+    /// The runtime is in our process group: keys of the terminal reach it without us.
+    pub shares_group: bool,
 }
 
 impl Attended<'_> {
@@ -98,8 +100,13 @@ impl Attended<'_> {
         if let (Some(detached), true) = (&self.detached, signal == Signal::TERM.as_raw()) {
             signal = detached.stop_signal;
         }
+        let key = signal == Signal::INT.as_raw() || signal == Signal::QUIT.as_raw();
+        if key && self.shares_group && !self.terminal {
+            return;
+        }
         let resizes = signal == Signal::WINCH.as_raw();
-        if resizes && self.terminal {
+        if resizes && (self.terminal || self.shares_group) {
+            // Of our terminal. A service may take it for the wish to end: Apache does.
             return;
         }
         // The runtime passes on what it gets, but the size of a terminal is its own affair, and few know real-time signals.
@@ -113,7 +120,7 @@ impl Attended<'_> {
     }
 
     fn hung_up(&self) -> bool {
-        self.on_terminal && rustix::termios::tcgetattr(rustix::stdio::stdin()).is_err()
+        self.reads_terminal && rustix::termios::tcgetattr(rustix::stdio::stdin()).is_err()
     }
 
     async fn kill(&self, process: &mut Child) -> anyhow::Result<Ended> {
