@@ -14,6 +14,7 @@
 //! | 130 | `import`: interrupted, as by ctrl-C |
 //! | other | `run` only: the exit code of the container's command; 128 and the number of the signal that ended it |
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ pub struct ExitWith {
 
 /// Prints `error` to stderr, on one line, and picks the exit code.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("sluice: {}", explain(error));
+    // A terminal that is gone changes nothing about the code.
+    let _nobody_reads = writeln!(std::io::stderr(), "sluice: {}", explain(error));
     ExitCode::from(code(error))
 }
 

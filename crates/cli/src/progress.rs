@@ -2,7 +2,7 @@
 //!
 //! Everything goes to stderr: stdout is for data.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::layer_progress::State;
@@ -43,8 +43,8 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match &self.output {
             Output::Quiet => {}
-            Output::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Output::Lines { .. } => eprintln!("{text}"),
+            Output::Bar(bar) => bar.suspend(|| say(text)),
+            Output::Lines { .. } => say(text),
         }
     }
 
@@ -108,6 +108,11 @@ fn new_bar(what: &'static str) -> ProgressBar {
 
 fn percent(done: u64, total: u64) -> u64 {
     done.saturating_mul(100).checked_div(total).unwrap_or(100).min(100)
+}
+
+/// A terminal that is gone is nobody's failure: there may be a container to end yet.
+fn say(text: &str) {
+    let _nobody_reads = writeln!(std::io::stderr(), "{text}");
 }
 
 #[cfg(test)]
