@@ -28,7 +28,8 @@ Exit codes:
   4 there is no such image, file or mount, or the registry refused
   5 policy replay: other policies decide differently   6 serve: another node works in the state folder
   130 import: interrupted
-  run: the exit code of the command in the container; 125 when sluice itself failed
+  run: the exit code of the command in the container, 128+N when signal N ended it; 127 when there is none, 126
+  when it cannot be executed, 125 when sluice itself failed
 
 Settings: defaults, then /etc/sluice/sluice.toml or --config, then SLUICE__SECTION__KEY variables, then --set and flags.
 `sluice config show` prints the result.";
@@ -97,6 +98,7 @@ pub enum Command {
     Mount(commands::mount::MountArgs),
     Umount(commands::umount::UmountArgs),
     Run(Box<commands::run::RunArgs>),
+    Stop(commands::stop::StopArgs),
     Inspect(commands::inspect::InspectArgs),
     Compare(Box<commands::compare::CompareArgs>),
     /// List the images that the store holds
@@ -117,6 +119,8 @@ pub enum Command {
     Completions(commands::completions::CompletionsArgs),
     #[command(hide = true)]
     Link(commands::link::LinkArgs),
+    #[command(hide = true)]
+    TakeAway(commands::take_away::TakeAwayArgs),
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -143,6 +147,8 @@ mod tests {
             &["import", "debian:12", "oci:dir:tag"],
             &["mount", "debian:12", "/mnt", "--foreground"],
             &["run", "--env", "A=b", "-v", "debian:12", "--", "sh", "-c", "exit 3"],
+            &["run", "--detach", "--name", "web", "--network", "host", "--stop-timeout", "3s", "debian:12"],
+            &["stop", "web", "db"],
             &["compare", "x", "--rtt", "20ms", "--bandwidth", "200Mbit", "--ready-http", "80/health"],
             &["gc", "--dry-run", "--grace", "1h"],
             &["--set", "frontend.background=false", "ls", "--json"],
@@ -181,6 +187,8 @@ mod tests {
             &["import"],
             &["mount", "debian:12"],
             &["ls", "-v", "-q"],
+            &["run", "--detach", "--tty", "debian:12"],
+            &["stop"],
             &["ls", "--set", "novalue"],
             &["ls", "--username", "me"],
             &["ls", "--platform", "arm64"],

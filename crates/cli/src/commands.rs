@@ -18,6 +18,8 @@ pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod status;
+pub mod stop;
+pub mod take_away;
 pub mod umount;
 pub mod uninstall;
 
@@ -96,6 +98,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Mount(args) => Box::pin(mount::run(&context, args)).await,
         Command::Umount(args) => umount::run(&context, args).await,
         Command::Run(args) => Box::pin(run::run(&context, *args)).await,
+        Command::Stop(args) => stop::run(&context, args).await,
+        Command::TakeAway(args) => take_away::run(&context, args).await,
         Command::Inspect(args) => inspect::run(&context, args).await,
         Command::Compare(args) => Box::pin(compare::run(&context, *args)).await,
         Command::Ls => ls::run(&context).await,

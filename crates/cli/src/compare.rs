@@ -8,7 +8,8 @@
 //!
 //! Everything is private and temporary: registry, containerd, store, services, node. Each measured start has a fresh
 //! containerd or a fresh node, and the machine's caches dropped before. Both sides make the same runtime bundle from the
-//! same config, so they differ only in how the root comes to be and is read.
+//! same config, so they differ only in how the root comes to be and is read. Containers have a network of their own, which is
+//! asked from inside whether they are ready; comparisons side by side share nothing but the machine.
 //!
 //! Resolving asks the registry through the fetcher's card also when the image is known: that stands for the round trip
 //! to the services, and is to streaming's disadvantage.
@@ -33,7 +34,7 @@ use proto::ResolveRequest;
 
 use crate::commands::import;
 use crate::image_name;
-use crate::link::{Link, Nic, Shape};
+use crate::link::{Carriers, Link, Nic, Shape};
 use crate::progress::Progress;
 use crate::runtime::{ImageConfig, RunOptions, Runtime};
 use ready::Ready;
@@ -79,12 +80,19 @@ pub async fn measure(plan: &Plan, scratch: &Scratch, progress: &mut Progress) ->
     let runtime = Runtime::find(plan.runtime.as_deref(), scratch.path().join("runtime"))?;
     containerd::check_installed()?;
     let source = source(plan, scratch, progress).await?;
-    let starter =
-        Starter { runtime, options: plan.options.clone(), ready: plan.ready.clone(), timeout: plan.timeout };
+    let carriers = Carriers::new()?;
+    let starter = Starter {
+        runtime,
+        prefix: scratch.name(),
+        options: plan.options.clone(),
+        ready: plan.ready.clone(),
+        timeout: plan.timeout,
+    };
     let mut rounds = Vec::new();
     let mut known = None;
     for number in 1..=plan.rounds {
-        let round = Repetition { plan, scratch, source: &source, starter: &starter, number };
+        let round =
+            Repetition { plan, scratch, source: &source, carriers: &carriers, starter: &starter, number };
         let (measured, record, start_up) = Box::pin(round.measure(progress)).await?;
         rounds.push(measured);
         known.get_or_insert((record, start_up));
@@ -101,6 +109,7 @@ struct Repetition<'a> {
     plan: &'a Plan,
     scratch: &'a Scratch,
     source: &'a Source,
+    carriers: &'a Carriers,
     starter: &'a Starter,
     number: u32,
 }
@@ -110,7 +119,7 @@ impl Repetition<'_> {
         let say = |what: &str| progress.note(&format!("round {}/{}: {what}", self.number, self.plan.rounds));
         let folder = self.scratch.path().join(format!("round-{}", self.number));
         std::fs::create_dir(&folder)?;
-        let server = Server::start(self.scratch, &folder, self.plan, self.source).await?;
+        let server = Server::start(self.scratch, &folder, self.plan, self.source, self.carriers).await?;
         let mut first = None;
         if self.plan.first {
             say("first pull: import through the link, mount, start");
@@ -143,7 +152,7 @@ impl Repetition<'_> {
     }
 
     async fn normal(&self, folder: &Path, record: &ImageRecord) -> anyhow::Result<Start> {
-        let link = Link::start(Nic::new(self.plan.shape), streaming::LOOPBACK).await?;
+        let link = Link::start(self.carriers, Nic::new(self.plan.shape), streaming::LOOPBACK)?;
         link.lead_to(&self.source.host);
         let reference = format!("{}/{}", link.address(), self.source.name);
         let platform = self.plan.request.platform.clone().unwrap_or_default();

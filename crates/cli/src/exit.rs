@@ -10,8 +10,9 @@
 //! | 5 | `policy replay`: other policies decide differently |
 //! | 6 | `serve`: another node works in the state folder |
 //! | 125 | `run` only: sluice failed, the container's command did not run |
+//! | 126, 127 | `run` only: the container's command cannot be executed, or there is none such |
 //! | 130 | `import`: interrupted, as by ctrl-C |
-//! | other | `run` only: the exit code of the container's command |
+//! | other | `run` only: the exit code of the container's command; 128 and the number of the signal that ended it |
 
 use std::process::ExitCode;
 use std::time::Duration;

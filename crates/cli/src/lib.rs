@@ -21,6 +21,7 @@ pub mod image_name;
 pub mod install;
 pub mod link;
 pub mod node;
+pub mod processor;
 pub mod progress;
 pub mod render;
 pub mod request;
@@ -35,6 +36,11 @@ use clap::Parser as _;
 /// Reads the arguments, runs the command, and says what went wrong.
 pub fn main() -> ExitCode {
     let cli = args::Cli::parse();
+    if let args::Command::TakeAway(args) = &cli.command
+        && !args.is_needed()
+    {
+        return ExitCode::SUCCESS;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::failed(&anyhow::Error::new(error).context("start the async runtime")),

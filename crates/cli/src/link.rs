@@ -1,40 +1,42 @@
 //! A simulated network link: a TCP proxy with a round-trip time and a bandwidth.
 //!
 //! ```text
-//! client --> [Link] --bucket--> delay line (rtt/2) --> server       up
-//! client <-- delay line (rtt/2) <--bucket-- [Link] <-- server       down
+//! client --> [Link] --turn--> delay line (rtt/2) --> server       up
+//! client <-- delay line (rtt/2) <--turn-- [Link] <-- server       down
 //! ```
 //!
-//! A [`Nic`] is one machine's network card: a bucket and a byte counter for each direction, shared by all
-//! connections of all links that are attached to it. A frame waits for its turn in the bucket, then
+//! A [`Nic`] is one machine's network card: a schedule of turns and a byte counter for each direction, shared by all
+//! connections of all links that are attached to it. A frame waits for its turn, then
 //! travels half a round trip; an opening handshake costs a whole one, as TCP's does. Slow start and loss
-//! are not simulated: both sides of a comparison are spared them alike.
+//! are not simulated: both sides of a comparison are spared them alike. A link without delay and limit copies bytes.
 //!
-//! Concurrency: two tasks for each direction of each connection (reader, delay line), joined by a
-//! bounded channel; the buckets are the only shared state, behind short locks. Dropping the [`Link`] ends them all.
+//! Concurrency: [`Carriers`] are the threads that links run on, apart from what is measured through them, so that their own
+//! processor time can be told. Two tasks for each direction of each connection (reader, delay line), joined by a
+//! bounded channel; the schedules are the only shared state, behind short locks. Dropping the [`Link`] ends them all.
 
+mod carriers;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod timer;
+mod way;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use carriers::{Carriers, processor_time};
+use shape::Direction;
 pub use shape::{Bandwidth, Counters, Nic, Shape};
-use shape::{Direction, Lane};
+use timer::Precise;
+use way::one_way;
 
-/// Bytes that take their turn in the bucket together: 0.65 ms at 200 Mbit/s, so that connections share finely.
-const FRAME: usize = 16 * 1024;
-/// Frames under way on one connection: 16 MiB, more than any simulated bandwidth times delay.
-const FRAMES_UNDER_WAY: usize = 1024;
 /// The socket buffers towards the server, in bytes: what a server believes sent should be on the link,
 /// not in a buffer in front of it.
 const SOCKET_BUFFER: u32 = 256 * 1024;
@@ -63,14 +65,16 @@ struct Control {
 impl Link {
     /// Listens on `listen` (port 0: any) and carries every connection through `nic`, once [`Link::lead_to`] has
     /// said where to: what is advertised may have to be known before what serves it.
-    pub async fn start(nic: Arc<Nic>, listen: SocketAddr) -> anyhow::Result<Link> {
+    pub fn start(carriers: &Carriers, nic: Arc<Nic>, listen: SocketAddr) -> anyhow::Result<Link> {
+        let _on_their_threads = carriers.handle().enter();
         let socket = if listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(listen).with_context(|| format!("listen on {listen} for a simulated link"))?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let (control, watched) = watch::channel(Control::default());
-        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, nic.clone(), watched)));
+        let accepting =
+            AbortOnDropHandle::new(carriers.handle().spawn(accept(listener, nic.clone(), watched)));
         Ok(Link { address, nic, control, _accepting: accepting })
     }
 
@@ -142,8 +146,11 @@ async fn carry(
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     let generation = control.borrow().generation;
-    let up = one_way(client_read, server_write, nic.lane(Direction::Up), opened, control.clone());
-    let down = one_way(server_read, client_write, nic.lane(Direction::Down), opened, control.clone());
+    let lane = |direction| nic.lane(direction);
+    let up =
+        one_way(client_read, server_write, lane(Direction::Up), opened, Precise::new()?, control.clone());
+    let down =
+        one_way(server_read, client_write, lane(Direction::Down), opened, Precise::new()?, control.clone());
     tokio::select! {
         ended = async { tokio::try_join!(up, down).map(|_| ()) } => ended,
         _ = control.wait_for(|control| control.generation != generation) => Ok(()),
@@ -161,64 +168,4 @@ async fn connect(to: &str) -> std::io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-/// A frame on its way, and when its last bit arrives.
-struct Frame {
-    arrives: Instant,
-    bytes: Vec<u8>,
-}
-
-async fn one_way(
-    from: impl AsyncRead + Unpin,
-    to: impl AsyncWrite + Unpin,
-    lane: Lane,
-    opened: Instant,
-    control: watch::Receiver<Control>,
-) -> std::io::Result<()> {
-    let (sender, receiver) = mpsc::channel(FRAMES_UNDER_WAY);
-    let (sent, delivered) =
-        tokio::join!(send(from, sender, lane.clone(), opened), deliver(to, receiver, lane, control));
-    sent.and(delivered)
-}
-
-/// Reads frames and gives each its turn in the bucket.
-async fn send(
-    mut from: impl AsyncRead + Unpin,
-    line: mpsc::Sender<Frame>,
-    lane: Lane,
-    opened: Instant,
-) -> std::io::Result<()> {
-    loop {
-        let mut bytes = vec![0; FRAME];
-        let length = from.read(&mut bytes).await?;
-        if length == 0 {
-            return Ok(());
-        }
-        bytes.truncate(length);
-        let turn = lane.reserve(length, opened);
-        if line.send(Frame { arrives: turn.ends + lane.delay(), bytes }).await.is_err() {
-            return Ok(());
-        }
-        // What is read before its turn would only wait here instead of in the sender's buffer.
-        tokio::time::sleep_until(turn.begins).await;
-    }
-}
-
-/// Hands frames over when they arrive; while stalled, not at all.
-async fn deliver(
-    mut to: impl AsyncWrite + Unpin,
-    mut line: mpsc::Receiver<Frame>,
-    lane: Lane,
-    mut control: watch::Receiver<Control>,
-) -> std::io::Result<()> {
-    while let Some(frame) = line.recv().await {
-        tokio::time::sleep_until(frame.arrives).await;
-        if control.wait_for(|control| !control.stalled).await.is_err() {
-            return Ok(());
-        }
-        lane.count(frame.bytes.len());
-        to.write_all(&frame.bytes).await?;
-    }
-    to.shutdown().await
 }

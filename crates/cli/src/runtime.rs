@@ -11,12 +11,18 @@ pub mod container;
 pub mod defaults;
 pub mod folder;
 pub mod image_config;
+pub mod init;
 pub mod options;
+pub mod output;
+pub mod ports;
 pub mod signals;
 pub mod spec;
+pub mod stopping;
 pub mod user;
 
 pub use container::{Container, Runtime};
 pub use folder::Folder;
 pub use image_config::ImageConfig;
+pub use init::Init;
 pub use options::{Network, RunOptions, Volume};
+pub use ports::Ports;

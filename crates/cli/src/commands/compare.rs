@@ -35,7 +35,7 @@ pub struct CompareArgs {
     image: String,
     #[command(flatten)]
     shape: ShapeArgs,
-    /// Ready when http://127.0.0.1:PORT/PATH answers with a success
+    /// Ready when http://127.0.0.1:PORT/PATH answers with a success, asked inside the container's network
     #[arg(long, value_name = "PORT[/PATH]", conflicts_with = "ready_line")]
     ready_http: Option<HttpProbe>,
     /// Ready when a line of the container's output matches
@@ -65,6 +65,9 @@ pub struct CompareArgs {
     /// Show a file or folder of this machine in the container; may be repeated
     #[arg(long, value_name = "SRC:DST[:ro]")]
     volume: Vec<Volume>,
+    /// The containers' network
+    #[arg(long, alias = "network", value_enum, default_value_t)]
+    net: Network,
     /// The OCI runtime [default: runc, else crun]
     #[arg(long, value_name = "PROGRAM")]
     runtime: Option<PathBuf>,
@@ -124,7 +127,7 @@ fn plan(context: &Context, args: &CompareArgs) -> anyhow::Result<Plan> {
             env: args.env.clone(),
             user: args.user.clone(),
             volumes: args.volume.clone(),
-            network: Network::Host,
+            network: args.net,
             ..RunOptions::default()
         },
     })

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::mpsc;
 
-use crate::link::{Bandwidth, Link, Nic, Shape};
+use crate::link::{Bandwidth, Carriers, Link, Nic, Shape};
 use crate::render;
 
 /// Carry TCP connections through a simulated link
@@ -44,7 +44,8 @@ impl ShapeArgs {
 }
 
 pub async fn run(args: LinkArgs) -> anyhow::Result<ExitCode> {
-    let link = Link::start(Nic::new(args.shape.shape()), args.listen).await?;
+    let carriers = Carriers::new()?;
+    let link = Link::start(&carriers, Nic::new(args.shape.shape()), args.listen)?;
     link.lead_to(args.to);
     render::line(&format!("listening {}", link.address()))?;
     let mut caught = crate::runtime::signals::Caught::new()?;

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::process::{self, Server};
-use super::report::Start;
+use super::report::{Processor, Start};
 use super::start::{Starter, drop_caches};
 use crate::link::Link;
 use crate::runtime::ImageConfig;
@@ -37,14 +37,15 @@ pub async fn start(
     let root = folder.join("rootfs");
     std::fs::create_dir(&root)?;
     drop_caches().await?;
-    let (asked, before) = (Instant::now(), link.counters());
+    let (processor, before) = (Processor::now(), link.counters());
+    let asked = Instant::now();
     containerd.pull(reference, platform).await?;
     let pulled = Instant::now();
     let mount = containerd.mount(reference, &root).await?;
     let started =
         starter.start("normal", &root, &folder.join("bundle"), config).await.context("normal start")?;
-    let moved = link.counters().since(before);
-    let start = Start::new(asked, pulled, &started, moved.down, moved.up);
+    let (moved, processor) = (link.counters().since(before), processor.spent());
+    let start = Start::new(asked, pulled, &started, moved, processor);
     drop(started);
     drop(mount);
     Ok(start)

@@ -7,12 +7,11 @@ use std::time::Duration;
 use anyhow::bail;
 use regex::bytes::Regex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::Child;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::runtime::ImageConfig;
+use crate::runtime::{ImageConfig, Ports};
 
 /// How often a service that does not answer yet is asked again.
 const PROBE_EVERY: Duration = Duration::from_millis(5);
@@ -33,7 +32,7 @@ pub enum Ready {
 #[derive(Clone, Debug)]
 pub struct LinePattern(Regex);
 
-/// `PORT[/PATH]` on this machine: containers of a comparison have the host's network.
+/// `PORT[/PATH]` of the container, on its own loopback.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpProbe {
     port: u16,
@@ -46,19 +45,22 @@ impl Ready {
         config.exposed_ports.first().map_or(Ready::Exit, |&port| Ready::Port(port))
     }
 
-    /// A service that already answers would be measured in the container's place.
+    /// With the machine's network a service that already answers would be measured in the container's place.
     pub async fn check_free(&self) -> anyhow::Result<()> {
         let port = match self {
             Ready::Http(HttpProbe { port, .. }) | Ready::Port(port) => *port,
             Ready::Exit | Ready::Line(_) => return Ok(()),
         };
-        if listens(port).await {
-            bail!("something on this machine already listens on port {port}");
+        if Ports::Machine.connect(port).await.is_ok() {
+            bail!(
+                "something on this machine already listens on port {port}: \
+                 leave out --net host to give the container a network of its own"
+            );
         }
         Ok(())
     }
 
-    pub async fn wait(&self, process: &mut Child, output: &Output) -> anyhow::Result<()> {
+    pub async fn wait(&self, process: &mut Child, output: &Output, ports: &Ports) -> anyhow::Result<()> {
         let early = |status: std::process::ExitStatus| {
             anyhow::anyhow!("the container ended before it was ready: {status}")
         };
@@ -73,11 +75,11 @@ impl Ready {
                 status = process.wait() => Err(early(status?)),
             },
             Ready::Port(port) => tokio::select! {
-                () = until_listening(*port) => Ok(()),
+                () = until_listening(*port, ports) => Ok(()),
                 status = process.wait() => Err(early(status?)),
             },
             Ready::Http(probe) => tokio::select! {
-                () = probe.answers() => Ok(()),
+                () = probe.answers(ports) => Ok(()),
                 status = process.wait() => Err(early(status?)),
             },
         }
@@ -95,20 +97,16 @@ impl std::fmt::Display for Ready {
     }
 }
 
-async fn listens(port: u16) -> bool {
-    TcpStream::connect(("127.0.0.1", port)).await.is_ok()
-}
-
-async fn until_listening(port: u16) {
-    while !listens(port).await {
+async fn until_listening(port: u16, ports: &Ports) {
+    while ports.connect(port).await.is_err() {
         tokio::time::sleep(PROBE_EVERY).await;
     }
 }
 
 impl HttpProbe {
-    async fn answers(&self) {
+    async fn answers(&self, ports: &Ports) {
         loop {
-            if let Ok(Ok(true)) = tokio::time::timeout(PROBE_TIMEOUT, self.ask()).await {
+            if let Ok(Ok(true)) = tokio::time::timeout(PROBE_TIMEOUT, self.ask(ports)).await {
                 return;
             }
             tokio::time::sleep(PROBE_EVERY).await;
@@ -116,8 +114,8 @@ impl HttpProbe {
     }
 
     /// Whether the status is a success or a redirect.
-    async fn ask(&self) -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+    async fn ask(&self, ports: &Ports) -> std::io::Result<bool> {
+        let mut stream = ports.connect(self.port).await?;
         let request = format!("GET {} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n", self.path);
         stream.write_all(request.as_bytes()).await?;
         let mut status_line = [0; 12];
@@ -271,7 +269,7 @@ mod tests {
                 .spawn()
                 .unwrap();
             let output = Output::of(&mut child, &ready);
-            ready.wait(&mut child, &output).await
+            ready.wait(&mut child, &output, &Ports::Machine).await
         };
         assert!(run("echo up >&2; exec sleep 1000", "^up$").await.is_ok());
         assert!(run("echo down; exit 0", "^up$").await.is_err());
@@ -287,7 +285,7 @@ mod tests {
         let mut sleeps =
             tokio::process::Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
         let output = Output::of(&mut sleeps, &ready);
-        ready.wait(&mut sleeps, &output).await.unwrap();
+        ready.wait(&mut sleeps, &output, &Ports::Machine).await.unwrap();
         assert!(matches!(Ready::expected(&ImageConfig::default()), Ready::Exit));
     }
 
@@ -305,7 +303,7 @@ mod tests {
             }
         });
         let probe = HttpProbe { port, path: "/".to_owned() };
-        probe.answers().await;
+        probe.answers(&Ports::Machine).await;
         server.await.unwrap();
     }
 }

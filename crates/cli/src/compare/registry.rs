@@ -14,6 +14,9 @@ use crate::image_name;
 /// The name of the copy; containerd and the fetcher see it.
 const NAME: &str = "compare:latest";
 
+/// Starts of a registry, each with another port.
+const ATTEMPTS: u32 = 3;
+
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
@@ -26,6 +29,22 @@ impl Registry {
         let program = process::find("docker-registry", "docker-registry")?;
         let skopeo = process::find("skopeo", "skopeo")?;
         std::fs::create_dir_all(folder)?;
+        let mut attempt = 1;
+        let (address, server) = loop {
+            match Registry::serve(&program, folder).await {
+                Ok(served) => break served,
+                // Somebody else may have taken the port meanwhile.
+                Err(error) if attempt < ATTEMPTS => {
+                    tracing::debug!(error = %format!("{error:#}"), "start again")
+                }
+                Err(error) => return Err(error),
+            }
+            attempt += 1;
+        };
+        Ok(Registry { address, skopeo, _server: server })
+    }
+
+    async fn serve(program: &Path, folder: &Path) -> anyhow::Result<(SocketAddr, Server)> {
         let address = free_address().await?;
         let config = folder.join("config.yml");
         std::fs::write(&config, configuration(folder, address))?;
@@ -33,7 +52,7 @@ impl Registry {
         command.arg("serve").arg(&config);
         let mut server = Server::spawn("the private registry", command, folder.join("log"))?;
         server.wait_until(async || TcpStream::connect(address).await.is_ok()).await?;
-        Ok(Registry { address, skopeo, _server: server })
+        Ok((address, server))
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -64,7 +83,7 @@ impl Registry {
     }
 }
 
-/// The registry cannot pick a port itself. Nobody else binds this one unless they ask for exactly it.
+/// The registry cannot pick a port itself.
 async fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("find a free port")?;
     Ok(listener.local_addr()?)

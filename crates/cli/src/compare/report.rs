@@ -8,7 +8,8 @@ use super::Plan;
 use super::ready::Ready;
 use super::start::Started;
 use crate::commands::import;
-use crate::link::Shape;
+use crate::link::{self, Counters, Shape};
+use crate::processor;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -66,8 +67,19 @@ pub struct Start {
     /// Moved over the link until ready, to the node and from it.
     pub bytes_down: u64,
     pub bytes_up: u64,
+    #[serde(flatten)]
+    pub processor: Processor,
     /// Questions to the cache that a read waited for, until ready.
     pub round_trips: u64,
+}
+
+/// Processor time until ready.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Processor {
+    /// Of everything that took part, on either end of the link, and the container itself.
+    pub cpu: f64,
+    /// Of the simulated link, which is none of it.
+    pub link_cpu: f64,
 }
 
 /// Ready times, streaming divided by normal.
@@ -104,16 +116,17 @@ impl Start {
         asked: Instant,
         pulled: Instant,
         started: &Started,
-        bytes_down: u64,
-        bytes_up: u64,
+        moved: Counters,
+        processor: Processor,
     ) -> Start {
         Start {
             pull: (pulled - asked).as_secs_f64(),
             create: (started.created - pulled).as_secs_f64(),
             start: (started.ready - started.created).as_secs_f64(),
             ready: (started.ready - asked).as_secs_f64(),
-            bytes_down,
-            bytes_up,
+            bytes_down: moved.down,
+            bytes_up: moved.up,
+            processor,
             round_trips: 0,
         }
     }
@@ -131,8 +144,27 @@ impl Start {
             ready: seconds(|start| start.ready),
             bytes_down: bytes(|start| start.bytes_down),
             bytes_up: bytes(|start| start.bytes_up),
+            processor: Processor {
+                cpu: seconds(|start| start.processor.cpu),
+                link_cpu: seconds(|start| start.processor.link_cpu),
+            },
             round_trips: bytes(|start| start.round_trips),
         }
+    }
+}
+
+impl Processor {
+    /// What was taken so far, by anybody.
+    pub(super) fn now() -> Processor {
+        let link = link::processor_time();
+        let all = processor::of_tree();
+        Processor { cpu: all.saturating_sub(link).as_secs_f64(), link_cpu: link.as_secs_f64() }
+    }
+
+    /// Since this was `now`.
+    pub(super) fn spent(self) -> Processor {
+        let now = Processor::now();
+        Processor { cpu: (now.cpu - self.cpu).max(0.0), link_cpu: (now.link_cpu - self.link_cpu).max(0.0) }
     }
 }
 
@@ -215,6 +247,7 @@ pub(super) mod tests {
             start: ready / 2.0,
             ready,
             bytes_down: 1_000,
+            processor: Processor { cpu: ready / 10.0, link_cpu: 0.25 },
             ..Start::default()
         };
         let round = |factor: f64| Round {

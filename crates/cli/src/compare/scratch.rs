@@ -33,6 +33,11 @@ impl Scratch {
         self.folder.path()
     }
 
+    /// The folder's, which no other has.
+    pub fn name(&self) -> String {
+        self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The tasks of one more service that must have ended before the folder goes.
     pub fn tasks(&self) -> TaskTracker {
         let tasks = TaskTracker::new();

@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use super::ready::{Output, Ready};
 use crate::runtime::container::Streams;
 use crate::runtime::user::RootDir;
-use crate::runtime::{Container, ImageConfig, RunOptions, Runtime, spec, user};
+use crate::runtime::{Container, ImageConfig, Network, RunOptions, Runtime, spec, user};
 
 /// How containers are started in this comparison.
 #[derive(Clone, Debug)]
 pub struct Starter {
     pub runtime: Runtime,
+    /// Of the containers' names: comparisons side by side share the machine's control groups.
+    pub prefix: String,
     pub options: RunOptions,
     /// None: as the image's config lets one expect.
     pub ready: Option<Ready>,
@@ -33,7 +35,7 @@ impl Starter {
     /// Creates a container over `root`, and waits until it is ready. `config` is the image's.
     pub async fn start(
         &self,
-        id: &str,
+        side: &str,
         root: &Path,
         bundle: &Path,
         config: &ImageConfig,
@@ -42,14 +44,19 @@ impl Starter {
         let looked_up = root.to_owned();
         let identity =
             tokio::task::spawn_blocking(move || user::identity(&name, &RootDir(&looked_up))).await??;
-        let spec = spec::spec(id, root, config, &self.options, &identity)?;
-        let mut container = Container::create(self.runtime.clone(), id, bundle.to_owned(), &spec)?;
+        let id = format!("{}-{side}", self.prefix);
+        let spec = spec::spec(&id, root, config, &self.options, &identity)?;
+        let mut container = Container::create(self.runtime.clone(), &id, bundle.to_owned(), &spec)?;
         let ready_when = self.ready.clone().unwrap_or_else(|| Ready::expected(config));
-        ready_when.check_free().await?;
+        if self.options.network == Network::Host {
+            ready_when.check_free().await?;
+        }
+        let ports = container.ports(self.options.network);
         let created = Instant::now();
         let mut process = container.run(Streams::Capture, true)?;
         let output = Output::of(&mut process, &ready_when);
-        let became_ready = tokio::time::timeout(self.timeout, ready_when.wait(&mut process, &output)).await;
+        let became_ready =
+            tokio::time::timeout(self.timeout, ready_when.wait(&mut process, &output, &ports)).await;
         let ready = Instant::now();
         match became_ready {
             Ok(Ok(())) => Ok(Started { created, ready, _container: container }),

@@ -16,12 +16,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::containerd::Mount;
-use super::report::Start;
+use super::report::{Processor, Start};
 use super::scratch::Scratch;
 use super::start::{Starter, drop_caches};
 use super::{Plan, Source};
 use crate::embedded::Embedded;
-use crate::link::{Counters, Link, Nic};
+use crate::link::{Carriers, Counters, Link, Nic};
 use crate::node::Node;
 use crate::progress::Progress;
 use crate::runtime::ImageConfig;
@@ -77,10 +77,11 @@ impl<'a> Server<'a> {
         folder: &Path,
         plan: &Plan,
         source: &Source,
+        carriers: &Carriers,
     ) -> anyhow::Result<Server<'a>> {
-        let fetching = Link::start(Nic::new(plan.shape), LOOPBACK).await?;
+        let fetching = Link::start(carriers, Nic::new(plan.shape), LOOPBACK)?;
         fetching.lead_to(&source.host);
-        let serving = Link::start(Nic::new(plan.shape), LOOPBACK).await?;
+        let serving = Link::start(carriers, Nic::new(plan.shape), LOOPBACK)?;
         let mut settings = Settings { state: folder.join("server"), ..Settings::default() };
         settings.cache.listen = LOOPBACK;
         settings.cache.advertise = Some(format!("http://{}", serving.address()));
@@ -211,15 +212,16 @@ impl FreshNode {
             work: part("work"),
         };
         drop_caches().await?;
-        let (asked, before) = (Instant::now(), server.moved());
+        let (processor, before) = (Processor::now(), server.moved());
+        let asked = Instant::now();
         let mounted = client.mount(request, &mut Progress::new(true)).await?;
         let pulled = Instant::now();
         let mount = Mount(root.clone());
         let config = ImageConfig::parse(&mounted.config)?;
         let started = starter.start("streamed", &root, &self.folder.join("bundle"), &config).await?;
-        let moved = server.moved().since(before);
+        let (moved, processor) = (server.moved().since(before), processor.spent());
         let status = client.status(true).await?;
-        let start = Start::new(asked, pulled, &started, moved.down, moved.up);
+        let start = Start::new(asked, pulled, &started, moved, processor);
         let ready = started.ready - asked;
         let known = server.learned().await?;
         drop(started);

@@ -5,14 +5,14 @@ use crate::link::Bandwidth;
 use crate::render;
 
 pub fn describe(report: &Report) -> String {
-    let header = ["", "pull", "create", "start", "ready", "moved", "of normal"];
+    let header = ["", "pull", "create", "start", "ready", "moved", "cpu", "link cpu", "of normal"];
     let mut rows = vec![row("normal pull", &report.normal, Some(1.0))];
     rows.push(row("streaming", &report.streamed, Some(report.ratios.streamed)));
     rows.push(row("streaming, learned", &report.learned, Some(report.ratios.learned)));
     if let Some(first) = &report.first {
         rows.push(row("streaming, first pull", first, report.ratios.first));
     }
-    let table = render::table(&header, &[1, 2, 3, 4, 5, 6], rows);
+    let table = render::table(&header, &[1, 2, 3, 4, 5, 6, 7, 8], rows);
     format!("{}\n\n{table}\n{}", heading(report), footnotes(report))
 }
 
@@ -36,7 +36,9 @@ fn heading(report: &Report) -> String {
 }
 
 fn footnotes(report: &Report) -> String {
-    let mut text = String::new();
+    let mut text =
+        "cpu: processor time until ready of everything but the simulated link, on both ends of it\n"
+            .to_owned();
     let limit = &report.limit;
     if let (Some(streamed), Some(learned)) = (limit.streamed, limit.learned) {
         text += &format!(
@@ -60,6 +62,8 @@ fn row(name: &str, start: &Start, ratio: Option<f64>) -> Vec<String> {
         seconds(start.start),
         seconds(start.ready),
         render::bytes(start.bytes_down),
+        seconds(start.processor.cpu),
+        seconds(start.processor.link_cpu),
         ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")),
     ]
 }
@@ -72,9 +76,17 @@ mod tests {
     #[test]
     fn shows_every_side_and_the_limit() {
         let text = describe(&example());
-        for expected in
-            ["normal pull", "streaming, learned", "1.50 s", "0.050", "200Mbit/s", "0.16 s", "medians of 2"]
-        {
+        for expected in [
+            "normal pull",
+            "streaming, learned",
+            "1.50 s",
+            "0.050",
+            "200Mbit/s",
+            "0.16 s",
+            "medians of 2",
+            "3.00 s",
+            "0.25 s",
+        ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
         assert!(!text.contains("first pull"));

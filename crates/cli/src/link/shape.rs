@@ -1,7 +1,7 @@
 //! What a link does to bytes: how long they wait, how fast they follow each other.
 //!
-//! The arithmetic is that of a schedule, not of timers: each frame is given the moment when its last bit
-//! leaves, whoever wakes late has lost nothing as long as it is within [`DEPTH`].
+//! The arithmetic is that of a schedule, not of timers: turns follow each other without a gap as long as bytes wait, however
+//! late those who hand them over wake up, and none begins before its bytes were there.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +11,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// The bucket's depth: unused time that a late sender may catch up on. Timers are a millisecond coarse.
-const DEPTH: Duration = Duration::from_millis(5);
+/// What a turn takes on the wire, unless that is more or less than a frame can hold: connections share finely.
+const TURN: Duration = Duration::from_millis(1);
+const FRAME_MIN: u64 = 2 * 1024;
+const FRAME_MAX: u64 = 64 * 1024;
 
 /// Round-trip time, and bandwidth of each direction; none: unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -83,8 +85,8 @@ impl Counters {
 #[derive(Debug)]
 pub struct Nic {
     shape: Shape,
-    up: Arc<Bucket>,
-    down: Arc<Bucket>,
+    up: Arc<Wire>,
+    down: Arc<Wire>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +96,8 @@ pub(super) enum Direction {
 }
 
 #[derive(Debug, Default)]
-struct Bucket {
-    /// When the last bit of what was admitted so far leaves.
+struct Wire {
+    /// When the last bit of what was given a turn so far leaves.
     busy_until: Mutex<Option<Instant>>,
     delivered: AtomicU64,
 }
@@ -106,7 +108,7 @@ impl Nic {
     }
 
     pub fn counters(&self) -> Counters {
-        let read = |bucket: &Bucket| bucket.delivered.load(Ordering::Relaxed);
+        let read = |wire: &Wire| wire.delivered.load(Ordering::Relaxed);
         Counters { up: read(&self.up), down: read(&self.down) }
     }
 
@@ -115,11 +117,11 @@ impl Nic {
     }
 
     pub(super) fn lane(&self, direction: Direction) -> Lane {
-        let bucket = match direction {
+        let wire = match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
         };
-        Lane { shape: self.shape, bucket: bucket.clone() }
+        Lane { shape: self.shape, wire: wire.clone() }
     }
 }
 
@@ -127,7 +129,7 @@ impl Nic {
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     shape: Shape,
-    bucket: Arc<Bucket>,
+    wire: Arc<Wire>,
 }
 
 /// When a frame is on the wire.
@@ -138,12 +140,22 @@ pub(super) struct Turn {
 }
 
 impl Lane {
-    /// The next free turn for `length` bytes, not before the connection is open.
-    pub(super) fn reserve(&self, length: usize, opened: Instant) -> Turn {
-        let now = Instant::now().max(opened);
-        let Some(bandwidth) = self.shape.bandwidth else { return Turn { begins: now, ends: now } };
-        let mut busy_until = self.bucket.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = next_turn(*busy_until, now, bandwidth.time_for(length as u64));
+    /// Whether bytes are neither delayed nor held back.
+    pub(super) fn is_plain(&self) -> bool {
+        self.shape.rtt.is_zero() && self.shape.bandwidth.is_none()
+    }
+
+    /// Bytes that take their turn together.
+    pub(super) fn frame(&self) -> usize {
+        let bytes = |bandwidth: Bandwidth| (bandwidth.0 as f64 / 8.0 * TURN.as_secs_f64()) as u64;
+        self.shape.bandwidth.map_or(FRAME_MAX, bytes).clamp(FRAME_MIN, FRAME_MAX) as usize
+    }
+
+    /// The next free turn for `length` bytes that have waited since `ready`.
+    pub(super) fn reserve(&self, length: usize, ready: Instant) -> Turn {
+        let Some(bandwidth) = self.shape.bandwidth else { return Turn { begins: ready, ends: ready } };
+        let mut busy_until = self.wire.busy_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = next_turn(*busy_until, ready, bandwidth.time_for(length as u64));
         *busy_until = Some(turn.ends);
         turn
     }
@@ -153,13 +165,12 @@ impl Lane {
     }
 
     pub(super) fn count(&self, length: usize) {
-        self.bucket.delivered.fetch_add(length as u64, Ordering::Relaxed);
+        self.wire.delivered.fetch_add(length as u64, Ordering::Relaxed);
     }
 }
 
-/// After what is under way, but never further in the past than the bucket is deep.
-pub(super) fn next_turn(busy_until: Option<Instant>, now: Instant, takes: Duration) -> Turn {
-    let earliest = now.checked_sub(DEPTH).unwrap_or(now);
-    let begins = busy_until.map_or(now, |busy_until| busy_until.max(earliest));
+/// After what is under way.
+pub(super) fn next_turn(busy_until: Option<Instant>, ready: Instant, takes: Duration) -> Turn {
+    let begins = busy_until.map_or(ready, |busy_until| busy_until.max(ready));
     Turn { begins, ends: begins + takes }
 }

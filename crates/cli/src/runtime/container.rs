@@ -10,6 +10,8 @@ use oci_spec::runtime::Spec;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 
+use super::{Network, Ports, defaults};
+
 /// Tried in this order.
 const RUNTIMES: &[&str] = &["runc", "crun"];
 
@@ -54,6 +56,20 @@ impl Runtime {
         state.is_some_and(|state| state.status != "stopped")
     }
 
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Sends a signal to the container's first process.
+    pub async fn signal(&self, id: &str, signal: i32) -> anyhow::Result<()> {
+        let output = self.command().args(["kill", id, &signal.to_string()]).stdin(Stdio::null()).output();
+        let output = output.await.with_context(|| format!("send signal {signal} to container {id}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!("send signal {signal} to container {id}: {}", String::from_utf8_lossy(&output.stderr).trim())
+    }
+
     /// Kills what still runs and forgets the container; one that is not there is fine.
     pub fn delete(&self, id: &str) -> anyhow::Result<()> {
         let output = std::process::Command::new(&self.program)
@@ -92,6 +108,25 @@ pub enum Streams {
 #[error("the runtime did not start the container: {0}")]
 pub struct RuntimeFailure(String);
 
+impl RuntimeFailure {
+    /// The exit code of a shell, and of Docker: 127 when there is no such command, 126 when it cannot be executed; none when it
+    /// was not the command that failed.
+    pub fn command_code(&self) -> Option<u8> {
+        let message = &self.0;
+        if !message.contains("exec") {
+            return None;
+        }
+        let any = |words: &[&str]| words.iter().any(|word| message.to_ascii_lowercase().contains(word));
+        if any(&["executable file not found", "executable file `", "no such file or directory"]) {
+            return Some(127);
+        }
+        any(&["permission denied", "is a directory", "exec format error"]).then_some(126)
+    }
+}
+
+/// What the runtime says when a signal came after the container's end: no failure of its own.
+const TOO_LATE: &[&str] = &["no such process", "process already finished", "container not running"];
+
 /// A line of the runtime's log.
 #[derive(Deserialize)]
 struct LogEntry {
@@ -119,14 +154,30 @@ impl Container {
         let file = bundle.join("config.json");
         std::fs::write(&file, serde_json::to_vec(spec)?)
             .with_context(|| format!("write {}", file.display()))?;
+        let hosts = bundle.join(defaults::OWN_HOSTS);
+        std::fs::write(&hosts, defaults::hosts(id)).with_context(|| format!("write {}", hosts.display()))?;
         Ok(Container { runtime, id: id.to_owned(), bundle, started: false })
+    }
+
+    /// Where a container with such a network is reached, from when it runs on.
+    pub fn ports(&self, network: Network) -> Ports {
+        match network {
+            Network::Host => Ports::Machine,
+            Network::None => Ports::Own { pid_file: self.pid_file() },
+        }
+    }
+
+    /// Written by the runtime when the container has started.
+    pub fn pid_file(&self) -> PathBuf {
+        self.bundle.join("pid")
     }
 
     /// Starts it in the foreground: the returned process ends when the container does, with its exit code.
     pub fn run(&mut self, streams: Streams, own_group: bool) -> anyhow::Result<Child> {
         let mut command = self.runtime.command();
         command.arg("--log").arg(self.log()).args(["--log-format", "json"]);
-        command.arg("run").arg("--bundle").arg(&self.bundle).arg(&self.id);
+        command.arg("run").arg("--pid-file").arg(self.pid_file());
+        command.arg("--bundle").arg(&self.bundle).arg(&self.id);
         if let Streams::Capture = streams {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         }
@@ -141,7 +192,8 @@ impl Container {
     pub fn failure(&self) -> Option<RuntimeFailure> {
         let log = std::fs::read_to_string(self.log()).ok()?;
         let mut entries = log.lines().rev().filter_map(|line| serde_json::from_str::<LogEntry>(line).ok());
-        let entry = entries.find(|entry| entry.level == "error")?;
+        let too_late = |entry: &LogEntry| TOO_LATE.iter().any(|words| entry.msg.contains(words));
+        let entry = entries.find(|entry| entry.level == "error" && !too_late(entry))?;
         Some(RuntimeFailure(entry.msg))
     }
 
@@ -198,6 +250,27 @@ mod tests {
         let status = container.run(Streams::Capture, true).unwrap().wait().await.unwrap();
         assert_eq!(status.code(), Some(1));
         assert!(container.failure().unwrap().to_string().contains("no such file"));
+    }
+
+    #[test]
+    fn commands_that_cannot_run_have_the_codes_of_a_shell() {
+        let code = |message: &str| RuntimeFailure(message.to_owned()).command_code();
+        let prefix = "runc run failed: unable to start container process: exec: ";
+        let missing = r#""nope": executable file not found in $PATH"#;
+        assert_eq!(code(&format!("{prefix}{missing}")), Some(127));
+        assert_eq!(code(&format!(r#"{prefix}"/nope": stat /nope: no such file or directory"#)), Some(127));
+        assert_eq!(code(&format!(r#"{prefix}"/etc": permission denied"#)), Some(126));
+        assert_eq!(code("error mounting \"/x\" to rootfs: no such file or directory"), None);
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_came_too_late_is_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let fails = r#"[ "$3" = delete ] || echo '{"level":"error","msg":"no such process"}' > "$4"; exit 3"#;
+        let mut container = container(folder.path(), fails);
+        let status = container.run(Streams::Capture, true).unwrap().wait().await.unwrap();
+        assert_eq!(status.code(), Some(3));
+        assert!(container.failure().is_none());
     }
 
     #[tokio::test]

@@ -94,5 +94,14 @@ pub(super) const MOUNTS: &[KernelMount] = &[
     },
 ];
 
+/// The `/etc/hosts` of a container with a network of its own: a file of the bundle.
+pub(super) const OWN_HOSTS: &str = "hosts";
+
+/// What it says: loopback has names, and so has the container.
+pub(super) fn hosts(name: &str) -> String {
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n")
+}
+
 /// Files of the host that a container on the host's network needs to find names.
-pub(super) const NAME_SERVICE_FILES: &[&str] = &["/etc/hosts", "/etc/resolv.conf"];
+pub(super) const NAME_SERVICE_FILES: &[&str] = &[HOSTS, "/etc/resolv.conf"];
+pub(super) const HOSTS: &str = "/etc/hosts";

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::Pid;
 
 /// Marks a folder that stays.
 const KEEP: &str = "keep";
 const ROOT: &str = "rootfs";
 const ROOT_MODE: u32 = 0o755;
+/// The number of the process that attends to the container, and holds the lock.
+const ATTENDANT: &str = "attendant";
 
 /// `<state>/run/<id>`, gone when dropped. Whoever made it holds its lock for as long as it lives: a
 /// folder that nobody locks was left behind.
@@ -46,6 +49,8 @@ impl Folder {
         if keep {
             std::fs::write(folder.path.join(KEEP), b"").context("mark the folder as kept")?;
         }
+        std::fs::write(folder.path.join(ATTENDANT), std::process::id().to_string())
+            .context("note who attends to the container")?;
         // Last the root: a folder without one is not complete, or not to be taken away.
         for part in ["upper", "work", ROOT] {
             let path = folder.path.join(part);
@@ -59,17 +64,44 @@ impl Folder {
 
     /// Folders in `parent` whose makers were killed.
     pub fn left_behind(parent: &Path) -> anyhow::Result<Vec<Folder>> {
+        let whole = Folder::all(parent)?;
+        Ok(whole.into_iter().filter_map(|path| Folder::lock(path).ok().flatten()).collect())
+    }
+
+    /// Those in `parent`, locked or not.
+    pub fn all(parent: &Path) -> anyhow::Result<Vec<PathBuf>> {
         let listed = match std::fs::read_dir(parent) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             listed => listed.with_context(|| format!("list {}", parent.display()))?,
         };
         let paths = listed.filter_map(|entry| Some(entry.ok()?.path()));
-        let whole = paths.filter(|path| path.join(ROOT).symlink_metadata().is_ok());
-        Ok(whole.filter_map(|path| Folder::lock(path).ok().flatten()).collect())
+        Ok(paths.filter(|path| path.join(ROOT).symlink_metadata().is_ok()).collect())
+    }
+
+    /// The process that attends to the container in `path`.
+    pub fn attendant(path: &Path) -> anyhow::Result<Pid> {
+        let file = path.join(ATTENDANT);
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let number = text.trim().parse().ok().and_then(Pid::from_raw);
+        number.with_context(|| format!("{} names no process", file.display()))
+    }
+
+    /// Waits until nobody holds it, and what became of it then: none when it is gone.
+    pub fn released(path: &Path) -> anyhow::Result<Option<Folder>> {
+        let lock = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.with_context(|| format!("open {}", path.display()))?,
+        };
+        flock(&lock, FlockOperation::LockExclusive).with_context(|| format!("lock {}", path.display()))?;
+        drop(lock);
+        if path.join(ROOT).symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        Folder::lock(path.to_owned())
     }
 
     /// `None` when another process holds it.
-    fn lock(path: PathBuf) -> anyhow::Result<Option<Folder>> {
+    pub fn lock(path: PathBuf) -> anyhow::Result<Option<Folder>> {
         let lock = File::open(&path).with_context(|| format!("open {}", path.display()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
@@ -78,6 +110,13 @@ impl Folder {
         let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let keep = path.join(KEEP).exists();
         Ok(Some(Folder { id, path, keep, _lock: lock }))
+    }
+
+    /// Whether the container's root is.
+    pub fn is_mounted(&self) -> bool {
+        let root = self.path.join(ROOT);
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        table.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(&root))
     }
 
     pub fn part(&self, name: &str) -> String {
@@ -116,6 +155,8 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let folder = Folder::create(parent.path(), Some("web"), false).unwrap();
         assert!(Folder::create(parent.path(), Some("web"), false).unwrap_err().to_string().contains("web"));
+        let own = rustix::process::getpid();
+        assert_eq!(Folder::attendant(&folder.path).unwrap(), own);
         let path = folder.path.clone();
         drop(folder);
         assert!(!path.exists());

@@ -3,6 +3,8 @@
 use std::path::{Component, PathBuf};
 use std::str::FromStr;
 
+use super::Init;
+
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Replaces the image's `Cmd`; empty: the image's own.
@@ -17,15 +19,17 @@ pub struct RunOptions {
     pub read_only: bool,
     pub volumes: Vec<Volume>,
     pub network: Network,
+    /// What the command runs below; none: it is the first process itself.
+    pub init: Option<Init>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Network {
-    /// The host's own network
+    /// A network of its own, with nothing in it but loopback
     #[default]
-    Host,
-    /// A network of its own, with nothing in it
     None,
+    /// The machine's own network
+    Host,
 }
 
 /// A folder or file of the host, seen in the container: `SRC:DST[:ro]`.

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 };
 
 use super::user::Identity;
-use super::{ImageConfig, Network, RunOptions, defaults};
+use super::{ImageConfig, Init, Network, RunOptions, defaults};
 
 /// Describes the container `id` over the root file system at `root`.
 pub fn spec(
@@ -44,6 +44,10 @@ pub fn spec(
 }
 
 fn process(config: &ImageConfig, options: &RunOptions, identity: &Identity) -> anyhow::Result<Process> {
+    let (mut words, mut variables) = (arguments(config, options)?, environment(config, options));
+    if let Some(init) = &options.init {
+        (words, variables) = (init.around(words), Init::variables(variables));
+    }
     let capabilities: Capabilities = defaults::CAPABILITIES.iter().copied().collect();
     let working_dir = options.working_dir.as_deref().unwrap_or(&config.working_dir);
     let process = ProcessBuilder::default()
@@ -55,8 +59,8 @@ fn process(config: &ImageConfig, options: &RunOptions, identity: &Identity) -> a
                 .additional_gids(identity.additional_gids.clone())
                 .build()?,
         )
-        .args(arguments(config, options)?)
-        .env(environment(config, options))
+        .args(words)
+        .env(variables)
         .cwd(Path::new("/").join(working_dir))
         .capabilities(
             LinuxCapabilitiesBuilder::default()
@@ -121,6 +125,9 @@ fn mounts(options: &RunOptions) -> anyhow::Result<Vec<Mount>> {
                 .build()?,
         );
     }
+    for (file, name) in options.init.iter().flat_map(|init| &init.files) {
+        mounts.push(bind(file, &Init::path_of(name), true)?);
+    }
     let covered = |path: &str| options.volumes.iter().any(|volume| volume.destination == Path::new(path));
     if options.network == Network::Host {
         for file in
@@ -128,6 +135,9 @@ fn mounts(options: &RunOptions) -> anyhow::Result<Vec<Mount>> {
         {
             mounts.push(bind(Path::new(file), Path::new(file), true)?);
         }
+    } else if !covered(defaults::HOSTS) {
+        // The container's own, which lies in the bundle: whoever runs in it may change it.
+        mounts.push(bind(Path::new(defaults::OWN_HOSTS), Path::new(defaults::HOSTS), false)?);
     }
     for volume in &options.volumes {
         mounts.push(bind(&volume.source, &volume.destination, volume.read_only)?);
@@ -217,26 +227,26 @@ mod tests {
     #[test]
     fn networks_and_volumes_become_namespaces_and_mounts() {
         let volume: Volume = "/data:/etc/hosts:ro".parse().unwrap();
-        let host = build(&RunOptions { volumes: vec![volume], ..RunOptions::default() });
+        let on_host = RunOptions { network: Network::Host, ..RunOptions::default() };
+        let host = build(&RunOptions { volumes: vec![volume], ..on_host });
         let kinds = |spec: &Spec| -> Vec<LinuxNamespaceType> {
             let linux = spec.linux().as_ref().unwrap();
             linux.namespaces().as_ref().unwrap().iter().map(|namespace| namespace.typ()).collect()
         };
         assert!(!kinds(&host).contains(&LinuxNamespaceType::Network));
         assert_eq!(host.hostname(), &None);
-        let hosts: Vec<_> = host
-            .mounts()
-            .as_ref()
-            .unwrap()
-            .iter()
-            .filter(|mount| mount.destination() == Path::new("/etc/hosts"))
-            .collect();
-        assert_eq!(hosts.len(), 1);
-        assert_eq!(hosts[0].source().as_deref(), Some(Path::new("/data")));
-        let none = build(&RunOptions { network: Network::None, ..RunOptions::default() });
+        let hosts = |spec: &Spec| -> Vec<PathBuf> {
+            let mounts = spec.mounts().as_ref().unwrap().iter();
+            let named = mounts.filter(|mount| mount.destination() == Path::new("/etc/hosts"));
+            named.map(|mount| mount.source().clone().unwrap()).collect()
+        };
+        assert_eq!(hosts(&host), [Path::new("/data")]);
+        let none = build(&RunOptions::default());
         assert!(kinds(&none).contains(&LinuxNamespaceType::Network));
         assert_eq!(none.hostname().as_deref(), Some("c1"));
-        assert!(!none.mounts().as_ref().unwrap().iter().any(|mount| mount.destination().starts_with("/etc")));
+        assert_eq!(hosts(&none), [Path::new("hosts")], "a file of the bundle");
+        let others = none.mounts().as_ref().unwrap().iter();
+        assert!(!others.map(Mount::destination).any(|path| path == Path::new("/etc/resolv.conf")));
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn a_node_that_is_killed_under_a_run_comes_back_by_itself() -> anyhow::Result<()
 }
 
 #[test]
-fn a_run_that_is_killed_leaves_nothing_for_ever() -> anyhow::Result<()> {
+fn a_run_that_is_killed_with_its_cleaner_leaves_nothing_for_ever() -> anyhow::Result<()> {
     let scratch = Scratch::new()?;
     let mut layout = LayoutWriter::create(&scratch.path("layout"))?;
     let busybox = fs::read("/bin/busybox")?;
@@ -164,6 +164,9 @@ fn a_run_that_is_killed_leaves_nothing_for_ever() -> anyhow::Result<()> {
         "/bin/busybox touch /shared/here; while [ -e /shared/here ]; do /bin/busybox sleep 0.05; done";
     let mut killed = run(script)?.spawn()?;
     wait_until("the container's start", || shared.join("here").exists());
+    // What would take the container away is killed before it sees that it is needed.
+    kill_process(Pid::from_child(&killed), Signal::STOP)?;
+    scratch.kill_processes(&scratch.state().join("run"))?;
     killed.kill()?;
     killed.wait()?;
 
