@@ -29,6 +29,7 @@ mod reboot;
 mod recording;
 mod removed;
 mod restarts;
+mod roots;
 mod shortage;
 mod snapshotter;
 mod starts;
