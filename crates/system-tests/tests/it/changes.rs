@@ -79,6 +79,9 @@ fn change(
     node.snapshots(&["prepare", key, parent])?;
     let root = node.mount_snapshot_with(key, options)?;
     shell(&root, CHANGES)?;
+    unmount(&root)?;
+    // Anew: over another overlay the kernel gives a file and its new name two numbers until it looks them up again.
+    let root = node.mount_snapshot_with(key, options)?;
     let (changed, active) = (facts::changed_since(&root, began)?, diff(node, key, began)?);
     unmount(&root)?;
     let [committed, seen, above] = ["committed", "seen", "above"].map(|what| format!("{what}-{key}"));

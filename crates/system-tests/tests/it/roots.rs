@@ -13,6 +13,7 @@ use testkit::containerd::Version;
 use testkit::{ImageSpec, Tarball};
 
 const LEN: usize = 2_000_000;
+const CYCLES: usize = 100;
 /// Ids that containers in a user namespace have outside, from the first on.
 const OUTSIDE: u32 = 100_000;
 
@@ -27,6 +28,31 @@ fn containers_of_containerd_2_4_get_what_they_ask_for() -> anyhow::Result<()> {
         return Ok(());
     }
     containers_get_what_they_ask_for(Version::V2_4)
+}
+
+/// Each takes about a second, and there are more of them than a run of all tests has time for:
+/// `cargo test -p system-tests --test it -- --ignored cycles`.
+#[test]
+#[ignore = "minutes: by hand, for each containerd with SLUICE_CONTAINERD"]
+fn after_a_hundred_cycles_nothing_is_mounted() -> anyhow::Result<()> {
+    let node = Node::start(&Options::default())?;
+    let before = node.scratch().mounts()?.len();
+    let image = node.push("app", &application()?)?;
+    for number in 0..CYCLES {
+        node.cri.pull(&image)?;
+        let pod = node.cri.pod(&number.to_string())?;
+        let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+        let printed = node.cri.exec(&container, &["/bin/sha256sum", "/data/read"])?;
+        assert_eq!(printed.split(' ').next(), Some(sum(&noise(1, LEN)).as_str()));
+        // Without the second that a process has to end by itself.
+        node.cri.remove_pod(&pod)?;
+        for reference in [&image, &node.registry.reference("pause:latest")] {
+            node.cri.remove_image(reference)?;
+        }
+    }
+    node.settle_empty(before)?;
+    assert_eq!(std::fs::read_dir(node.scratch().state().join("snapshots"))?.count(), 0, "folders stay");
+    Ok(())
 }
 
 fn containers_get_what_they_ask_for(containerd: Version) -> anyhow::Result<()> {
@@ -46,9 +72,7 @@ fn containers_get_what_they_ask_for(containerd: Version) -> anyhow::Result<()> {
     for reference in references.iter().flatten() {
         node.cri.remove_image(reference)?;
     }
-    node.settle(|status| status["images"].as_array().is_some_and(Vec::is_empty))?;
-    assert_eq!(node.scratch().mounts()?.len(), before, "{:?}", node.scratch().mounts()?);
-    Ok(())
+    node.settle_empty(before)
 }
 
 /// Users and groups are in files that are no objects of their own, and in ones that are.
