@@ -55,6 +55,39 @@ fn after_a_hundred_cycles_nothing_is_mounted() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A container of a frontend from before images were merged. Its program is in `SLUICE_OLD_FRONTEND`: a build of an older commit.
+#[test]
+#[ignore = "by hand: needs an older build"]
+fn a_container_from_before_an_upgrade_goes_on() -> anyhow::Result<()> {
+    let old = std::env::var_os("SLUICE_OLD_FRONTEND").context("SLUICE_OLD_FRONTEND names no program")?;
+    let settings = vec!["frontend.background=false".to_owned()];
+    let options = Options { services: true, settings, program: Some(old.into()), ..Options::default() };
+    let mut node = Node::start(&options)?;
+    let image = node.push("app", &application()?)?;
+    node.cri.pull(&image)?;
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    let run = |node: &Node, script: &str| node.cri.exec(&container, &["/bin/sh", "-euc", script]);
+    run(&node, "chmod 600 /data/read; mv /data /moved; sha256sum /moved/read")?;
+    in_a_user_namespace(&node, &image)?;
+    assert!(node.lower_of(&container)?.len() > 1, "it is no older frontend");
+    node.sluice.end()?;
+    node.restart_sluice(&Options { services: true, ..Options::default() })?;
+    let sum_of = |seed| sum(&noise(seed, LEN));
+    let printed = run(&node, "sha256sum /moved/unread /moved/read")?;
+    assert_eq!(printed, format!("{}  /moved/unread\n{}  /moved/read\n", sum_of(2), sum_of(1)));
+    // Over the snapshot of other owners that the older one made, and beside the container.
+    in_a_user_namespace(&node, &image)?;
+    node.settle(|status| status["images"][0]["complete"] == true)?;
+    node.backend()?.kill()?;
+    let root = node.mount_snapshot(&container)?;
+    assert_eq!(sum(&std::fs::read(root.join("moved/unread"))?), sum_of(2), "mounted as for a new task");
+    node.kill_all()?;
+    let printed = run(&node, "sha256sum /moved/unread /moved/read")?;
+    assert_eq!(printed, format!("{}  /moved/unread\n{}  /moved/read\n", sum_of(2), sum_of(1)));
+    Ok(())
+}
+
 fn containers_get_what_they_ask_for(containerd: Version) -> anyhow::Result<()> {
     // Nothing arrives but what is read.
     let settings = vec!["frontend.background=false".to_owned()];
