@@ -9,11 +9,16 @@
 //! containerd and others take `lowerdir=` apart at every colon, and open or compare what they find: the empty names between
 //! tree and data, which the kernel wants, stay in here.
 //!
+//! Who reads a snapshot gets a bind of it, which has its flags: set-user-id programs and devices are as in the image. Only root gets to these
+//! folders.
+//!
 //! Each is a file system of its own, and remembers whether an object was local when a file was first opened, for as long as the file is
 //! in use in any container above it. So once an image is complete those above and it are made to forget, and another one takes its
 //! place for containers to come.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use image::Digest;
@@ -50,7 +55,7 @@ impl Mounts {
             return Ok(point);
         }
         self.add_tree(tree, file)?;
-        fs::create_dir_all(&point).map_err(|source| MountError::kernel("make the folder", &point, source))?;
+        make_private(&point).map_err(|source| MountError::kernel("make the folder", &point, source))?;
         let layers = self.layers(self.tree_point(tree), above.map_or_else(Vec::new, |above| above.layers));
         let merge = || {
             root::attach(&root::make(&layers, None, &point)?, &point, MoveMountFlags::empty())?;
@@ -139,7 +144,7 @@ impl Mounts {
         let place = |n: usize| self.former().join(format!("{tree}.{n}"));
         let free = |place: &PathBuf| table.iter().all(|entry| entry.point != *place);
         let place = (0..FORMER_MAX).map(place).find(free).ok_or_else(|| MountError::InUse(self.former()))?;
-        fs::create_dir_all(&place).map_err(|source| MountError::kernel("make the folder", &place, source))?;
+        make_private(&place).map_err(|source| MountError::kernel("make the folder", &place, source))?;
         rustix::mount::move_mount(CWD, point, CWD, &place, MoveMountFlags::empty())
             .map_err(|errno| MountError::kernel("move aside", point, errno.into()))
     }
@@ -187,6 +192,11 @@ impl Mounts {
         let name = above.map_or_else(|| tree.to_string(), |above| format!("{tree}-{}", above.id));
         self.merged().join(name)
     }
+}
+
+/// For nobody but root, with those that lead to it, as far as they are new.
+pub(super) fn make_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// `<digest>`, `<digest>-<id>` or `<digest>.<n>`.

@@ -67,7 +67,7 @@ impl Mounts {
             .with_context(|| format!("cannot make {} private", mounts.base.display()))?;
         mounts.set_aside(&table);
         for folder in [mounts.trees(), mounts.merged(), mounts.former(), mounts.remote_point()] {
-            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            merged::make_private(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(mounts)
     }

@@ -154,6 +154,7 @@ fn roots_of_others_stand_on_the_merged_image_whatever_their_options() {
     let scratch = Scratch::new();
     let merged = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
     assert_eq!(fs::read(merged.join("big")).unwrap(), scratch.content);
+    assert_eq!(fs::metadata(merged.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
     assert_eq!(scratch.mounts.roots().unwrap(), []);
     for (number, options) in OVER_MERGED.iter().enumerate() {
         let root = scratch.mount_over(&merged, &number.to_string(), options);
