@@ -23,8 +23,7 @@ impl Node {
         Ok(found.with_context(|| format!("{container} does not run"))?.1)
     }
 
-    /// What stands below a container's root, from the top, as the kernel says it to the container. Folders that only hold data
-    /// come after an empty name.
+    /// What stands below a container's root, from the top, as the kernel says it to the container.
     pub fn lower_of(&self, container: &str) -> anyhow::Result<Vec<PathBuf>> {
         let process = self.process_of(container)?.as_raw_nonzero();
         let table = std::fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
@@ -54,9 +53,16 @@ impl Node {
 
     /// Mounts a snapshot as containerd says; unmounted with the node.
     pub fn mount_snapshot(&self, key: &str) -> anyhow::Result<PathBuf> {
+        self.mount_snapshot_with(key, "")
+    }
+
+    /// The same with more options, each of them with a comma.
+    pub fn mount_snapshot_with(&self, key: &str, options: &str) -> anyhow::Result<PathBuf> {
         let target = self.scratch().mount_point(&format!("at-{key}"))?;
         let command = self.snapshots(&["mounts", &target.to_string_lossy(), key])?;
-        shell(&target, &command)?;
+        let more = format!(" -o {options}");
+        anyhow::ensure!(options.is_empty() || command.contains(" -o "), "no options: {command}");
+        shell(&target, &command.replacen(" -o ", &more, 1))?;
         Ok(target)
     }
 

@@ -9,10 +9,11 @@ use proto::cri::image_service_client::ImageServiceClient;
 use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::cri::{
     AuthConfig, ContainerConfig, ContainerMetadata, ContainerState, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PullImageRequest,
-    RemoveContainerRequest, RemoveImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    CreateContainerRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, PullImageRequest, RemoveContainerRequest, RemoveImageRequest,
+    RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
+    StopPodSandboxRequest,
 };
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -126,12 +127,28 @@ impl Cri {
 
     /// Creates a container, with the image's own command where there is none here; its id. Its log is named after it.
     pub fn create(&self, pod: &Pod, name: &str, image: &str, command: &[&str]) -> anyhow::Result<String> {
+        let security = LinuxContainerSecurityContext::default();
+        self.create_as(pod, name, image, command, security, Vec::new())
+    }
+
+    /// The same for a user, with more mounts.
+    pub fn create_as(
+        &self,
+        pod: &Pod,
+        name: &str,
+        image: &str,
+        command: &[&str],
+        security: LinuxContainerSecurityContext,
+        mounts: Vec<Mount>,
+    ) -> anyhow::Result<String> {
         let logs = !pod.config.log_directory.is_empty();
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(spec(image)),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
+            mounts,
             log_path: if logs { name.to_owned() } else { String::new() },
+            linux: Some(LinuxContainerConfig { security_context: Some(security) }),
             ..ContainerConfig::default()
         };
         let request = CreateContainerRequest {

@@ -170,6 +170,21 @@ impl Node {
         }
     }
 
+    /// Waits, bounded, until no image is on the node, and no more is mounted than `mounts`.
+    pub fn settle_empty(&self, mounts: usize) -> anyhow::Result<()> {
+        self.settle(|status| status["images"].as_array().is_some_and(Vec::is_empty))?;
+        let asked = Instant::now();
+        loop {
+            // The last image leaves the list before its mounts go.
+            let now = self.scratch.mounts()?;
+            if now.len() == mounts {
+                return Ok(());
+            }
+            anyhow::ensure!(asked.elapsed() < SETTLE_MAX, "not {mounts} mounts: {now:?}");
+            sleep(SETTLE_POLL);
+        }
+    }
+
     /// What sluice says of the images on this node.
     pub fn status(&self) -> anyhow::Result<serde_json::Value> {
         self.scratch.json(["status"])

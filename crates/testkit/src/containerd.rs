@@ -1,6 +1,7 @@
 //! A containerd of its own, with its CRI plugin, in a folder of its own.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,13 +11,16 @@ use crate::{Server, tools};
 
 const PACKAGE: &str = "Debian's package `containerd`";
 
-/// Which containerd. `./just test` fetches those that are not installed from newer releases of Debian.
+/// Which containerd. `scripts/setup-newer` fetches those of newer releases of Debian, `scripts/setup-containerd` builds what no
+/// release has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     #[default]
     Installed,
     V1_7,
     V2,
+    V2_3,
+    V2_4,
 }
 
 /// Whether layers carry annotations to the snapshotter.
@@ -57,8 +61,32 @@ impl Version {
         match std::env::var("SLUICE_CONTAINERD").as_deref() {
             Ok("1.7") => Version::V1_7,
             Ok("2") => Version::V2,
+            Ok("2.3") => Version::V2_3,
+            Ok("2.4") => Version::V2_4,
             Err(std::env::VarError::NotPresent) => Version::Installed,
-            other => panic!("SLUICE_CONTAINERD is {other:?}, and may be 1.7 or 2"),
+            other => panic!("SLUICE_CONTAINERD is {other:?}, and may be 1.7, 2, 2.3 or 2.4"),
+        }
+    }
+
+    /// Whether it can be run here. Those that are built may be missing, where there is no compiler for them: that is said then, past
+    /// what a test prints, which nobody sees of one that passes.
+    pub fn is_here(self) -> bool {
+        let (Some(release), Some(folder)) = (self.built(), self.folder()) else { return true };
+        let here = folder.join("containerd").exists();
+        if !here {
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            let build = format!("`scripts/setup-containerd {release}` builds it, with Go");
+            writeln!(std::io::stderr(), "skipped: {test} needs containerd {release}: {build}").ok();
+        }
+        here
+    }
+
+    /// One that no release of Debian has.
+    fn built(self) -> Option<&'static str> {
+        match self {
+            Version::Installed | Version::V1_7 | Version::V2 => None,
+            Version::V2_3 => Some("2.3"),
+            Version::V2_4 => Some("2.4"),
         }
     }
 
@@ -68,6 +96,8 @@ impl Version {
             Version::Installed => return None,
             Version::V1_7 => "trixie",
             Version::V2 => "forky",
+            Version::V2_3 => "containerd-2.3",
+            Version::V2_4 => "containerd-2.4",
         };
         Some(tools().join(release).join("usr/bin"))
     }
@@ -237,7 +267,7 @@ disable_snapshot_annotations = {no_annotations}
 config_path = "{hosts}"
 "#
         ),
-        Version::V2 => format!(
+        Version::V2 | Version::V2_3 | Version::V2_4 => format!(
             r#"version = 3
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "{snapshotter}"

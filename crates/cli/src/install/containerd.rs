@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use super::keys::Wanted;
 
@@ -173,14 +173,42 @@ pub fn wanted(source: &Source, socket: &str, root: &str) -> Vec<Wanted> {
     wanted
 }
 
-/// The text of a configuration where there is none, for the containerd that says this of its version; when it says
-/// nothing, one that all read.
-pub fn new_text(version: Option<&str>) -> String {
-    let major = version.and_then(|line| {
+/// A release of containerd: `1.6`, `2.4`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release(u32, u32);
+
+/// The first whose snapshots are asked for as sluice answers, and that still got fixes when this was written.
+const OLDEST: Release = Release(1, 6);
+/// The newest that the tests run.
+const NEWEST_TRIED: Release = Release(2, 4);
+
+impl Release {
+    /// What `containerd --version` says of itself.
+    pub fn of(line: &str) -> Option<Release> {
         let number = line.split_whitespace().nth(2)?.trim_start_matches('v');
-        number.split('.').next()?.parse::<u32>().ok()
-    });
-    let form = if major.is_some_and(|major| major >= 2) { NEW_FORM } else { OLD_FORM };
+        let mut numbers = number.split(|other: char| !other.is_ascii_digit()).map(str::parse);
+        Some(Release(numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    /// Refuses one that is known not to work; of one that nobody has tried, what to tell.
+    pub fn check(self) -> anyhow::Result<Option<String>> {
+        let Release(major, minor) = self;
+        ensure!(
+            self >= OLDEST,
+            "containerd {major}.{minor} is too old: sluice works with {}.{} and newer; update it first, nothing was changed",
+            OLDEST.0,
+            OLDEST.1
+        );
+        let newest = format!("{}.{}", NEWEST_TRIED.0, NEWEST_TRIED.1);
+        Ok((self > NEWEST_TRIED).then(|| {
+            format!("containerd {major}.{minor} is newer than what sluice was tried with ({newest}): start a pod of a streamed image first")
+        }))
+    }
+}
+
+/// The text of a configuration where there is none, for a containerd of this release; where none is known, one that all read.
+pub fn new_text(release: Option<Release>) -> String {
+    let form = if release.is_some_and(|Release(major, _)| major >= 2) { NEW_FORM } else { OLD_FORM };
     format!("version = {form}\n")
 }
 
@@ -311,9 +339,25 @@ enable_remote_snapshot_annotations = \"true\"
     fn a_new_file_has_the_form_of_the_containerd_that_is_there() {
         let new = "containerd github.com/containerd/containerd/v2 v2.1.3 c787fb98";
         let old = "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3";
-        assert_eq!(new_text(Some(new)), "version = 3\n");
-        assert_eq!(new_text(Some(old)), "version = 2\n");
-        assert_eq!(new_text(Some("nonsense")), "version = 2\n");
+        assert_eq!(new_text(Release::of(new)), "version = 3\n");
+        assert_eq!(new_text(Release::of(old)), "version = 2\n");
+        assert_eq!(new_text(Release::of("nonsense")), "version = 2\n");
         assert_eq!(new_text(None), "version = 2\n");
+    }
+
+    #[test]
+    fn containerds_that_are_too_old_are_refused_and_those_of_tomorrow_told() {
+        let check = |number: &str| {
+            let line = format!("containerd github.com/containerd/containerd/v2 {number} 0123abc");
+            Release::of(&line).unwrap().check()
+        };
+        for tried in ["1.6.20~ds1", "v1.7.24", "2.0.0-rc.1", "2.4.2+unknown"] {
+            assert_eq!(check(tried).unwrap(), None, "{tried}");
+        }
+        let refusal = check("v1.5.18").unwrap_err().to_string();
+        assert!(refusal.contains("1.5 is too old") && refusal.contains("1.6"), "{refusal}");
+        assert!(check("0.2.9").is_err());
+        assert!(check("2.5.0").unwrap().unwrap().contains("2.4") && check("3.0.0").unwrap().is_some());
+        assert_eq!(Release::of("containerd of somebody's own"), None);
     }
 }

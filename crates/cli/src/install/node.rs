@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::containerd::{self, Configuration, Source};
+use super::containerd::{self, Configuration, Release, Source};
 use super::files::Root;
 use super::keys::Wanted;
 use super::plan::{self, Action, Entry, Step};
@@ -62,16 +62,19 @@ impl Node {
     /// Everything that an installation writes, containerd's own file last. Nothing is written yet, so that whatever
     /// cannot be done is known before anything was.
     pub fn plan_install(&mut self, wish: &Wish) -> anyhow::Result<Vec<Planned>> {
+        let untried = self.release().map(Release::check).transpose()?.flatten();
         let ours = [Wanted::new(&["frontend", "snapshotter"], wish.socket.as_str())];
         let settings =
             self.plan(&wish.settings, |now, entry| plan::merge(now, FRESH_SETTINGS, &ours, entry))?;
         let text = unit::text(&wish.service);
         let unit = self.plan(&wish.unit, |now, entry| Ok(plan::own(now, &text, entry)))?;
-        Ok(vec![settings, unit, self.plan_containerd(wish)?])
+        let mut containerd = self.plan_containerd(wish)?;
+        containerd.step.notes.extend(untried);
+        Ok(vec![settings, unit, containerd])
     }
 
     fn plan_containerd(&self, wish: &Wish) -> anyhow::Result<Planned> {
-        let fresh = self.fresh_configuration()?;
+        let fresh = self.fresh_configuration();
         let configuration = self.configuration()?;
         let main = Source::read(self.containerd_config.clone(), &fresh, None)?;
         let decisive = configuration.decisive().unwrap_or(&main);
@@ -192,12 +195,15 @@ impl Node {
     }
 
     /// The text of a configuration where there is none.
-    fn fresh_configuration(&self) -> anyhow::Result<String> {
-        if self.root.path(&self.containerd_config).exists() || !self.root.is_machine() {
-            return Ok(containerd::new_text(None));
-        }
-        let output = std::process::Command::new("containerd").arg("--version").output();
-        let line = output.ok().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        Ok(containerd::new_text(line.as_deref()))
+    fn fresh_configuration(&self) -> String {
+        let exists = self.root.path(&self.containerd_config).exists();
+        containerd::new_text(if exists { None } else { self.release() })
+    }
+
+    /// The containerd of this machine; of another root's nothing is run.
+    fn release(&self) -> Option<Release> {
+        let asked = || std::process::Command::new("containerd").arg("--version").output().ok();
+        let output = self.root.is_machine().then(asked).flatten()?;
+        Release::of(&String::from_utf8_lossy(&output.stdout))
     }
 }

@@ -314,3 +314,35 @@ fn a_node_image_is_prepared_below_a_folder() -> anyhow::Result<()> {
     assert!(!root.join("etc/sluice").exists(), "a folder that was made stays");
     Ok(())
 }
+
+/// A containerd that says so of its version, and what `sluice install` says of it.
+fn install_beside(version: &str) -> anyhow::Result<(Scratch, std::process::Output)> {
+    let scratch = Scratch::new()?;
+    let folder = scratch.mount_point("bin")?;
+    let program = folder.join("containerd");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\necho containerd github.com/containerd/containerd {version} 0123abc\n"),
+    )?;
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut line = scratch.command(["--config"])?;
+    line.arg(scratch.path("etc/sluice.toml")).arg("install");
+    line.arg("--containerd-config").arg(scratch.path("etc/config.toml"));
+    line.arg("--unit").arg(scratch.path("etc/sluice.service"));
+    let output = line.env("PATH", format!("{}:{path}", folder.display())).output()?;
+    Ok((scratch, output))
+}
+
+#[test]
+fn a_containerd_that_is_too_old_is_refused_and_one_of_tomorrow_told() -> anyhow::Result<()> {
+    let (scratch, old) = install_beside("1.5.18")?;
+    let errors = String::from_utf8_lossy(&old.stderr);
+    assert!(!old.status.success() && errors.contains("containerd 1.5 is too old"), "{errors}");
+    assert!(!scratch.path("etc").exists(), "something was written all the same");
+    let (scratch, new) = install_beside("v9.9.0")?;
+    let told = String::from_utf8_lossy(&new.stdout);
+    assert!(new.status.success() && told.contains("newer than what sluice was tried with"), "{new:?}");
+    assert!(fs::read_to_string(scratch.path("etc/config.toml"))?.contains("version = 3"));
+    Ok(())
+}

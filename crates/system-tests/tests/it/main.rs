@@ -34,6 +34,7 @@ mod reboot;
 mod recording;
 mod removed;
 mod restarts;
+mod roots;
 mod runs;
 mod shortage;
 mod snapshotter;

@@ -43,10 +43,14 @@ fn more_changes() -> Tarball {
 
 #[test]
 fn unpacked_layers_over_streamed_ones() -> anyhow::Result<()> {
+    unpacks_layers_over_streamed_ones(&Options::default())
+}
+
+pub(crate) fn unpacks_layers_over_streamed_ones(options: &Options) -> anyhow::Result<()> {
     let began = SystemTime::now();
     let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
-    let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;
-    let plain = Node::start(&Options { snapshotter: false, ..Options::default() })?;
+    let mut node = Node::start(&Options { services: true, settings, ..options.clone() })?;
+    let plain = Node::start(&Options { snapshotter: false, ..options.clone() })?;
     let lower = base()?;
     let upper = [changes().finish(), more_changes().finish()];
     let whole = ImageSpec::new(lower.clone().into_iter().chain(upper));

@@ -3,6 +3,7 @@
 use system_tests::Numbered;
 use system_tests::cri::Pod;
 use system_tests::kubernetes::{Node, Options};
+use testkit::containerd::Version;
 
 const FILES: u64 = 10;
 
@@ -15,8 +16,20 @@ fn start_and_read(node: &Node, numbered: &Numbered, image: &str, name: &str) -> 
 
 #[test]
 fn with_the_mesh_an_image_goes_on_streaming() -> anyhow::Result<()> {
+    goes_on_streaming(Version::chosen())
+}
+
+#[test]
+fn with_the_mesh_and_containerd_2_4_an_image_goes_on_streaming() -> anyhow::Result<()> {
+    if !Version::V2_4.is_here() {
+        return Ok(());
+    }
+    goes_on_streaming(Version::V2_4)
+}
+
+fn goes_on_streaming(containerd: Version) -> anyhow::Result<()> {
     let settings = vec!["frontend.background=false".to_owned()];
-    let options = Options { services: true, settings, ..Options::default() };
+    let options = Options { services: true, settings, containerd, ..Options::default() };
     let mut node = Node::start(&options)?;
     let numbered = Numbered { files: FILES, len: 300_000, seed: 20 };
     let image = numbered.pull(&node, "app")?;

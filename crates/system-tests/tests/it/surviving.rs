@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::noise;
+use testkit::containerd::Version;
 use testkit::{ImageSpec, Tarball};
 
 const FILES: u64 = 60;
@@ -32,8 +33,19 @@ fn container(node: &Node) -> anyhow::Result<(String, PathBuf)> {
 
 #[test]
 fn a_frontend_that_is_killed_again_and_again_hurts_no_reader() -> anyhow::Result<()> {
-    let options = options();
-    let mut node = Node::start(&options)?;
+    killed_again_and_again_hurts_no_reader(&options())
+}
+
+#[test]
+fn with_containerd_2_4_a_frontend_that_is_killed_again_and_again_hurts_no_reader() -> anyhow::Result<()> {
+    if !Version::V2_4.is_here() {
+        return Ok(());
+    }
+    killed_again_and_again_hurts_no_reader(&Options { containerd: Version::V2_4, ..options() })
+}
+
+fn killed_again_and_again_hurts_no_reader(options: &Options) -> anyhow::Result<()> {
+    let mut node = Node::start(options)?;
     let (container, root) = container(&node)?;
     let reader = thread::spawn(move || -> anyhow::Result<()> {
         for number in 0..FILES {
@@ -47,7 +59,7 @@ fn a_frontend_that_is_killed_again_and_again_hurts_no_reader() -> anyhow::Result
     for _ in 0..KILLS {
         sleep(Duration::from_millis(200));
         node.sluice.kill()?;
-        node.restart_sluice(&options)?;
+        node.restart_sluice(options)?;
     }
     reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
     assert!(node.sluice.log().contains("going on with the connection"), "{}", node.sluice.log());

@@ -1,6 +1,7 @@
 //! Images for containerd: brought when a layer of one is about to be fetched, stacked when a container of
 //! one is made. containerd mounts by itself, so there is no target here.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +12,7 @@ use tonic::Status;
 
 use super::resolve::{Answered, manifest_hex};
 use super::{Images, disk_status};
-use crate::mount::Layers;
+use crate::mount::Above;
 
 /// What all helpers and plugins may take together, while a pull waits.
 const CREDENTIAL_MAX: Duration = Duration::from_secs(30);
@@ -80,9 +81,9 @@ impl Images {
         self.get(manifest).is_ok()
     }
 
-    /// The layers of a container's root, mounted and ready. An image that an earlier process brought is read from
-    /// the disk, without asking anybody.
-    pub(crate) async fn stack(&self, manifest: &str) -> Result<Layers, Status> {
+    /// What a container's root stands on, mounted and ready: the image as one folder, with the layers `above` it that belong to that.
+    /// An image that an earlier process brought is read from the disk, without asking anybody.
+    pub(crate) async fn stack(&self, manifest: &str, above: Option<Above>) -> Result<PathBuf, Status> {
         let image = self.get(manifest)?;
         let turn = match image.content {
             Some(_) => self.node.turns.take(manifest).await,
@@ -91,26 +92,31 @@ impl Images {
         };
         let tree = image.record.tree.digest;
         let images = self.clone();
-        let layers = self.whole("stacking the image", async move {
+        let merged = self.whole("stacking the image", async move {
             // Held to the end: an eviction would take the tree away again.
             let _turn = turn;
             images
                 .blocking(move |node| {
-                    node.mounts.add_tree(&tree, &node.objects.tree_path(&tree))?;
-                    Ok(node.mounts.layers(&tree))
+                    Ok(node.mounts.add_merged(&tree, &node.objects.tree_path(&tree), above)?)
                 })
                 .await
         });
-        let layers = layers.await?;
+        let merged = merged.await?;
         if let Some(image) = self.present().get_mut(manifest) {
             image.last_used = SystemTime::now();
         }
-        Ok(layers)
+        Ok(merged)
     }
 
     /// The same for the lowest `layers` of an image, whose chain id is `part`: other images may consist of them. Asks the
     /// mesh the first time, under the grant of the whole.
-    pub(crate) async fn stack_part(&self, manifest: &str, layers: u32, part: &str) -> Result<Layers, Status> {
+    pub(crate) async fn stack_part(
+        &self,
+        manifest: &str,
+        layers: u32,
+        part: &str,
+        above: Option<Above>,
+    ) -> Result<PathBuf, Status> {
         if self.get(part).is_err() {
             let whole = self.get(manifest)?;
             let request = ResolveRequest {
@@ -128,7 +134,12 @@ impl Images {
                 )));
             }
         }
-        self.stack(part).await
+        self.stack(part, above).await
+    }
+
+    /// Takes away what was merged for the snapshot of this number, of whichever image.
+    pub(crate) fn unstack(&self, id: u64) -> std::io::Result<()> {
+        self.node.mounts.remove_merged_below(id).map_err(std::io::Error::other)
     }
 
     /// A start of the image begins: what it reads becomes its profile.

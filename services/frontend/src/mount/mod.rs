@@ -4,7 +4,9 @@
 //! <state>/mnt                  a private tmpfs: nothing below it leaks into containers, and a mount point needs no room on the disk
 //! <state>/mnt/tree/<digest>    a tree, mounted by the kernel from its file
 //! <state>/mnt/remote           the file system of remote objects
+//! <state>/mnt/merged/<digest>  overlay: tree :: <state>/objects :: remote, for roots that others mount over it ([`merged`])
 //! <target>                     overlay: [upper] over tree :: <state>/objects :: remote
+//! <root of a container>        containerd's overlay: upper over … over merged
 //! ```
 //!
 //! An overlay holds what it is made of by itself: the mounts under `mnt` may be detached, even by
@@ -15,6 +17,7 @@
 //! the same tree or target must not overlap: [`crate::images`] sees to that.
 
 mod error;
+mod merged;
 mod named;
 pub(crate) mod probe;
 mod root;
@@ -35,7 +38,8 @@ use lifecycle::private;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
 pub(crate) use error::MountError;
-pub(crate) use root::Layers;
+pub(crate) use merged::Above;
+use root::Layers;
 pub(crate) use target::Target;
 
 /// Of the tmpfs that mount points stand in: folders only, which take no pages, and nobody else's.
@@ -57,16 +61,19 @@ pub(crate) struct Root {
 }
 
 impl Mounts {
-    /// Prepares `<state>/mnt`: what a dead process left there is detached.
+    /// Prepares `<state>/mnt`: what a dead process left there is detached, but for what containers stand on.
     pub(crate) fn prepare(state: &Path, objects: &Path) -> anyhow::Result<Mounts> {
         let mounts = Mounts::at(state, objects)?;
-        mounts.detach_all()?;
-        rustix::mount::mount("sluice", &mounts.base, "tmpfs", POINTS_FLAGS, POINTS_OPTIONS)
-            .with_context(|| format!("cannot mount a tmpfs at {}", mounts.base.display()))?;
+        let table = table::read().context("cannot read the mount table")?;
+        if !table.iter().any(|entry| entry.point == mounts.base) {
+            rustix::mount::mount("sluice", &mounts.base, "tmpfs", POINTS_FLAGS, POINTS_OPTIONS)
+                .with_context(|| format!("cannot mount a tmpfs at {}", mounts.base.display()))?;
+        }
         rustix::mount::mount_change(&mounts.base, MountPropagationFlags::PRIVATE)
             .with_context(|| format!("cannot make {} private", mounts.base.display()))?;
-        for folder in [mounts.base.join("tree"), mounts.remote_point()] {
-            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        mounts.set_aside(&table);
+        for folder in [mounts.trees(), mounts.merged(), mounts.former(), mounts.remote_point()] {
+            merged::make_private(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(mounts)
     }
@@ -80,7 +87,7 @@ impl Mounts {
         if !stands {
             return Ok(None);
         }
-        let trees = mounts.base.join("tree");
+        let trees = mounts.trees();
         for entry in table.iter().filter(|entry| entry.kind == "erofs" && entry.point.starts_with(&trees)) {
             if let Err(error) = tree::restrict(&entry.point) {
                 tracing::warn!(point = %entry.point.display(), %error, "a tree stays mounted as an earlier version did it");
@@ -104,6 +111,10 @@ impl Mounts {
         self.base.join("remote")
     }
 
+    fn trees(&self) -> PathBuf {
+        self.base.join("tree")
+    }
+
     /// Mounts the tree of this digest from `file`, unless it is mounted.
     pub(crate) fn add_tree(&self, digest: &Digest, file: &Path) -> Result<(), MountError> {
         let point = self.tree_point(digest);
@@ -125,8 +136,9 @@ impl Mounts {
         objects.map_err(|errno| MountError::kernel("open the tree", &point, errno.into()))
     }
 
-    /// Takes the mount of a tree away; roots made of it go on.
+    /// Takes the mount of a tree away, and what was merged with it; roots made of it go on.
     pub(crate) fn remove_tree(&self, digest: &Digest) {
+        self.remove_merged(digest);
         let point = self.tree_point(digest);
         detach(&point);
         fs::remove_dir(&point).ok();
@@ -134,22 +146,11 @@ impl Mounts {
 
     /// Mounts the root file system of the tree at `target`.
     pub(crate) fn add_root(&self, tree: &Digest, target: &Target) -> Result<(), MountError> {
-        root::mount(&self.layers(tree), target)
+        root::mount(&self.layers(self.tree_point(tree), Vec::new()), target)
     }
 
-    /// What a root of the tree is made of, for whoever mounts it by themselves.
-    pub(crate) fn layers(&self, tree: &Digest) -> Layers {
-        Layers { tree: self.tree_point(tree), local: self.objects.clone(), remote: self.remote_point() }
-    }
-
-    /// Files of a tree that were opened while their objects were missing are local from the next open on, in every root of it.
-    pub(crate) fn renew_lookups(&self, tree: &Digest) -> Result<(), MountError> {
-        let mut renewed = Ok(());
-        for root in self.roots()?.iter().filter(|root| root.tree == *tree) {
-            // One that fails must not keep the others from it.
-            renewed = root::renew_lookups(&root.point).and(renewed);
-        }
-        renewed
+    fn layers(&self, tree: PathBuf, above: Vec<PathBuf>) -> Layers {
+        Layers { above, tree, local: self.objects.clone(), remote: self.remote_point() }
     }
 
     /// Unmounts a root; busy is an error.
@@ -175,11 +176,13 @@ impl Mounts {
     }
 
     fn root_of(&self, entry: &table::Entry) -> Option<Root> {
-        if entry.kind != "overlay" {
+        if entry.kind != "overlay" || entry.point.starts_with(&self.base) {
             return None;
         }
-        let trees = self.base.join("tree");
-        let of_ours = |lower: &Path| lower.strip_prefix(&trees).ok()?.to_str()?.parse().ok();
+        let trees = self.trees();
+        let of_ours = |lower: &Path| {
+            self.tree_merged_at(lower).or_else(|| lower.strip_prefix(&trees).ok()?.to_str()?.parse().ok())
+        };
         // Ours give each layer by itself, containerd all in one; of its layers some may be ordinary ones.
         let each = entry.values("lowerdir+").find_map(|lower| of_ours(&lower));
         let tree = each.or_else(|| {
@@ -190,7 +193,7 @@ impl Mounts {
     }
 
     fn tree_point(&self, digest: &Digest) -> PathBuf {
-        self.base.join("tree").join(digest.to_string())
+        self.trees().join(digest.to_string())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A container's root: an overlay of its own upper folder, if any, over tree :: local :: remote.
+//! An overlay over tree :: local :: remote: a root of its own upper folder, if any, or what others stand on.
 //!
 //! Made through the new mount API: each layer is a setting of its own, so no path needs escaping
 //! against the others, and `datadir+` says which layers hold data only (Linux 6.8). The kernel looks an
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags};
 
+use super::target::Upper;
 use super::{MountError, Target};
 
 /// What `fsconfig` takes for one value, in bytes, without the terminating zero.
@@ -19,10 +20,12 @@ const EXPLANATION_MAX: usize = 4096;
 
 /// What a root stands on, from the top.
 #[derive(Clone, Debug)]
-pub(crate) struct Layers {
-    pub(crate) tree: PathBuf,
-    pub(crate) local: PathBuf,
-    pub(crate) remote: PathBuf,
+pub(super) struct Layers {
+    /// Ordinary layers, or none.
+    pub(super) above: Vec<PathBuf>,
+    pub(super) tree: PathBuf,
+    pub(super) local: PathBuf,
+    pub(super) remote: PathBuf,
 }
 
 /// Refuses a state folder whose layers could never be mounted.
@@ -31,29 +34,41 @@ pub(super) fn check_lengths(tree: &Path, objects: &Path) -> Result<(), MountErro
 }
 
 pub(super) fn mount(layers: &Layers, target: &Target) -> Result<(), MountError> {
-    let refused = |operation| {
-        move |errno: rustix::io::Errno| MountError::kernel(operation, &target.point, errno.into())
-    };
+    let mounted = make(layers, target.upper.as_ref(), &target.point)?;
+    attach(&mounted, &target.point, MoveMountFlags::empty())
+}
+
+/// Makes the overlay, which is mounted nowhere yet. `point`: where it will be, for whoever reads of an error.
+pub(super) fn make(layers: &Layers, upper: Option<&Upper>, point: &Path) -> Result<OwnedFd, MountError> {
+    let overlay = configured(settings(layers, upper)?, point)?;
+    let attributes =
+        if upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .map_err(|errno| explained(&overlay, "make the mount for", point, errno))
+}
+
+pub(super) fn attach(mounted: &OwnedFd, point: &Path, how: MoveMountFlags) -> Result<(), MountError> {
+    let how = how | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(mounted.as_fd(), "", CWD, point, how)
+        .map_err(|errno| MountError::kernel("mount at", point, errno.into()))
+}
+
+/// Whether the kernel takes an overlay over what is mounted at `lower`; it bounds how deep file systems stand on each other.
+/// `spare`: any other folder.
+pub(super) fn check_stackable(lower: &Path, spare: &Path) -> Result<(), MountError> {
+    configured(vec![("lowerdir+", layer(lower)?), ("lowerdir+", layer(spare)?)], lower).map(drop)
+}
+
+fn configured(settings: Vec<(&'static str, Vec<u8>)>, point: &Path) -> Result<OwnedFd, MountError> {
     let overlay = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(refused("prepare an overlay for"))?;
-    for (name, value) in settings(layers, target)? {
+        .map_err(|errno| MountError::kernel("prepare an overlay for", point, errno.into()))?;
+    for (name, value) in settings {
         rustix::mount::fsconfig_set_string(overlay.as_fd(), name, &value)
-            .map_err(|errno| explained(&overlay, "set up the overlay for", target, errno))?;
+            .map_err(|errno| explained(&overlay, "set up the overlay for", point, errno))?;
     }
     rustix::mount::fsconfig_create(overlay.as_fd())
-        .map_err(|errno| explained(&overlay, "make the overlay for", target, errno))?;
-    let attributes =
-        if target.upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
-    let mounted = rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        .map_err(|errno| explained(&overlay, "make the mount for", target, errno))?;
-    rustix::mount::move_mount(
-        mounted.as_fd(),
-        "",
-        CWD,
-        &target.point,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(refused("mount at"))
+        .map_err(|errno| explained(&overlay, "make the overlay for", point, errno))?;
+    Ok(overlay)
 }
 
 /// Makes the kernel forget what it has looked up in the root at `point`, but for files that are open: it remembers whether an
@@ -79,16 +94,19 @@ pub(super) fn renew_lookups(point: &Path) -> Result<(), MountError> {
     renewed.map_err(|errno| MountError::kernel("renew the lookups of", point, errno.into()))
 }
 
-fn settings(layers: &Layers, target: &Target) -> Result<Vec<(&'static str, Vec<u8>)>, MountError> {
-    let mut settings = vec![
-        ("source", b"sluice".to_vec()),
+fn settings(layers: &Layers, upper: Option<&Upper>) -> Result<Vec<(&'static str, Vec<u8>)>, MountError> {
+    let mut settings = vec![("source", b"sluice".to_vec())];
+    for above in &layers.above {
+        settings.push(("lowerdir+", layer(above)?));
+    }
+    settings.extend([
         ("lowerdir+", layer(&layers.tree)?),
         ("datadir+", layer(&layers.local)?),
         ("datadir+", layer(&layers.remote)?),
         ("metacopy", b"on".to_vec()),
         ("redirect_dir", b"on".to_vec()),
-    ];
-    if let Some(upper) = &target.upper {
+    ]);
+    if let Some(upper) = upper {
         settings.push(("upperdir", writable_layer(&upper.upper)?));
         settings.push(("workdir", writable_layer(&upper.work)?));
     }
@@ -126,7 +144,7 @@ fn check_length(path: &Path) -> Result<(), MountError> {
 fn explained(
     context: &OwnedFd,
     operation: &'static str,
-    target: &Target,
+    point: &Path,
     errno: rustix::io::Errno,
 ) -> MountError {
     let mut lines = Vec::new();
@@ -138,10 +156,5 @@ fn explained(
             break;
         }
     }
-    MountError::Kernel {
-        operation,
-        path: target.point.clone(),
-        source: errno.into(),
-        detail: lines.join("; "),
-    }
+    MountError::Kernel { operation, path: point.to_owned(), source: errno.into(), detail: lines.join("; ") }
 }

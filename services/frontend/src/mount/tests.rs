@@ -76,9 +76,38 @@ impl Scratch {
         path
     }
 
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("tree.erofs")
+    }
+
+    /// Takes the local object away: it is remote only, where this writes it.
+    fn make_remote(&self) -> PathBuf {
+        let object = Digest::of(&self.content).path();
+        let (local, remote) = (self.mounts.objects.join(&object), self.mounts.remote_point().join(&object));
+        // As the file system of remote objects is one of its own.
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("sluice-test", self.mounts.remote_point(), "tmpfs", flags, None).unwrap();
+        fs::create_dir_all(remote.parent().unwrap()).unwrap();
+        fs::copy(&local, &remote).unwrap();
+        fs::remove_file(&local).unwrap();
+        local
+    }
+
+    /// A container's root, as containerd mounts it over the merged image.
+    fn mount_over(&self, merged: &Path, name: &str, options: &str) -> PathBuf {
+        let (root, upper, work) =
+            (self.folder(name), self.folder(&format!("{name}-upper")), self.folder(&format!("{name}-work")));
+        let [lower, upper, work] = [merged, &upper, &work].map(|path| path.display());
+        let options = format!("{options}lowerdir={lower},upperdir={upper},workdir={work}");
+        let options = std::ffi::CString::new(options).unwrap();
+        rustix::mount::mount("overlay", &root, "overlay", rustix::mount::MountFlags::empty(), &*options)
+            .unwrap();
+        root
+    }
+
     fn mount(&self, target: &Path, upper: &str, work: &str) -> Result<(), MountError> {
         let target = Target::check(target.to_str().unwrap(), upper, work)?;
-        self.mounts.add_tree(&self.tree, &self.folder.path().join("tree.erofs"))?;
+        self.mounts.add_tree(&self.tree, &self.file())?;
         self.mounts.add_root(&self.tree, &target)
     }
 }
@@ -156,14 +185,7 @@ fn trees_that_an_earlier_version_mounted_get_the_flags_of_today() {
 #[test]
 fn a_file_that_was_opened_while_its_object_was_missing_becomes_local() {
     let scratch = Scratch::new();
-    let object = Digest::of(&scratch.content).path();
-    let (local, remote) = (scratch.mounts.objects.join(&object), scratch.mounts.remote_point().join(&object));
-    // As the file system of remote objects is one of its own.
-    let flags = rustix::mount::MountFlags::empty();
-    rustix::mount::mount("sluice-test", scratch.mounts.remote_point(), "tmpfs", flags, None).unwrap();
-    fs::create_dir_all(remote.parent().unwrap()).unwrap();
-    fs::copy(&local, &remote).unwrap();
-    fs::remove_file(&local).unwrap();
+    let local = scratch.make_remote();
     let roots = [scratch.folder("one"), scratch.folder("two")];
     for root in &roots {
         scratch.mount(root, "", "").unwrap();
@@ -183,10 +205,139 @@ fn a_file_that_was_opened_while_its_object_was_missing_becomes_local() {
     drop(open);
 }
 
+/// Options that clients of containerd add, or that we give.
+const OVER_MERGED: [&str; 4] =
+    ["", "metacopy=on,redirect_dir=on,", "index=off,redirect_dir=off,", "index=off,redirect_dir=on,"];
+
+#[test]
+fn roots_of_others_stand_on_the_merged_image_whatever_their_options() {
+    let scratch = Scratch::new();
+    let merged = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
+    assert_eq!(fs::read(merged.join("big")).unwrap(), scratch.content);
+    assert_eq!(fs::metadata(merged.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(scratch.mounts.roots().unwrap(), []);
+    for (number, options) in OVER_MERGED.iter().enumerate() {
+        let root = scratch.mount_over(&merged, &number.to_string(), options);
+        std::os::unix::fs::chown(root.join("big"), Some(7), None).unwrap();
+        assert_eq!(fs::read(root.join("big")).unwrap(), scratch.content, "{options}");
+        fs::write(root.join("lib/a/z"), b"changed").unwrap();
+        fs::remove_file(root.join("lib/b-first")).unwrap();
+        assert!(fs::metadata(root.join("null")).unwrap().file_type().is_char_device());
+        let copied =
+            fs::metadata(scratch.folder(&format!("{number}-upper")).join("big")).unwrap().blocks() * 512;
+        assert_eq!(copied <= 4096, options.contains("metacopy"), "{options}: {copied} bytes");
+    }
+    let roots = scratch.mounts.roots().unwrap();
+    assert!(
+        roots.iter().all(|root| root.tree == scratch.tree) && roots.len() == OVER_MERGED.len(),
+        "{roots:?}"
+    );
+    // A second question finds the same, and its end takes nothing from who stands on it.
+    assert_eq!(scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap(), merged);
+    scratch.mounts.remove_tree(&scratch.tree);
+    assert!(!merged.exists());
+    assert_eq!(fs::read(roots[0].point.join("big")).unwrap(), scratch.content);
+}
+
+#[test]
+fn over_the_merged_image_a_file_becomes_local_too() {
+    let scratch = Scratch::new();
+    let local = scratch.make_remote();
+    let merged = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
+    let roots = ["one", "two"].map(|name| scratch.mount_over(&merged, name, ""));
+    roots.iter().for_each(|root| assert_eq!(fs::read(root.join("big")).unwrap(), scratch.content));
+    let marked = vec![7; scratch.content.len()];
+    fs::write(&local, &marked).unwrap();
+    assert_eq!(fs::read(roots[1].join("big")).unwrap(), scratch.content);
+    scratch.mounts.renew_lookups(&scratch.tree).unwrap();
+    roots.iter().for_each(|root| assert_eq!(fs::read(root.join("big")).unwrap(), marked));
+}
+
+#[test]
+fn what_one_container_holds_open_is_local_to_those_that_come_later() {
+    let scratch = Scratch::new();
+    let local = scratch.make_remote();
+    let merged = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
+    let early = scratch.mount_over(&merged, "early", "");
+    let open = fs::File::open(early.join("big")).unwrap();
+    assert_eq!(fs::read(early.join("big")).unwrap(), scratch.content);
+    let marked = vec![7; scratch.content.len()];
+    fs::write(&local, &marked).unwrap();
+    scratch.mounts.renew_lookups(&scratch.tree).unwrap();
+    // To whoever has it open it stays what it was.
+    assert_eq!(fs::read(early.join("big")).unwrap(), scratch.content);
+    let late = scratch.mount_over(&merged, "late", "");
+    assert_eq!(fs::read(late.join("big")).unwrap(), marked);
+    drop(open);
+    scratch.mounts.remove_tree(&scratch.tree);
+    assert!(!merged.exists(), "one stays mounted under the other");
+}
+
+#[test]
+fn containers_whose_connection_was_lost_become_local_with_the_next_process() {
+    let scratch = Scratch::new();
+    let local = scratch.make_remote();
+    let merged = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
+    let root = scratch.mount_over(&merged, "root", "");
+    assert_eq!(fs::read(root.join("big")).unwrap(), scratch.content);
+    let marked = vec![7; scratch.content.len()];
+    fs::write(&local, &marked).unwrap();
+    let state = scratch.folder.path().join("state");
+    // Twice, since the first may die too.
+    for _ in 0..2 {
+        let next = Mounts::prepare(&state, &state.join("objects")).unwrap();
+        assert_eq!(next.roots().unwrap(), [Root { point: root.clone(), tree: scratch.tree }]);
+        assert_eq!(next.add_merged(&scratch.tree, &scratch.file(), None).unwrap(), merged);
+    }
+    assert_eq!(fs::read(root.join("big")).unwrap(), scratch.content);
+    scratch.mounts.renew_lookups(&scratch.tree).unwrap();
+    assert_eq!(fs::read(root.join("big")).unwrap(), marked);
+    let aside = |entry: &table::Entry| entry.point.starts_with(scratch.mounts.former());
+    assert!(!table::read().unwrap().iter().any(aside), "what nobody needs any more stays mounted");
+}
+
+#[test]
+fn without_a_container_nothing_of_a_lost_connection_stays() {
+    let scratch = Scratch::new();
+    scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
+    let state = scratch.folder.path().join("state");
+    let next = Mounts::prepare(&state, &state.join("objects")).unwrap();
+    let table = table::read().unwrap();
+    let below: Vec<_> = table.iter().filter(|entry| entry.point.starts_with(&next.base)).collect();
+    assert_eq!(below.len(), 1, "{below:?}");
+}
+
+#[test]
+fn layers_whose_files_lack_data_are_merged_with_the_image() {
+    let scratch = Scratch::new();
+    let merged = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
+    let root = scratch.mount_over(&merged, "lower", OVER_MERGED[1]);
+    std::os::unix::fs::chown(root.join("big"), Some(7), None).unwrap();
+    fs::rename(root.join("lib"), root.join("moved")).unwrap();
+    rustix::mount::unmount(&root, UnmountFlags::empty()).unwrap();
+    let above = Above { id: 3, layers: vec![scratch.folder("lower-upper")] };
+    let both = scratch.mounts.add_merged(&scratch.tree, &scratch.file(), Some(above)).unwrap();
+    assert_ne!(both, merged);
+    // By whatever is above it.
+    for (number, options) in OVER_MERGED.iter().enumerate() {
+        let root = scratch.mount_over(&both, &number.to_string(), options);
+        assert_eq!(fs::metadata(root.join("big")).unwrap().uid(), 7);
+        assert_eq!(fs::read(root.join("big")).unwrap(), scratch.content);
+        assert_eq!(fs::read(root.join("moved/a/y")).unwrap().len(), scratch.content.len());
+    }
+    assert_eq!(scratch.mounts.roots().unwrap().len(), OVER_MERGED.len());
+    scratch.mounts.renew_lookups(&scratch.tree).unwrap();
+    assert_eq!(fs::metadata(both.join("big")).unwrap().uid(), 7, "it was replaced by the image alone");
+    scratch.mounts.remove_merged_below(4).unwrap();
+    assert!(both.exists());
+    scratch.mounts.remove_merged_below(3).unwrap();
+    assert!(!both.exists() && merged.exists());
+}
+
 #[test]
 fn paths_name_files_and_all_that_is_below_a_folder() {
     let scratch = Scratch::new();
-    scratch.mounts.add_tree(&scratch.tree, &scratch.folder.path().join("tree.erofs")).unwrap();
+    scratch.mounts.add_tree(&scratch.tree, &scratch.file()).unwrap();
     let named = |paths: &[&str]| {
         let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
         scratch.mounts.objects_named(&scratch.tree, &paths).unwrap()
@@ -206,7 +357,7 @@ fn paths_name_files_and_all_that_is_below_a_folder() {
 #[test]
 fn of_folders_no_more_is_looked_at_than_a_bound() {
     let scratch = Scratch::new();
-    scratch.mounts.add_tree(&scratch.tree, &scratch.folder.path().join("tree.erofs")).unwrap();
+    scratch.mounts.add_tree(&scratch.tree, &scratch.file()).unwrap();
     let point = scratch.mounts.tree_point(&scratch.tree);
     let paths = ["lib", "lib", "big"].map(str::to_owned);
     let count =
@@ -258,7 +409,7 @@ fn odd_characters_in_the_state_folder_do_no_harm() {
 fn a_tree_can_be_mounted_through_a_loop_device() {
     let scratch = Scratch::new();
     let point = scratch.folder("loop");
-    tree::mount_by_loop_for_tests(&scratch.folder.path().join("tree.erofs"), &point).unwrap();
+    tree::mount_by_loop(&scratch.folder.path().join("tree.erofs"), &point).unwrap();
     assert_eq!(fs::read(point.join("etc/name")).unwrap(), b"small");
     rustix::mount::unmount(&point, UnmountFlags::empty()).unwrap();
 }

@@ -1,7 +1,8 @@
 //! Mounts a tree from its file.
 //!
 //! The kernel reads the file itself (Linux 6.12 with file-backed EROFS); an older one wants a block
-//! device, and `mount` from util-linux makes a loop device of the file, which goes with the mount.
+//! device, and `mount` from util-linux makes a loop device of the file, which goes with the mount. So do those
+//! that count a tree on a file as one more level of stacked file systems, which leaves too few to containers.
 
 use std::io;
 use std::path::Path;
@@ -33,7 +34,7 @@ pub(super) fn restrict(point: &Path) -> io::Result<()> {
     Ok(rustix::mount::mount_remount(point, MountFlags::BIND | FLAGS, "")?)
 }
 
-fn mount_by_loop(file: &Path, point: &Path) -> Result<(), MountError> {
+pub(super) fn mount_by_loop(file: &Path, point: &Path) -> Result<(), MountError> {
     let refused = |detail: String| MountError::Kernel {
         operation: "mount the tree through a loop device",
         path: file.to_owned(),
@@ -47,9 +48,4 @@ fn mount_by_loop(file: &Path, point: &Path) -> Result<(), MountError> {
         return Err(refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     Ok(())
-}
-
-#[cfg(test)]
-pub(super) fn mount_by_loop_for_tests(file: &Path, point: &Path) -> Result<(), MountError> {
-    mount_by_loop(file, point)
 }

@@ -1,4 +1,5 @@
-//! The folders of ordinary snapshots: `<state>/snapshots/<id>/{fs,work}`.
+//! The folders of ordinary snapshots: `<state>/snapshots/<id>/{fs,work}`, and a file `whole` where no file of it stands on
+//! data of an image.
 //!
 //! Blocks on the disk. A folder is made before its snapshot is written down and removed after that was
 //! forgotten: what nobody names can be removed at any time.
@@ -15,6 +16,7 @@ use super::ledger::{Kind, Usage};
 
 /// Of what `st_blocks` counts, in bytes.
 const BLOCK: u64 = 512;
+const WHOLE: &str = "whole";
 
 #[derive(Debug)]
 pub(super) struct Folders {
@@ -38,8 +40,14 @@ impl Folders {
         self.folder(id).join("work")
     }
 
+    /// Whether every file in it has its data: the kernel was never allowed to write down new attributes and leave the data to a layer
+    /// below. That of a snapshot over no image says nothing here.
+    pub(super) fn is_whole(&self, id: u64) -> bool {
+        self.folder(id).join(WHOLE).exists()
+    }
+
     /// Makes the folder of a new snapshot; its root belongs to whom the one below belongs to.
-    pub(super) fn make(&self, id: u64, kind: Kind, below: Option<&Path>) -> io::Result<()> {
+    pub(super) fn make(&self, id: u64, kind: Kind, below: Option<&Path>, whole: bool) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(self.folder(id))?;
         let make = || {
             // As containerd's own overlay makes it, whatever the umask here is: what stands in an image's root entry is set by its
@@ -52,6 +60,9 @@ impl Folders {
             }
             if kind == Kind::Active {
                 DirBuilder::new().mode(0o700).create(self.work(id))?;
+            }
+            if whole {
+                fs::write(self.folder(id).join(WHOLE), b"")?;
             }
             Ok(())
         };
@@ -143,10 +154,11 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let folders = Folders::open(state.path()).unwrap();
         assert_eq!(folders.first_free().unwrap(), 1);
-        folders.make(1, Kind::Active, None).unwrap();
-        folders.make(7, Kind::View, Some(&folders.content(1))).unwrap();
+        folders.make(1, Kind::Active, None, true).unwrap();
+        folders.make(7, Kind::View, Some(&folders.content(1)), false).unwrap();
+        assert!(folders.is_whole(1) && !folders.is_whole(7) && !folders.is_whole(2));
         assert!(folders.work(1).is_dir() && !folders.work(7).exists());
-        assert_eq!(folders.make(7, Kind::View, None).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(folders.make(7, Kind::View, None, false).unwrap_err().kind(), ErrorKind::AlreadyExists);
         let empty = folders.usage(1).unwrap();
         fs::write(folders.content(1).join("a"), vec![1; 10_000]).unwrap();
         fs::hard_link(folders.content(1).join("a"), folders.content(1).join("b")).unwrap();
@@ -164,7 +176,7 @@ mod tests {
     fn a_folder_that_cannot_be_made_leaves_nothing() {
         let state = tempfile::tempdir().unwrap();
         let folders = Folders::open(state.path()).unwrap();
-        folders.make(1, Kind::Active, Some(Path::new("/nowhere"))).unwrap_err();
+        folders.make(1, Kind::Active, Some(Path::new("/nowhere")), true).unwrap_err();
         assert_eq!(folders.first_free().unwrap(), 1);
     }
 }

@@ -24,7 +24,7 @@ mod wanted;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -44,7 +44,7 @@ use wanted::{Layer, Place};
 
 use crate::images::Need;
 use crate::metrics;
-use crate::mount::Layers;
+use crate::mount::Above;
 
 /// Whether overlayfs has an index to be switched off.
 const INDEX: &str = "/sys/module/overlay/parameters/index";
@@ -108,10 +108,7 @@ impl Snapshots {
         if let Some(layer) = &layer {
             self.make_streamed(layer, &new).await?;
         }
-        let mut below = self.below(new.parent.clone()).await?;
-        if layer.is_some() {
-            below = below.attributes_only();
-        }
+        let below = self.below(new.parent.clone()).await?;
         let (kind, key) = (new.kind, new.key.clone());
         let id = self.begin(new, &below).await?;
         self.claim().await?;
@@ -161,11 +158,12 @@ impl Snapshots {
     /// Makes folder and entry of a snapshot.
     async fn begin(&self, new: New, below: &Below) -> Result<u64, Status> {
         let top = below.top().map(Path::to_owned);
+        let whole = below.streams && !mounts::may_lack_data(&new.key);
         self.with_ledger(move |shared| {
             let mut ledger = shared.ledger();
             ledger.check_new(&new.key, new.parent.as_deref())?;
             let id = ledger.new_id();
-            shared.folders.make(id, new.kind, top.as_deref()).map_err(redb::Error::Io)?;
+            shared.folders.make(id, new.kind, top.as_deref(), whole).map_err(redb::Error::Io)?;
             let snapshot = Snapshot {
                 id,
                 kind: new.kind,
@@ -218,7 +216,7 @@ impl Snapshots {
         self.with_ledger(move |shared| {
             let removed = shared.ledger().remove(&name)?;
             if removed.streamed.is_none()
-                && let Err(error) = shared.folders.remove(removed.id)
+                && let Err(error) = shared.remove_folder(&removed)
             {
                 // It is forgotten, whatever happens to its files: Cleanup, or the next start, tries again.
                 tracing::warn!(snapshot = name, id = removed.id, %error, "the folder of a removed snapshot stays");
@@ -290,24 +288,37 @@ impl Snapshots {
             let ledger = shared.ledger();
             let chain = ledger.chain(&parent)?;
             let ordinary = chain.iter().take_while(|snapshot| snapshot.streamed.is_none());
-            let ordinary = ordinary.map(|snapshot| shared.folders.content(snapshot.id)).collect();
-            Ok((ordinary, ledger.streams_below(&parent)?))
+            Ok((ordinary.map(|snapshot| snapshot.id).collect(), ledger.streams_below(&parent)?))
         });
-        let (ordinary, streamed) = found.await?;
-        let streamed = match streamed {
-            None => None,
-            Some((name, image)) => Some(self.stack_or_bring(&name, &image).await?),
+        let (ordinary, streamed): (Vec<u64>, _) = found.await?;
+        let folders = &self.shared.folders;
+        let paths = |ids: &[u64]| ids.iter().map(|id| folders.content(*id)).collect::<Vec<_>>();
+        let Some((name, image)) = streamed else {
+            return Ok(Below { layers: paths(&ordinary), streams: false });
         };
-        Ok(Below { ordinary, streamed })
+        // Which files of a layer lack data, and where that is, only an overlay knows that says so to nobody above it.
+        let lacking = ordinary.iter().position(|id| !folders.is_whole(*id));
+        let above = lacking.map(|first| Above { id: ordinary[first], layers: paths(&ordinary[first..]) });
+        let merged = self.stack_or_bring(&name, &image, above).await?;
+        let mut layers = paths(&ordinary[..lacking.unwrap_or(ordinary.len())]);
+        layers.push(merged);
+        Ok(Below { layers, streams: true })
     }
 
-    /// The layers that a streamed snapshot stands for. containerd does not pull again what it knows: should the image have
-    /// left this node behind its back (a power loss, a key that is no longer trusted), it is asked for again here.
-    async fn stack_or_bring(&self, name: &str, image: &Streamed) -> Result<Layers, Status> {
+    /// Where the layers are merged that a streamed snapshot stands for. containerd does not pull again what it knows: should the
+    /// image have left this node behind its back (a power loss, a key that is no longer trusted), it is asked for again here.
+    async fn stack_or_bring(
+        &self,
+        name: &str,
+        image: &Streamed,
+        above: Option<Above>,
+    ) -> Result<PathBuf, Status> {
+        let images = &self.shared.images;
         let stack = || async {
+            let above = above.clone();
             match image.is_top() {
-                true => self.shared.images.stack(&image.manifest).await,
-                false => self.shared.images.stack_part(&image.manifest, image.layer + 1, name).await,
+                true => images.stack(&image.manifest, above).await,
+                false => images.stack_part(&image.manifest, image.layer + 1, name, above).await,
             }
         };
         match stack().await {
@@ -315,7 +326,7 @@ impl Snapshots {
                 self.bring_again(name, image, status).await?;
                 stack().await
             }
-            layers => layers,
+            merged => merged,
         }
     }
 
@@ -390,8 +401,20 @@ impl Shared {
     }
 
     fn mount(&self, id: u64, kind: Kind, below: &Below) -> Mount {
-        let own = Folder { content: self.folders.content(id), work: self.folders.work(id) };
+        let own = Folder {
+            content: self.folders.content(id),
+            work: self.folders.work(id),
+            whole: self.folders.is_whole(id),
+        };
         mounts::mount(below, &own, kind == Kind::Active, self.index_off)
+    }
+
+    /// Removes the folder of a snapshot that is forgotten, and what was mounted for those above it.
+    fn remove_folder(&self, removed: &Snapshot) -> std::io::Result<()> {
+        if removed.kind == Kind::Committed && !self.folders.is_whole(removed.id) {
+            self.images.unstack(removed.id)?;
+        }
+        self.folders.remove(removed.id)
     }
 
     /// Tells the images which of them are needed. Under the lock: of two that are told at the same time, the later one
@@ -417,6 +440,9 @@ impl Shared {
         };
         if !unnamed.is_empty() {
             tracing::info!(folders = unnamed.len(), "removing folders that no snapshot names");
+        }
+        for id in unnamed.iter().filter(|id| !self.folders.is_whole(**id)) {
+            self.images.unstack(*id)?;
         }
         self.folders.remove_all(&unnamed)
     }

@@ -3,26 +3,34 @@
 //! ```text
 //! nothing below, writable           bind, rw
 //! nothing below, read-only          bind, ro, of its own empty folder
-//! one ordinary layer, read-only     bind, ro
-//! ordinary layers                   overlay  lowerdir=TOP:…:LOWEST
-//! … over an image that streams      overlay  lowerdir=TOP:…:TREE::LOCAL::REMOTE,metacopy=on,redirect_dir=on
-//! … to unpack a layer into          overlay  lowerdir=TOP:…:TREE
+//! one layer, read-only              bind, ro
+//! layers                            overlay  lowerdir=TOP:…:LOWEST
+//! … of an image that streams        the same: all its layers are one, in the folder where they are merged
+//! … for a container                 overlay  …,metacopy=on,redirect_dir=on
 //! ```
+//!
+//! Those two options let a container give files other attributes, and folders other names, without copying what may not even be here.
+//! Only containers get them: a client of another kind looks into upper folders by itself, or adds options that exclude these, as
+//! `BuildKit` does (`redirect_dir=off`).
 
 use std::path::{Path, PathBuf};
 
 use proto::containerd::types::Mount;
 
-use crate::mount::Layers;
-
 /// containerd splits options at commas and, here and there, lower layers at colons.
 const SEPARATORS: [char; 2] = [',', ':'];
+/// Digits of the names that CRI, Docker and nerdctl give to containers, and to their snapshots.
+const CONTAINER_NAME: usize = 64;
+/// How containerd calls the snapshot in which it gives the files of an image other owners.
+const REMAPPED: &str = "-remap";
 
-/// What a snapshot stands on, from the top.
+/// What a snapshot stands on.
 #[derive(Debug, Default)]
 pub(super) struct Below {
-    pub(super) ordinary: Vec<PathBuf>,
-    pub(super) streamed: Option<Layers>,
+    /// From the top.
+    pub(super) layers: Vec<PathBuf>,
+    /// Whether the lowest is an image that streams.
+    pub(super) streams: bool,
 }
 
 /// The two folders of a snapshot; one that is not writable has no use for the second.
@@ -30,6 +38,8 @@ pub(super) struct Below {
 pub(super) struct Folder {
     pub(super) content: PathBuf,
     pub(super) work: PathBuf,
+    /// Whether every file in it is to have its data.
+    pub(super) whole: bool,
 }
 
 /// A state folder whose paths cannot stand in mount options.
@@ -46,25 +56,25 @@ pub(super) fn check(folder: &Path) -> Result<(), Unmountable> {
 impl Below {
     /// Where the merged root's own attributes stand, from the top.
     pub(super) fn top(&self) -> Option<&Path> {
-        self.ordinary.first().or(self.streamed.as_ref().map(|stack| &stack.tree)).map(PathBuf::as_path)
+        self.layers.first().map(PathBuf::as_path)
     }
+}
 
-    /// The same to unpack a layer over. containerd mounts nothing then: it writes into the upper folder, and looks at the
-    /// lower ones for the attributes of folders that the layer does not mention. It splits them at every colon, and the
-    /// empty path between two would be this machine's own root. Data layers have no attributes to look at.
-    pub(super) fn attributes_only(mut self) -> Below {
-        self.ordinary.extend(self.streamed.take().map(|stack| stack.tree));
-        self
-    }
+/// Whether the snapshot of this key may have files without data of their own: a container's, or one of nothing but other owners. A
+/// key has the namespace and a number of containerd's before it.
+pub(super) fn may_lack_data(key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    let is_container = name.len() == CONTAINER_NAME && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_container || name.ends_with(REMAPPED)
 }
 
 /// The mount of a snapshot of these folders. `index_off`: the kernel has overlayfs's index, which would refuse a layer that was
 /// moved.
 pub(super) fn mount(below: &Below, own: &Folder, writable: bool, index_off: bool) -> Mount {
-    match (below.ordinary.as_slice(), &below.streamed, writable) {
-        ([], None, true) => bind(&own.content, "rw"),
-        ([], None, false) => bind(&own.content, "ro"),
-        ([only], None, false) => bind(only, "ro"),
+    match (below.layers.as_slice(), writable) {
+        ([], true) => bind(&own.content, "rw"),
+        ([], false) => bind(&own.content, "ro"),
+        ([only], false) => bind(only, "ro"),
         _ => overlay(below, writable.then_some(own), index_off),
     }
 }
@@ -79,17 +89,15 @@ fn bind(folder: &Path, mode: &str) -> Mount {
 }
 
 fn overlay(below: &Below, writable: Option<&Folder>, index_off: bool) -> Mount {
-    let mut lower: Vec<String> = below.ordinary.iter().map(|folder| text(folder)).collect();
+    let lower: Vec<String> = below.layers.iter().map(|folder| text(folder)).collect();
     let mut options = Vec::new();
     if index_off {
         options.push("index=off".to_owned());
     }
-    if let Some(stack) = &below.streamed {
-        let [tree, local, remote] = [&stack.tree, &stack.local, &stack.remote].map(|path| text(path));
-        lower.push(format!("{tree}::{local}::{remote}"));
-        options.extend(["metacopy=on".to_owned(), "redirect_dir=on".to_owned()]);
-    }
     if let Some(writable) = writable {
+        if below.streams && !writable.whole {
+            options.extend(["metacopy=on".to_owned(), "redirect_dir=on".to_owned()]);
+        }
         options.push(format!("workdir={}", text(&writable.work)));
         options.push(format!("upperdir={}", text(&writable.content)));
     }
@@ -109,54 +117,53 @@ fn text(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn own() -> Folder {
-        Folder { content: "/s/9/fs".into(), work: "/s/9/work".into() }
+    fn own(whole: bool) -> Folder {
+        Folder { content: "/s/9/fs".into(), work: "/s/9/work".into(), whole }
     }
 
-    fn stack() -> Layers {
-        Layers { tree: "/t".into(), local: "/l".into(), remote: "/r".into() }
+    fn below(layers: &[&str], streams: bool) -> Below {
+        Below { layers: layers.iter().map(PathBuf::from).collect(), streams }
     }
 
     #[test]
     fn one_layer_is_bound_and_more_are_stacked() {
         let none = Below::default();
-        assert_eq!(mount(&none, &own(), true, true).options, ["rbind", "rw"]);
-        assert_eq!(mount(&none, &own(), false, true), bind(Path::new("/s/9/fs"), "ro"));
-        let one = Below { ordinary: vec!["/s/1/fs".into()], streamed: None };
-        assert_eq!(mount(&one, &own(), false, true), bind(Path::new("/s/1/fs"), "ro"));
-        let two = Below { ordinary: vec!["/s/2/fs".into(), "/s/1/fs".into()], streamed: None };
-        let stacked = mount(&two, &own(), true, true);
+        assert_eq!(mount(&none, &own(false), true, true).options, ["rbind", "rw"]);
+        assert_eq!(mount(&none, &own(false), false, true), bind(Path::new("/s/9/fs"), "ro"));
+        for streams in [true, false] {
+            let one = below(&["/s/1/fs"], streams);
+            assert_eq!(mount(&one, &own(false), false, true), bind(Path::new("/s/1/fs"), "ro"));
+        }
+        let two = below(&["/s/2/fs", "/s/1/fs"], false);
+        let stacked = mount(&two, &own(false), true, true);
         assert_eq!(
             (stacked.r#type.as_str(), stacked.options.join(",").as_str()),
             ("overlay", "index=off,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/2/fs:/s/1/fs")
         );
-        assert_eq!(mount(&two, &own(), false, false).options, ["lowerdir=/s/2/fs:/s/1/fs", "ro"]);
+        assert_eq!(two.top(), Some(Path::new("/s/2/fs")));
+        assert_eq!(mount(&two, &own(false), false, false).options, ["lowerdir=/s/2/fs:/s/1/fs", "ro"]);
     }
 
     #[test]
-    fn an_image_that_streams_is_the_lowest() {
-        let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) };
-        let options = mount(&below, &own(), true, false).options.join(",");
-        assert_eq!(
-            options,
-            "metacopy=on,redirect_dir=on,workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t::/l::/r"
-        );
-        assert_eq!(below.top(), Some(Path::new("/s/1/fs")));
-        let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) };
-        assert_eq!(
-            mount(&alone, &own(), false, false).options,
-            ["metacopy=on", "redirect_dir=on", "lowerdir=/t::/l::/r", "ro"]
-        );
-        assert_eq!(alone.top(), Some(Path::new("/t")));
+    fn over_an_image_that_streams_no_option_is_unusual_but_for_containers() {
+        let over = below(&["/s/1/fs", "/m"], true);
+        let options = |whole, writable| mount(&over, &own(whole), writable, false).options.join(",");
+        let common = "workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/m";
+        assert_eq!(options(true, true), common);
+        assert_eq!(options(false, true), format!("metacopy=on,redirect_dir=on,{common}"));
+        assert_eq!(options(false, false), "lowerdir=/s/1/fs:/m,ro");
     }
 
     #[test]
-    fn a_layer_is_unpacked_over_attributes_alone() {
-        let below = Below { ordinary: vec!["/s/1/fs".into()], streamed: Some(stack()) }.attributes_only();
-        let options = mount(&below, &own(), true, false).options.join(",");
-        assert_eq!(options, "workdir=/s/9/work,upperdir=/s/9/fs,lowerdir=/s/1/fs:/t");
-        let alone = Below { ordinary: Vec::new(), streamed: Some(stack()) }.attributes_only();
-        assert_eq!(alone.top(), Some(Path::new("/t")));
+    fn containers_are_told_from_others_by_their_names() {
+        let container = "0123456789abcdef".repeat(4);
+        assert!(may_lack_data(&format!("k8s.io/17/{container}")) && may_lack_data(&container));
+        assert!(may_lack_data("k8s.io/18/sha256:abc-remap"));
+        for other in
+            ["moby/3/pqv1k0z2m4c8x7w6t5y9a1b2c", "default/4/one", &format!("moby/5/{container}-init-key"), ""]
+        {
+            assert!(!may_lack_data(other), "{other}");
+        }
     }
 
     #[test]

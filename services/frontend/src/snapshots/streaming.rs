@@ -1,6 +1,8 @@
 //! What snapshots ask of streamed images, on nodes that can stream and on those that cannot: there all images are ordinary ones,
 //! and say why. Where streaming is switched off, only those are ordinary that are pulled from then on.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::ImageRecord;
@@ -10,7 +12,7 @@ use tonic::Status;
 use super::decide::{Ordinary, Reason};
 use crate::events::NodeEvents;
 use crate::images::{Claims, Images, Need};
-use crate::mount::Layers;
+use crate::mount::Above;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Streaming {
@@ -82,12 +84,24 @@ impl Streaming {
         self.images().is_ok_and(|images| images.is_here(manifest))
     }
 
-    pub(super) async fn stack(&self, manifest: &str) -> Result<Layers, Status> {
-        self.images()?.stack(manifest).await
+    pub(super) async fn stack(&self, manifest: &str, above: Option<Above>) -> Result<PathBuf, Status> {
+        self.images()?.stack(manifest, above).await
     }
 
-    pub(super) async fn stack_part(&self, manifest: &str, layers: u32, part: &str) -> Result<Layers, Status> {
-        self.images()?.stack_part(manifest, layers, part).await
+    pub(super) async fn stack_part(
+        &self,
+        manifest: &str,
+        layers: u32,
+        part: &str,
+        above: Option<Above>,
+    ) -> Result<PathBuf, Status> {
+        self.images()?.stack_part(manifest, layers, part, above).await
+    }
+
+    /// Takes away what was stacked for the snapshot of this number.
+    pub(super) fn unstack(&self, id: u64) -> io::Result<()> {
+        // On a machine that cannot stream nothing is mounted.
+        self.images().map_or(Ok(()), |images| images.unstack(id))
     }
 
     pub(super) fn begin_start(&self, manifest: &str) {
