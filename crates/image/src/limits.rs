@@ -30,6 +30,9 @@ pub const XATTRS_TOTAL_MAX: usize = 65_535;
 /// Of Linux, with the namespace; and how many one inode may have: far above any in use.
 pub const XATTR_NAME_MAX: usize = 255;
 pub const XATTRS_MAX: usize = 4096;
+/// The largest file in bytes: one hole of the tree's format (4 KiB << 31) covers it, and no file system in use on nodes has
+/// smaller ones. Holes cost nothing, so this alone bounds them.
+pub const FILE_MAX: u64 = 4096 << 31;
 /// Data extents in one sparse member.
 pub const SPARSE_EXTENTS_MAX: usize = 65_536;
 /// An encoded record, tree or map, plain: a decoder refuses to inflate more.
@@ -42,5 +45,5 @@ pub const PROFILE_CHUNKS_MAX: usize = 131_072;
 /// Names of one image, and layers of one image (overlay and Docker stop at 127).
 pub const REFERENCES_MAX: usize = 1024;
 pub const LAYERS_MAX: usize = 1024;
-/// Plain bytes of one layer (256 GiB), when the caller knows no better bound: larger than any in use.
+/// Plain bytes of one layer without the holes of its files (256 GiB), when the caller knows no better bound: larger than any in use.
 pub const LAYER_PLAIN_MAX: u64 = 1 << 38;

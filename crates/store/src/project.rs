@@ -33,6 +33,8 @@ pub enum Kind {
     Profile,
     /// Which image of a repository was started.
     Repository,
+    /// Imports that ended without an answer.
+    Attempts,
     /// That an import runs.
     Importing,
     /// That a collection runs.
@@ -41,7 +43,7 @@ pub enum Kind {
 
 impl Kind {
     /// Those that hold something; the others only say what is going on.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Chunk,
         Kind::Tree,
         Kind::Map,
@@ -50,6 +52,7 @@ impl Kind {
         Kind::Source,
         Kind::Profile,
         Kind::Repository,
+        Kind::Attempts,
     ];
 
     fn folder(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Kind {
             Kind::Source => "sources",
             Kind::Profile => "profiles",
             Kind::Repository => "repositories",
+            Kind::Attempts => "attempts",
             Kind::Importing => "importing",
             Kind::Collecting => "collecting",
         }
@@ -208,6 +212,21 @@ impl ProjectStore {
 
     pub async fn profile(&self, manifest: &str) -> Result<Bytes, StoreError> {
         self.get("read profile", &self.record(Kind::Profile, manifest)?).await
+    }
+}
+
+/// Attempts to import an image, by its manifest.
+impl ProjectStore {
+    pub async fn put_attempts(&self, manifest: &str, notes: Bytes) -> Result<(), StoreError> {
+        self.overwrite("note import attempt", &self.record(Kind::Attempts, manifest)?, notes).await
+    }
+
+    pub async fn attempts(&self, manifest: &str) -> Result<Bytes, StoreError> {
+        self.get("read import attempts", &self.record(Kind::Attempts, manifest)?).await
+    }
+
+    pub async fn delete_attempts(&self, manifest: &str) -> Result<(), StoreError> {
+        self.delete_at("clear import attempts", &self.record(Kind::Attempts, manifest)?).await
     }
 }
 
