@@ -35,6 +35,8 @@ pub const XATTRS_MAX: usize = 4096;
 pub const FILE_MAX: u64 = 4096 << 31;
 /// Data extents in one sparse member.
 pub const SPARSE_EXTENTS_MAX: usize = 65_536;
+/// Extents of all objects with holes in one layer or image: 16 MiB in a node's memory, however well they compress.
+pub const EXTENTS_MAX: usize = 1024 * 1024;
 /// An encoded record, tree or map, plain: a decoder refuses to inflate more.
 pub const ENCODED_PLAIN_MAX: usize = 1 << 30;
 /// Chunks of one layer or image: as many as `LAYER_PLAIN_MAX` bytes can be cut into at worst (objects

@@ -63,7 +63,12 @@ impl Sparse {
         for extent in &self.extents {
             let apart = end.is_none_or(|end| extent.offset > end);
             let whole = extent.end().is_multiple_of(BLOCK_LEN) || extent.end() == len;
-            if extent.len == 0 || !apart || !extent.offset.is_multiple_of(BLOCK_LEN) || !whole || extent.end() > len {
+            if extent.len == 0
+                || !apart
+                || !extent.offset.is_multiple_of(BLOCK_LEN)
+                || !whole
+                || extent.end() > len
+            {
                 return Err(format!("object {}: extents that are no extents of it", self.object));
             }
             end = Some(extent.end());

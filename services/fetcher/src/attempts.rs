@@ -162,7 +162,10 @@ mod tests {
         drop(attempts.begin("three").await.unwrap());
         let refused = read(&project).await.check(HOURS).unwrap_err();
         assert_eq!((refused.deaths, refused.fetchers.as_str()), (2, "one, three"));
-        assert!(refused.to_string().contains("for 5h 59m") || refused.to_string().contains("for 6h"), "{refused}");
+        assert!(
+            refused.to_string().contains("for 5h 59m") || refused.to_string().contains("for 6h"),
+            "{refused}"
+        );
         // Told not to count, or later, it is tried again, and its answer clears all.
         let manifest = format!("sha256:{}", "ab".repeat(32));
         let uncounted = Attempts::read(&project, &manifest, Duration::ZERO).await.unwrap();

@@ -80,7 +80,8 @@ fn write_inode(
 ) -> Result<(), TreeError> {
     let place = plan.place(at);
     let mut xattrs = Vec::new();
-    xattr::encode(inode, plan.shared.numbers(at), &mut xattrs).map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
+    xattr::encode(inode, plan.shared.numbers(at), &mut xattrs)
+        .map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
     let (size, body) = body(tree, plan, at, inode);
     let disk = DiskInode {
         layout: place.layout,

@@ -1,9 +1,9 @@
 //! Where every inode will stand: entries name inodes that are written after them, so offsets come first.
 
+use crate::erofs::TreeError;
 use crate::erofs::directory::Directory;
 use crate::erofs::format::{BLOCK, DataLayout, FIRST_INODE, HOLE, INODE_LEN, INODE_SLOT};
 use crate::erofs::xattr::{self, Shared};
-use crate::erofs::TreeError;
 use crate::limits::ENCODED_PLAIN_MAX;
 use crate::merge::{FileTree, Inode, Node};
 use crate::record::Content;
@@ -35,7 +35,8 @@ impl Plan {
         let mut data_blocks = 0usize;
         for (at, inode) in tree.inodes().iter().enumerate() {
             xattrs.clear();
-            xattr::encode(inode, shared.numbers(at), &mut xattrs).map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
+            xattr::encode(inode, shared.numbers(at), &mut xattrs)
+                .map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
             let shape = Shape::of(tree, inode, INODE_LEN + xattrs.len());
             let offset = shape.offset(end);
             let block = (shape.blocks > 0).then_some(data_blocks as u32);

@@ -42,7 +42,8 @@ fn the_checker_accepts_every_shape() {
     for entry in &mut largest_xattr.entries {
         entry.meta.xattrs = vec![xattr("user.y", XATTR_VALUE_MAX)].into();
     }
-    let mut shared = layer((0..40).map(|at| (vec![b'A' + at], if at % 2 == 0 { object(1000) } else { EntryKind::Fifo })));
+    let mut shared =
+        layer((0..40).map(|at| (vec![b'A' + at], if at % 2 == 0 { object(1000) } else { EntryKind::Fifo })));
     let many: Xattrs = (0..300).map(|at| xattr(&format!("security.{at:03}"), 100 + at)).collect();
     let few: Xattrs = vec![xattr("user.shared", 30_000), xattr("user.small", 3)].into();
     for (at, entry) in shared.entries.iter_mut().enumerate() {

@@ -68,7 +68,8 @@ impl Shared {
         longest.sort_by_key(|at| (std::cmp::Reverse(xattrs[*at].name.len() + xattrs[*at].value.len()), *at));
         let mut numbers = vec![None; xattrs.len()];
         for at in longest.into_iter().take(SHARED_MAX) {
-            let number = u32::try_from(self.area.len() / 4).map_err(|_| "the length of all shared attributes")?;
+            let number =
+                u32::try_from(self.area.len() / 4).map_err(|_| "the length of all shared attributes")?;
             if push_own(&mut self.area, &xattrs[at])? {
                 numbers[at] = Some(number);
             }

@@ -152,7 +152,10 @@ fn with_holes() -> Map {
     let extent = |offset: u64, len: u64| Extent { offset: offset * 4096, len };
     let layer = LayerRecord {
         sparse: vec![
-            Sparse { object: digest("holed"), extents: vec![extent(1, 4096), extent(3, 8192), extent(9, 100)] },
+            Sparse {
+                object: digest("holed"),
+                extents: vec![extent(1, 4096), extent(3, 8192), extent(9, 100)],
+            },
             Sparse { object: digest("hollow"), extents: Vec::new() },
         ],
         ..layer(
@@ -230,4 +233,28 @@ fn a_map_of_before_there_were_holes_is_still_read() {
     let unknown = encoding::Format { version: 3, ..encoding::MAP };
     let encoded = encoding::encode(unknown, &(&map.chunks, &map.objects)).expect("encoded");
     assert!(matches!(Map::decode(&encoded), Err(EncodingError::Version { found: 3, known: 2, .. })));
+}
+
+#[test]
+fn extents_of_all_objects_together_are_bounded() {
+    let each = crate::limits::SPARSE_EXTENTS_MAX;
+    let decode = |objects: usize| {
+        let mut map = Map::default();
+        for number in 0..objects {
+            // Every other block.
+            let extents = (0..each as u64).map(|at| Extent { offset: at * 8192, len: 4096 }).collect();
+            let object = digest(&number.to_string());
+            let first_chunk = map.chunks.len() as u32;
+            map.chunks.extend((0..each / 512).map(|_| chunk("same", 2 << 20)));
+            let len = each as u64 * 8192;
+            let chunk_count = (each / 512) as u32;
+            map.objects.push(ObjectPlace { digest: object, len, first_chunk, chunk_count, offset: 0 });
+            map.sparse.push(Sparse { object, extents });
+        }
+        map.objects.sort_by_key(|place| place.digest);
+        map.sparse.sort_by_key(|sparse| sparse.object);
+        Map::decode(&map.encode().expect("encoded")).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(decode(crate::limits::EXTENTS_MAX / each), Ok(()));
+    assert!(decode(crate::limits::EXTENTS_MAX / each + 1).is_err_and(|error| error.contains("extents")));
 }

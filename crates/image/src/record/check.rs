@@ -7,8 +7,8 @@ use super::{
 };
 use crate::Digest;
 use crate::limits::{
-    CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, FILE_MAX, INLINE_MAX, PATH_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XATTRS_MAX,
-    XATTRS_TOTAL_MAX,
+    CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, EXTENTS_MAX, FILE_MAX, INLINE_MAX, PATH_MAX, XATTR_NAME_MAX,
+    XATTR_VALUE_MAX, XATTRS_MAX, XATTRS_TOTAL_MAX,
 };
 use crate::path;
 use crate::sparse::Sparse;
@@ -52,6 +52,9 @@ pub(super) fn image(record: &ImageRecord) -> Result<(), String> {
 pub fn places(chunks: &[ChunkRef], objects: &[ObjectPlace], sparse: &[Sparse]) -> Result<(), String> {
     if !sparse.is_sorted_by(|one, other| one.object < other.object) {
         return Err("objects with holes are not sorted".into());
+    }
+    if sparse.iter().map(|sparse| sparse.extents.len()).sum::<usize>() > EXTENTS_MAX {
+        return Err(format!("more than {EXTENTS_MAX} extents of objects with holes"));
     }
     let mut with_holes = 0;
     // ends[n] is where chunk n begins when all chunks stand in a row.

@@ -197,7 +197,10 @@ impl<'de> Visitor<'de> for RecordVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<LayerRecord, A::Error> {
-        fn field<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(fields: &mut A, at: usize) -> Result<T, A::Error> {
+        fn field<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
+            fields: &mut A,
+            at: usize,
+        ) -> Result<T, A::Error> {
             fields.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &RecordVisitor))
         }
         let diff_id = field(&mut fields, 0)?;

@@ -46,7 +46,9 @@ impl RecordBudget {
     /// Counts a record that need not be scanned.
     pub fn take_record(&self, record: &LayerRecord) -> Result<(), ScanError> {
         let mut interner = Interner::default();
-        let set = |entry: &Entry| interner.intern(&entry.meta.xattrs).map_or_else(|(_, new)| set_bytes(&new), |_| 0);
+        let set = |entry: &Entry| {
+            interner.intern(&entry.meta.xattrs).map_or_else(|(_, new)| set_bytes(&new), |_| 0)
+        };
         let sets: u64 = record.entries.iter().map(set).sum();
         let entries: u64 = record.entries.iter().map(entry_bytes).sum();
         let extents = record.sparse.iter().map(|sparse| sparse.extents.len()).sum();
@@ -72,11 +74,6 @@ pub(super) fn encoded_len(entry: &Entry) -> u64 {
     /// Numbers at their longest, a digest, an object's place.
     const FIXED: u64 = 160;
     FIXED + strings_bytes(entry)
-}
-
-/// How long extents are in the record: never less.
-pub(super) fn extents_len(count: usize) -> usize {
-    20 * count
 }
 
 fn strings_bytes(entry: &Entry) -> u64 {

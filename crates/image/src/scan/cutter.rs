@@ -17,10 +17,10 @@ use fastcdc::v2020::FastCDC;
 
 use super::budget::tables_bytes;
 use super::{CutChunk, ScanError};
+use crate::Digest;
 use crate::limits::{CDC_AVG, CDC_MAX, CDC_MIN, INLINE_MAX, PACK_TARGET, SMALL_OBJECT_MAX};
 use crate::record::{ChunkRef, Content, ObjectPlace};
 use crate::sparse::{BLOCK, Extent, Sparse, SparseHasher};
-use crate::Digest;
 
 /// What a large object is cut from, in bytes: a cut looks at `CDC_MAX` of it, and the rest saves
 /// moving what is left after every cut.
@@ -161,10 +161,7 @@ impl Cutter {
     }
 
     /// All chunks and objects of the layer.
-    pub(super) fn finish<E: From<ScanError>>(
-        mut self,
-        emit: Emit<E>,
-    ) -> Result<Cut, E> {
+    pub(super) fn finish<E: From<ScanError>>(mut self, emit: Emit<E>) -> Result<Cut, E> {
         self.close_pack(emit)?;
         self.sparse.sort_unstable_by_key(|sparse| sparse.object);
         Ok(Cut { chunks: self.chunks.table, objects: self.objects, sparse: self.sparse })
@@ -223,7 +220,12 @@ impl Cutter {
         self.cut(large, &ZEROS[..(end - last) as usize], emit)
     }
 
-    fn cut<E: From<ScanError>>(&mut self, large: &mut Large, mut data: &[u8], emit: Emit<E>) -> Result<(), E> {
+    fn cut<E: From<ScanError>>(
+        &mut self,
+        large: &mut Large,
+        mut data: &[u8],
+        emit: Emit<E>,
+    ) -> Result<(), E> {
         if let Some(holes) = &mut large.holes {
             holes.data(data);
         }

@@ -18,7 +18,9 @@ mod tests;
 use std::mem;
 
 use crate::Digest;
-use crate::limits::{ENCODED_PLAIN_MAX, ENTRIES_MAX, FILE_MAX, LAYER_PLAIN_MAX, SMALL_OBJECT_MAX};
+use crate::limits::{
+    ENCODED_PLAIN_MAX, ENTRIES_MAX, EXTENTS_MAX, FILE_MAX, LAYER_PLAIN_MAX, SMALL_OBJECT_MAX,
+};
 use crate::path::{self, PathError};
 use crate::record::xattrs::Interner;
 use crate::record::{Device, Entry, EntryKind, LayerRecord, Meta, check};
@@ -71,6 +73,8 @@ pub enum ScanError {
     TooLong(u64),
     #[error("names and attributes of all members take more than {ENCODED_PLAIN_MAX} bytes")]
     RecordTooLong,
+    #[error("files with holes have more than {EXTENTS_MAX} pieces of data together")]
+    TooManyExtents,
     #[error(
         "what is to be remembered of its members takes more than {0} bytes of memory, all layers of the image together: more \
          than the fetcher allows (fetcher.limits.image_records)"
@@ -196,8 +200,8 @@ impl LayerScanner {
         let new = self.cutter.tables_bytes().saturating_sub(self.counted);
         self.counted += new;
         self.budget.take(new)?;
-        match self.record_len.saturating_add(budget::extents_len(self.cutter.extents())) > ENCODED_PLAIN_MAX {
-            true => Err(ScanError::RecordTooLong),
+        match self.cutter.extents() > EXTENTS_MAX {
+            true => Err(ScanError::TooManyExtents),
             false => Ok(()),
         }
     }

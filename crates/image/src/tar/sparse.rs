@@ -139,7 +139,14 @@ pub(super) enum Part {
 impl Body {
     pub(super) fn whole(size: u64) -> Body {
         let extent = Extent { offset: 0, len: size };
-        Body { size, stored: size, position: 0, extent, later: Vec::new().into_iter(), padding: padding(size) }
+        Body {
+            size,
+            stored: size,
+            position: 0,
+            extent,
+            later: Vec::new().into_iter(),
+            padding: padding(size),
+        }
     }
 
     /// `stored` bytes that `extents` spread over `size`.

@@ -77,7 +77,9 @@ fn awkward_files_are_equal_too() -> anyhow::Result<()> {
         let xattr = |at| Xattr { name: format!("user.{at:03}").into_bytes(), value: vec![at as u8; 10] };
         meta.xattrs = (0..100).map(xattr).collect();
     });
-    for (name, kind) in [("shared-1", file(b"s")), ("shared-2", file(&[b's'; 3000])), ("shared-3", EntryKind::Fifo)] {
+    for (name, kind) in
+        [("shared-1", file(b"s")), ("shared-2", file(&[b's'; 3000])), ("shared-3", EntryKind::Fifo)]
+    {
         // Of the fifo the one of the user's is left out.
         let xattr = |name: &str, len| Xattr { name: name.into(), value: vec![b'v'; len] };
         let xattrs = vec![xattr("security.sluice", 100), xattr("trusted.t", 3), xattr("user.u", 2000)];

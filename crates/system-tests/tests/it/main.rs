@@ -6,6 +6,7 @@ mod budget;
 mod changes;
 mod cosign;
 mod credentials;
+mod deadly;
 mod detached;
 mod equality;
 mod events;

@@ -49,7 +49,8 @@ fn assemble_blocking(
         .map_err(|cause| ImportError::Merge { image: image.to_owned(), cause })?;
     let map = Map::build(&tree, &layers).map_err(|error| internal(image, error))?;
     let tree_max = usize::try_from(tree_max).unwrap_or(usize::MAX);
-    let plain_tree = erofs::write_within(&tree, tree_max).map_err(|cause| ImportError::Tree { image: image.to_owned(), cause })?;
+    let plain_tree = erofs::write_within(&tree, tree_max)
+        .map_err(|cause| ImportError::Tree { image: image.to_owned(), cause })?;
     let plain_map = map.encode().map_err(|cause| ImportError::Encoding { image: image.to_owned(), cause })?;
     Ok(Assembled {
         tree: Sealed::new(&plain_tree).map_err(|error| internal(image, error))?,

@@ -36,7 +36,8 @@ pub(super) async fn read(
     let (blob_in, blob_out) = mpsc::channel(BLOB_QUEUE);
     let (plain_in, plain_out) = mpsc::channel(PLAIN_QUEUE);
     let inflating = spawn_blocking(move || inflate(blob_out, plain_in, limits.plain_max));
-    let scanning = spawn_blocking(move || scan(plain_out, LayerScanner::within(limits, budget), chunks, &progress));
+    let scanning =
+        spawn_blocking(move || scan(plain_out, LayerScanner::within(limits, budget), chunks, &progress));
     let reading = async { tokio::join!(feed(source, layer, blob_in, meter), inflating).1 };
     let (inflated, mut record) = both(reading, scanning, layer).await?;
     record.diff_id = inflated.tar.sha256;
@@ -82,10 +83,10 @@ async fn both(
 
 /// Nonsense in the tar may come from a blob that is not the promised one; other faults do not.
 fn may_be_the_blobs(fault: &LayerFault) -> bool {
-    use ScanError::{OverBudget, RecordTooLong, TooLong, TooManyMembers};
+    use ScanError::{OverBudget, RecordTooLong, TooLong, TooManyExtents, TooManyMembers};
     match fault {
         LayerFault::Scan(error) => {
-            !matches!(error, TooLong(_) | TooManyMembers(_) | RecordTooLong | OverBudget(_))
+            !matches!(error, TooLong(_) | TooManyMembers(_) | RecordTooLong | TooManyExtents | OverBudget(_))
         }
         _ => false,
     }

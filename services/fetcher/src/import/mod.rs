@@ -118,7 +118,12 @@ impl Importer {
     }
 
     /// Waits until an image may be imported; `alone`, until no other is, and none begins meanwhile.
-    pub(crate) async fn turn(&self, order: &Order, alone: bool, progress: &Progress) -> Result<Turn, ImportError> {
+    pub(crate) async fn turn(
+        &self,
+        order: &Order,
+        alone: bool,
+        progress: &Progress,
+    ) -> Result<Turn, ImportError> {
         let stopped = |_| ImportError::Stopped { image: order.image.clone() };
         let wanted = if alone { self.images_at_once } else { 1 };
         if let Ok(turn) = self.images.clone().try_acquire_many_owned(wanted) {
@@ -155,7 +160,8 @@ impl Importer {
             ChunkWriter::new(self.compression.clone(), order.project.clone(), layers.corrupt.clone());
 
         let records = self.read_unknown(order, &layers, &chunks, progress, &budget).await?;
-        let assembled = assemble::assemble(&order.image, stack(order, &layers, &records)?, budget.max()).await?;
+        let assembled =
+            assemble::assemble(&order.image, stack(order, &layers, &records)?, budget.max()).await?;
         let replaced = assembled.store(order).await?;
         let record = self.record(order, &layers, &records, &assembled).await?;
         let origin = order.origin.encode_to_vec().into();
@@ -190,7 +196,8 @@ impl Importer {
         let distinct: Vec<&LayerDescriptor> =
             order.found.layers.iter().filter(|layer| seen.insert(layer.diff_id.as_str())).collect();
         let look_up = |layer: &'a LayerDescriptor| async move {
-            let found = self.records.layer(&order.project, &layer.diff_id).await.map_err(store_error(order))?;
+            let found =
+                self.records.layer(&order.project, &layer.diff_id).await.map_err(store_error(order))?;
             if let Some(record) = &found {
                 budget.take_record(record).map_err(|error| layer_error(order, layer, error.into()))?;
             }
@@ -243,7 +250,9 @@ impl Importer {
     ) -> Result<LayerRecord, LayerFault> {
         let _turn = self.layers.acquire().await.map_err(|error| LayerFault::Internal(error.to_string()))?;
         let (meter, chunks) = (progress.layer(at), chunks.layer());
-        let record = layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone()).await?;
+        let record =
+            layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone())
+                .await?;
         self.records.put_layer(&order.project, &record).await?;
         Ok(record)
     }

@@ -145,7 +145,12 @@ impl Service {
             self.tasks.spawn(async move {
                 let outcome = service.run(&order, &job).await;
                 if let Err(status) = &outcome {
-                    tracing::warn!(image = order.image, manifest = job.manifest, error = status.message(), "import failed");
+                    tracing::warn!(
+                        image = order.image,
+                        manifest = job.manifest,
+                        error = status.message(),
+                        "import failed"
+                    );
                     metrics::counter!("sluice_fetcher_import_failures_total").increment(1);
                 }
                 service.jobs.finish(&key, &job, outcome);

@@ -94,7 +94,8 @@ impl Downloads {
     pub async fn seek(&self, object: Digest, offset: u64, what: Seek) -> Result<u64, ReadError> {
         let Some((image, place)) = self.find(&object) else {
             let objects = self.objects().clone();
-            let sought = tokio::task::spawn_blocking(move || objects.seek(&object, offset, what == Seek::Hole));
+            let sought =
+                tokio::task::spawn_blocking(move || objects.seek(&object, offset, what == Seek::Hole));
             let sought = sought.await.map_err(|_| ReadError::Stopped(object))?;
             return sought.map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => ReadError::Unknown(object),

@@ -165,7 +165,11 @@ impl Registry {
                     let at = map.objects.partition_point(|place| inode(&place.digest) < number);
                     let place = map.objects.get(at).filter(|place| inode(&place.digest) == number);
                     if let Some(place) = place {
-                        return Some(Known { digest: place.digest, len: place.len, data_len: map.data_len(place) });
+                        return Some(Known {
+                            digest: place.digest,
+                            len: place.len,
+                            data_len: map.data_len(place),
+                        });
                     }
                 }
                 Objects::AtRest(names) => resting.push(names.clone()),

@@ -186,8 +186,11 @@ mod tests {
     }
 
     fn check(map: &Map, names: &Names) {
-        let expected: Vec<Name> =
-            map.objects.iter().map(|place| Name { digest: place.digest, len: place.len, data_len: place.len }).collect();
+        let expected: Vec<Name> = map
+            .objects
+            .iter()
+            .map(|place| Name { digest: place.digest, len: place.len, data_len: place.len })
+            .collect();
         assert_eq!(names.iter().collect::<io::Result<Vec<_>>>().unwrap(), expected);
         for name in &expected {
             assert_eq!(names.at_or_after(&name.digest).unwrap(), Some(*name));

@@ -264,8 +264,7 @@ struct Holed {
 fn holed() -> Holed {
     let data: Vec<u8> = (0..3 * 4096 + 10u32).map(|index| (index % 251) as u8 + 1).collect();
     let extent = |offset, len| Extent { offset, len };
-    let extents =
-        vec![extent(0, 4096), extent(TERABYTE / 2, 8192), extent(TERABYTE - 4096, 10)];
+    let extents = vec![extent(0, 4096), extent(TERABYTE / 2, 8192), extent(TERABYTE - 4096, 10)];
     let len = TERABYTE - 4096 + 10;
     let mut hasher = SparseHasher::new(len);
     let mut rest = &data[..];
@@ -324,7 +323,12 @@ fn a_power_loss_costs_no_reading_of_holes() {
         objects.put_hollow(&hollow).unwrap();
         let damaged = self::hollow(TERABYTE + 1);
         objects.put_hollow(&damaged).unwrap();
-        fs::File::options().write(true).open(objects.path(&damaged.digest)).unwrap().set_len(TERABYTE).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(objects.path(&damaged.digest))
+            .unwrap()
+            .set_len(TERABYTE)
+            .unwrap();
         damaged
     };
     // Byte by byte each terabyte would take minutes.

@@ -131,7 +131,8 @@ fn limits_hold_before_anything_is_kept() {
     let bomb = Block::ustar("a", b'0').field(124, b"\x80\0\0\0\0\0\x01\0\0\0\0\0").checked();
     assert_eq!(try_scan(Archive::default().raw(&bomb, b"").end()), Err(ScanError::TooLong(10_000)));
     let hole = |size: &str, map: &str, data: &[u8]| {
-        let records: &[(&str, &[u8])] = &[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())];
+        let records: &[(&str, &[u8])] =
+            &[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())];
         try_scan(Archive::default().pax(b'x', records).file("a", data).end())
     };
     // What is not there does not count, as long as any file system could hold the file.

@@ -1,9 +1,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
+use crate::limits::{CDC_MAX, CHUNK_PLAIN_MAX, INLINE_MAX, PACK_TARGET, SMALL_OBJECT_MAX};
 use crate::record::Content;
 use crate::sparse::{Extent, Sparse, SparseHasher};
-use crate::limits::{CDC_MAX, CHUNK_PLAIN_MAX, INLINE_MAX, PACK_TARGET, SMALL_OBJECT_MAX};
 use crate::tar::tests::archive::{Archive, Block};
 
 mod contents;

@@ -151,7 +151,12 @@ impl Scheduler {
 
 impl Present {
     /// `None` when the background may ask for this image now; otherwise when to look again.
-    pub(super) fn background_due(&self, now: Instant, last_demand: Option<Instant>, quiet: Duration) -> Option<Instant> {
+    pub(super) fn background_due(
+        &self,
+        now: Instant,
+        last_demand: Option<Instant>,
+        quiet: Duration,
+    ) -> Option<Instant> {
         let never = now + IDLE;
         if !self.image.background
             || !self.scanned
