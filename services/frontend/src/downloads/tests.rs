@@ -534,7 +534,10 @@ async fn of_a_chunk_that_stands_at_many_places_a_read_writes_the_one_that_it_nee
     let read = node.downloads.read(object, 20_000_007, 1).await.unwrap();
     assert_eq!(read[..], sample.bytes[&object][20_000_007..20_000_008]);
     node.downloads.settled().await;
-    assert_eq!(node.downloads.progress(&id).unwrap().bytes_local, 100_000);
+    // What is local is told once the disk was looked through.
+    let mut progress = node.downloads.follow(&id).unwrap();
+    progress.wait_for(|progress| progress.bytes_local > 0).await.unwrap();
+    assert_eq!(progress.borrow().bytes_local, 100_000);
     assert!(node.downloads.objects().measure().unwrap() < 300_000);
     node.stop().await;
 }
