@@ -199,7 +199,9 @@ impl Service {
     /// Imports, and says so where all fetchers see it: of what ends without an answer they die no more than twice.
     async fn attempt(&self, order: &Order, job: &Job, lost: CancellationToken) -> Result<Imported, Status> {
         let refused_for = self.refused_after_deaths;
-        let attempts = Attempts::read(&order.project, &job.manifest, refused_for).await?;
+        let store_error = |cause| ImportError::Store { image: order.image.clone(), cause };
+        let attempts =
+            Attempts::read(&order.project, &job.manifest, refused_for).await.map_err(store_error)?;
         attempts
             .check(refused_for)
             .map_err(|refused| Status::failed_precondition(format!("{}: {refused}", order.image)))?;
@@ -215,7 +217,7 @@ impl Service {
             turn = self.importer.turn(order, attempts.are_suspicious(), &job.progress) => turn?,
             status = &mut stopped => return Err(status),
         };
-        let attempt = attempts.begin(&self.instance).await?;
+        let attempt = attempts.begin(&self.instance).await.map_err(store_error)?;
         tokio::select! {
             imported = self.importer.import(order, &job.progress, turn) => {
                 attempt.answered().await;
