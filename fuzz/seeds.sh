@@ -15,8 +15,9 @@ ln -s ../dir/small "$tree/soft"
 touch "$tree/dir/.wh.gone" "$tree/dir/.wh..wh..opq"
 mkfifo "$tree/fifo"
 mknod "$tree/null" c 1 3
-truncate -s 40000 "$tree/sparse"
-printf 'data' | dd of="$tree/sparse" bs=1 seek=20000 conv=notrunc status=none
+# Long enough to keep its holes.
+truncate -s 400000 "$tree/sparse"
+printf 'data' | dd of="$tree/sparse" bs=1 seek=200000 conv=notrunc status=none
 touch -d '1969-12-31 23:59:58.5 UTC' "$tree/dir/small"
 setfattr -n user.note -v text "$tree/dir/object"
 

@@ -26,10 +26,10 @@ pub struct Format {
     pub version: u16,
 }
 
-pub const LAYER_RECORD: Format = Format { name: "layer record", magic: *b"slLR", version: 1 };
+pub const LAYER_RECORD: Format = Format { name: "layer record", magic: *b"slLR", version: 2 };
 pub const IMAGE_RECORD: Format = Format { name: "image record", magic: *b"slIR", version: 1 };
 pub const PROFILE: Format = Format { name: "profile", magic: *b"slPR", version: 1 };
-pub const MAP: Format = Format { name: "map", magic: *b"slMP", version: 1 };
+pub const MAP: Format = Format { name: "map", magic: *b"slMP", version: 2 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum EncodingError {
@@ -87,6 +87,25 @@ pub fn decode<T: DeserializeOwned>(format: Format, encoded: &[u8]) -> Result<T, 
 /// The same from a stream, of which no more is in memory at a time than inflating takes. For values without byte strings:
 /// those would need to stand somewhere while they are read.
 pub fn read<T: DeserializeOwned>(format: Format, mut encoded: impl Read) -> Result<T, EncodingError> {
+    read_header(format, &mut encoded)?;
+    read_body(format, encoded)
+}
+
+/// The same, or the value as the version before laid it out.
+pub fn read_or<T, Before>(format: Format, mut encoded: impl Read) -> Result<T, EncodingError>
+where
+    T: DeserializeOwned,
+    Before: DeserializeOwned + Into<T>,
+{
+    match read_header(format, &mut encoded) {
+        Err(EncodingError::Version { found, known, .. }) if found.checked_add(1) == Some(known) => {
+            read_body::<Before>(format, encoded).map(Into::into)
+        }
+        read => read.and_then(|()| read_body(format, encoded)),
+    }
+}
+
+fn read_header(format: Format, encoded: &mut impl Read) -> Result<(), EncodingError> {
     let what = format.name;
     let failed = |source| EncodingError::Inflate { what, source };
     let mut header = [0; HEADER_LEN];
@@ -94,7 +113,12 @@ pub fn read<T: DeserializeOwned>(format: Format, mut encoded: impl Read) -> Resu
         io::ErrorKind::UnexpectedEof => EncodingError::Magic { what },
         _ => failed(error),
     })?;
-    check_header(format, &header)?;
+    check_header(format, &header)
+}
+
+fn read_body<T: DeserializeOwned>(format: Format, encoded: impl Read) -> Result<T, EncodingError> {
+    let what = format.name;
+    let failed = |source| EncodingError::Inflate { what, source };
     let mut decoder = zstd::Decoder::new(encoded).map_err(failed)?.single_frame();
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(failed)?;
     let mut plain = BufReader::new(Bounded { plain: decoder, left: ENCODED_PLAIN_MAX, failed: None });

@@ -21,6 +21,7 @@ pub mod path;
 pub mod profile;
 pub mod record;
 pub mod scan;
+pub mod sparse;
 pub mod tar;
 
 pub use chain::chain_ids;
@@ -29,3 +30,4 @@ pub use digest::Digest;
 pub use map::Map;
 pub use profile::Profile;
 pub use record::{ImageRecord, LayerRecord};
+pub use sparse::{Extent, Sparse, SparseHasher};

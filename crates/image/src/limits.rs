@@ -30,8 +30,13 @@ pub const XATTRS_TOTAL_MAX: usize = 65_535;
 /// Of Linux, with the namespace; and how many one inode may have: far above any in use.
 pub const XATTR_NAME_MAX: usize = 255;
 pub const XATTRS_MAX: usize = 4096;
+/// The largest file in bytes: one hole of the tree's format (4 KiB << 31) covers it, and no file system in use on nodes has
+/// smaller ones. Holes cost nothing, so this alone bounds them.
+pub const FILE_MAX: u64 = 4096 << 31;
 /// Data extents in one sparse member.
 pub const SPARSE_EXTENTS_MAX: usize = 65_536;
+/// Extents of all objects with holes in one layer or image: 16 MiB in a node's memory, however well they compress.
+pub const EXTENTS_MAX: usize = 1024 * 1024;
 /// An encoded record, tree or map, plain: a decoder refuses to inflate more.
 pub const ENCODED_PLAIN_MAX: usize = 1 << 30;
 /// Chunks of one layer or image: as many as `LAYER_PLAIN_MAX` bytes can be cut into at worst (objects
@@ -42,5 +47,5 @@ pub const PROFILE_CHUNKS_MAX: usize = 131_072;
 /// Names of one image, and layers of one image (overlay and Docker stop at 127).
 pub const REFERENCES_MAX: usize = 1024;
 pub const LAYERS_MAX: usize = 1024;
-/// Plain bytes of one layer (256 GiB), when the caller knows no better bound: larger than any in use.
+/// Plain bytes of one layer without the holes of its files (256 GiB), when the caller knows no better bound: larger than any in use.
 pub const LAYER_PLAIN_MAX: u64 = 1 << 38;

@@ -10,37 +10,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 use crate::encoding::{self, EncodingError, IMAGE_RECORD, LAYER_RECORD};
-use crate::limits::{CHUNKS_MAX, ENTRIES_MAX, LAYERS_MAX, REFERENCES_MAX, XATTRS_MAX};
+use crate::limits::{LAYERS_MAX, REFERENCES_MAX};
+use crate::sparse::Sparse;
 
 pub(crate) mod check;
 #[cfg(test)]
 mod tests;
+pub(crate) mod xattrs;
 
 pub use check::places as check_places;
+pub use xattrs::Xattrs;
 
 /// The scan of one layer. Entries stand in tar order; a later one of the same path wins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerRecord {
     /// sha256 of the uncompressed tar, raw.
     pub diff_id: [u8; 32],
     /// Length of the uncompressed tar in bytes.
     pub tar_len: u64,
-    #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
     pub entries: Vec<Entry>,
     /// The chunks that this layer's objects stand in, in the order they were cut.
-    #[serde(deserialize_with = "encoding::at_most::<_, _, CHUNKS_MAX>")]
     pub chunks: Vec<ChunkRef>,
     /// Where each distinct object of the layer stands; in order of first appearance.
-    #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
     pub objects: Vec<ObjectPlace>,
+    /// Of the objects with holes, where their data stands; sorted by object.
+    pub sparse: Vec<Sparse>,
 }
 
 /// One member of a layer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Relative, normalised, without leading, trailing or doubled slash, without `.` or `..`;
     /// empty for the root. Not necessarily UTF-8.
-    #[serde(with = "crate::encoding::bytes")]
     pub path: Vec<u8>,
     pub kind: EntryKind,
     pub meta: Meta,
@@ -92,7 +93,7 @@ pub struct Device {
     pub minor: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Permission, set-id and sticky bits: `0o7777` at most.
     pub mode: u32,
@@ -100,8 +101,7 @@ pub struct Meta {
     pub gid: u32,
     pub mtime: Mtime,
     /// Sorted by name, each name once.
-    #[serde(deserialize_with = "encoding::at_most::<_, _, XATTRS_MAX>")]
-    pub xattrs: Vec<Xattr>,
+    pub xattrs: Xattrs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ pub struct Mtime {
     pub nanos: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Xattr {
     /// With its namespace: `security.capability`.
     #[serde(with = "crate::encoding::bytes")]
@@ -135,7 +135,8 @@ pub struct UnknownChunk(pub Digest);
 
 /// Where an object stands: in consecutive chunks `first_chunk ..= first_chunk + chunk_count - 1`
 /// of the table beside it. An object of one chunk begins at `offset` in it, and may share the chunk
-/// with others; an object of several fills all of them exactly (`offset` is 0).
+/// with others; an object of several fills all of them exactly (`offset` is 0). The data of an object with holes
+/// ([`Sparse`]) fills its chunks exactly, one or several, or none when it has no data; `len` counts the holes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectPlace {
     pub digest: Digest,

@@ -1,8 +1,10 @@
 //! What documents say of blobs, and how large they may be.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::{BlobDigest, Error};
 
@@ -14,6 +16,37 @@ pub const CONFIG_MAX: u64 = 8 * 1024 * 1024;
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
+/// Annotations of one thing; those in use have a few dozen. Each costs many times what it has in a document.
+const ANNOTATIONS_MAX: usize = 256;
+
+/// A bounded number of annotations. For `#[serde(deserialize_with)]`.
+pub fn annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Annotations;
+    impl<'de> Visitor<'de> for Annotations {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "at most {ANNOTATIONS_MAX} annotations")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut annotations = BTreeMap::new();
+            while let Some((name, value)) = entries.next_entry()? {
+                if annotations.len() == ANNOTATIONS_MAX {
+                    return Err(A::Error::invalid_length(ANNOTATIONS_MAX + 1, &self));
+                }
+                annotations.insert(name, value);
+            }
+            Ok(annotations)
+        }
+    }
+    deserializer.deserialize_any(Annotations)
+}
+
 /// Where a blob is said to be, and what it is said to be.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,7 +57,7 @@ pub struct Descriptor {
     pub size: u64,
     #[serde(default)]
     pub platform: Option<PlatformField>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "annotations")]
     pub annotations: BTreeMap<String, String>,
     /// Set on things attached to an image (signatures, attestations), which are not images.
     #[serde(default)]

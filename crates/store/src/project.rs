@@ -35,6 +35,8 @@ pub enum Kind {
     Repository,
     /// The record of an image that somebody removed: what only it names goes because somebody said so.
     Removed,
+    /// Imports that ended without an answer.
+    Attempts,
     /// That an import runs.
     Importing,
     /// That a collection runs.
@@ -43,7 +45,7 @@ pub enum Kind {
 
 impl Kind {
     /// Those that hold something; the others only say what is going on.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Chunk,
         Kind::Tree,
         Kind::Map,
@@ -53,6 +55,7 @@ impl Kind {
         Kind::Profile,
         Kind::Repository,
         Kind::Removed,
+        Kind::Attempts,
     ];
 
     fn folder(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Kind {
             Kind::Profile => "profiles",
             Kind::Repository => "repositories",
             Kind::Removed => "removed",
+            Kind::Attempts => "attempts",
             Kind::Importing => "importing",
             Kind::Collecting => "collecting",
         }
@@ -225,6 +229,21 @@ impl ProjectStore {
 
     pub async fn profile(&self, manifest: &str) -> Result<Bytes, StoreError> {
         self.get("read profile", &self.record(Kind::Profile, manifest)?).await
+    }
+}
+
+/// Attempts to import an image, by its manifest.
+impl ProjectStore {
+    pub async fn put_attempts(&self, manifest: &str, notes: Bytes) -> Result<(), StoreError> {
+        self.overwrite("note import attempt", &self.record(Kind::Attempts, manifest)?, notes).await
+    }
+
+    pub async fn attempts(&self, manifest: &str) -> Result<Bytes, StoreError> {
+        self.get("read import attempts", &self.record(Kind::Attempts, manifest)?).await
+    }
+
+    pub async fn delete_attempts(&self, manifest: &str) -> Result<(), StoreError> {
+        self.delete_at("clear import attempts", &self.record(Kind::Attempts, manifest)?).await
     }
 }
 

@@ -106,6 +106,7 @@ async fn listed_and_deleted(store: &Store) {
     project.put_profile(&named(4), content.clone()).await.unwrap();
     project.put_repository(named(5).trim_start_matches("sha256:"), content.clone()).await.unwrap();
     project.put_removed(&named(6), content.clone()).await.unwrap();
+    project.put_attempts(&named(7), content.clone()).await.unwrap();
     for kind in Kind::ALL {
         let found: Vec<_> = project.list(kind).try_collect().await.unwrap();
         assert_eq!(found.len(), 1, "{kind:?}");

@@ -1,6 +1,7 @@
 //! Layers written member by member, so that a test can say things that no tar program would.
 //!
-//! Format: ustar, POSIX.1-1988; sizes, owners and times as octal numbers.
+//! Format: ustar, POSIX.1-1988; sizes, owners and times as octal numbers. Extensions as POSIX.1-2001 has them, and GNU's
+//! sparse files of form 0.1.
 
 /// A plain tar archive under construction.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,20 @@ impl Tarball {
         self.member(b'1', name, target, 0o644, b"")
     }
 
+    /// A PAX extension: of kind `x` for the next member, `g` for all that follow.
+    pub fn pax(self, kind: u8, records: &[(&str, &[u8])]) -> Tarball {
+        let content: Vec<u8> = records.iter().flat_map(pax_record).collect();
+        self.member(kind, "PaxHeaders/x", "", 0o644, &content)
+    }
+
+    /// A file of `size` bytes with holes; `data` are the bytes of all extents `(offset, length)`, in a row.
+    pub fn sparse(self, name: &str, size: u64, extents: &[(u64, u64)], data: &[u8]) -> Tarball {
+        let map: Vec<_> = extents.iter().map(|(offset, len)| format!("{offset},{len}")).collect();
+        let (size, map) = (size.to_string(), map.join(","));
+        self.pax(b'x', &[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())])
+            .file(name, data)
+    }
+
     /// One member of any type; names of up to 100 bytes.
     pub fn member(mut self, type_flag: u8, name: &str, link: &str, mode: u32, content: &[u8]) -> Tarball {
         let mut header = [0u8; 512];
@@ -61,4 +76,14 @@ impl Tarball {
         self.bytes.extend_from_slice(&[0; 1024]);
         self.bytes
     }
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
+fn pax_record((key, value): &(&str, &[u8])) -> Vec<u8> {
+    let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
+    let mut len = rest.len();
+    while len != rest.len() + len.to_string().len() {
+        len = rest.len() + len.to_string().len();
+    }
+    [len.to_string().as_bytes(), &rest].concat()
 }

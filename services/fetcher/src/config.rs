@@ -81,6 +81,11 @@ pub struct Limits {
     pub layers_at_once: usize,
     /// Chunks on their way to the store, in plain bytes, of all imports together.
     pub chunk_memory: ByteSize,
+    /// Memory for what is remembered of one image's members while it is imported: names, attributes, tables, tree.
+    pub image_records: ByteSize,
+    /// How long an image is refused of which two fetchers died; 0s: never.
+    #[serde(with = "humantime_serde")]
+    pub refused_after_deaths: Duration,
 }
 
 impl Default for Config {
@@ -108,6 +113,8 @@ impl Default for Limits {
             imports_at_once: 2,
             layers_at_once: 3,
             chunk_memory: ByteSize::mib(48),
+            image_records: ByteSize::gib(1),
+            refused_after_deaths: Duration::from_secs(6 * 60 * 60),
         }
     }
 }

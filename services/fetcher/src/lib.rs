@@ -9,6 +9,7 @@
 //! It keeps nothing: any number of fetchers work on one store, and one that is killed loses no more
 //! than the layers it was reading.
 
+mod attempts;
 pub mod config;
 mod import;
 mod key;

@@ -3,6 +3,7 @@
 //! who deletes what no record names must know of it ([`Looked`]).
 
 use bytes::Bytes;
+use image::encoding::EncodingError;
 use image::{ImageRecord, LayerRecord};
 use prost::Message;
 use proto::Signed;
@@ -41,6 +42,14 @@ pub(crate) enum Refusal {
     Content(anyhow::Error),
     #[error("it cannot be read: {0}")]
     Store(StoreError),
+}
+
+impl Refusal {
+    /// Whether an earlier version of sluice wrote it, in a form that this one reads no more.
+    pub(crate) fn is_outdated(&self) -> bool {
+        let Refusal::Content(error) = self else { return false };
+        matches!(error.downcast_ref(), Some(EncodingError::Version { found, known, .. }) if found < known)
+    }
 }
 
 impl Records {

@@ -67,7 +67,7 @@ mod tests {
             let digest = if large { of(&format!("{names}{piece}")) } else { of(names) };
             ChunkRef { digest, plain_len: 1, stored_len: 1 }
         };
-        Map { chunks: chunks.iter().enumerate().map(chunk).collect(), objects }
+        Map { chunks: chunks.iter().enumerate().map(chunk).collect(), objects, ..Map::default() }
     }
 
     fn of(name: &str) -> Digest {

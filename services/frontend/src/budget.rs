@@ -139,7 +139,7 @@ mod tests {
         };
         let mut places: Vec<ObjectPlace> = names.iter().map(place).collect();
         places.sort_by_key(|place| place.digest);
-        let names = objects.names(&Map { chunks: Vec::new(), objects: places }).unwrap();
+        let names = objects.names(&Map { objects: places, ..Map::default() }).unwrap();
         let last_used = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 - age);
         Resident { id: ImageId::new(id), names: Arc::new(names), mounted, last_used }
     }

@@ -548,3 +548,61 @@ async fn an_idle_node_ends() {
     tokio::time::timeout(Duration::from_secs(30), node.shutdown.cancelled()).await.unwrap();
     node.stop().await;
 }
+
+const TERABYTE: u64 = 1 << 40;
+
+/// Where data, and then a hole, begins after `offset`.
+fn sought(file: &fs::File, offset: u64) -> Option<(u64, u64)> {
+    let data = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)).ok()?;
+    Some((data, rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)).unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_with_holes_keep_them() {
+    let mut mesh = Mesh::start().await;
+    let block = noise("block", 4096);
+    let tar = Tarball::new()
+        .sparse("holed", TERABYTE, &[(TERABYTE / 2, 4096)], &block)
+        .sparse("hollow", TERABYTE, &[], b"")
+        .finish();
+    let manifest = mesh.image("one", tar);
+    let (target, again) = (mesh.target("root"), mesh.target("again"));
+    let mut node = mesh.node("node", |config| config.background = false).await.unwrap();
+    node.mount(mesh.request("one", &target)).await.unwrap();
+    let check = |root: &Path| {
+        let (root, block) = (root.to_owned(), block.clone());
+        tokio::task::spawn_blocking(move || {
+            for name in ["holed", "hollow"] {
+                let file = fs::File::open(root.join(name)).unwrap();
+                assert_eq!(file.metadata().unwrap().len(), TERABYTE);
+                let mut bytes = vec![1; 4098];
+                file.read_exact_at(&mut bytes, TERABYTE / 2 - 1).unwrap();
+                let mut last = [1; 10];
+                file.read_exact_at(&mut last, TERABYTE - 10).unwrap();
+                assert_eq!(last, [0; 10]);
+                if name == "holed" {
+                    assert!(bytes[1..4097] == block && bytes[0] == 0 && bytes[4097] == 0);
+                    assert_eq!(sought(&file, 5), Some((TERABYTE / 2, TERABYTE / 2 + 4096)));
+                } else {
+                    assert!(bytes.iter().all(|byte| *byte == 0));
+                }
+                assert_eq!(sought(&file, TERABYTE / 2 + 4096), None, "{name}");
+                // The kernel asks for it when the file is looked up below the tree.
+                assert!(file.metadata().unwrap().blocks() <= 16, "{name}");
+            }
+        })
+    };
+    check(&target).await.unwrap();
+    node.stop().await;
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    node.complete(&manifest).await;
+    node.mount(mesh.request("one", &again)).await.unwrap();
+    check(&again).await.unwrap();
+    let image = node.image(&manifest).await.unwrap();
+    assert_eq!(image.progress.unwrap().bytes_total, 4096);
+    let status = node.client.status(proto::StatusRequest { reads: false }).await.unwrap().into_inner();
+    assert!(status.disk_bytes < 1 << 20, "{}", status.disk_bytes);
+    node.unmount(&again).await.unwrap();
+    node.unmount(&target).await.unwrap();
+    node.stop().await;
+}

@@ -1,5 +1,6 @@
 //! The bytes of EROFS as the kernel defines them; all numbers are little endian.
 
+use crate::erofs::plan::Plan;
 use crate::record::Meta;
 
 pub(super) const BLOCK: usize = 4096;
@@ -66,14 +67,15 @@ impl DiskInode<'_> {
 }
 
 /// The root stands first, so that its number fits.
-pub(super) fn superblock(root: u64, inodes: u64, blocks: u32) -> [u8; SUPERBLOCK_LEN] {
+pub(super) fn superblock(root: u64, inodes: u64, plan: &Plan) -> [u8; SUPERBLOCK_LEN] {
     let mut bytes = Fields::<SUPERBLOCK_LEN>::new();
     bytes.put(0, MAGIC.to_le_bytes());
     bytes.put(8, FEATURE_COMPAT_MTIME.to_le_bytes());
     bytes.put(12, [BLOCK.ilog2() as u8]);
     bytes.put(14, (root as u16).to_le_bytes());
     bytes.put(16, inodes.to_le_bytes());
-    bytes.put(36, blocks.to_le_bytes());
+    bytes.put(36, plan.blocks().to_le_bytes());
+    bytes.put(44, plan.shared_block().to_le_bytes());
     bytes.put(80, FEATURE_INCOMPAT_CHUNKED_FILE.to_le_bytes());
     bytes.0
 }

@@ -5,6 +5,7 @@
 //!           inodes from 1152 on, in the order of the tree's table, each at a multiple of 32 bytes:
 //!             inode 64 | extended attributes | what fits behind it: symbolic link, small file, last
 //!             part of a directory; or the hole that stands for an object's content
+//! block m   extended attributes that several inodes have
 //! block n   what did not fit behind an inode: directory blocks, long symbolic links
 //! ```
 //!
@@ -37,24 +38,31 @@ use plan::{Place, Plan};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TreeError {
-    #[error("write tree: more than {ENCODED_PLAIN_MAX} bytes")]
-    TooLarge,
+    #[error("write tree: more than {0} bytes")]
+    TooLarge(usize),
     #[error("write tree: inode {inode}: {what} does not fit the format")]
     DoesNotFit { inode: usize, what: &'static str },
 }
 
 /// The image, a whole number of blocks.
 pub fn write(tree: &FileTree<'_>) -> Result<Vec<u8>, TreeError> {
-    let plan = Plan::of(tree)?;
+    write_within(tree, ENCODED_PLAIN_MAX)
+}
+
+/// The same, unless it would have more than `max` bytes.
+pub fn write_within(tree: &FileTree<'_>, max: usize) -> Result<Vec<u8>, TreeError> {
+    let plan = Plan::of(tree, max)?;
     let mut image = Vec::with_capacity(plan.len());
     image.resize(format::SUPERBLOCK_OFFSET, 0);
     let root = plan.nid(tree.root().index());
-    image.extend_from_slice(&format::superblock(root, tree.inodes().len() as u64, plan.blocks()));
+    image.extend_from_slice(&format::superblock(root, tree.inodes().len() as u64, &plan));
     let mut behind = Vec::new();
     for (at, inode) in tree.inodes().iter().enumerate() {
         image.resize(plan.place(at).offset, 0);
         write_inode(tree, &plan, at, inode, &mut image, &mut behind)?;
     }
+    image.resize(plan.shared_start(), 0);
+    image.extend_from_slice(&plan.shared.area);
     image.resize(plan.data_start(), 0);
     image.append(&mut behind);
     image.resize(plan.len(), 0);
@@ -72,7 +80,8 @@ fn write_inode(
 ) -> Result<(), TreeError> {
     let place = plan.place(at);
     let mut xattrs = Vec::new();
-    xattr::encode(inode, &mut xattrs).map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
+    xattr::encode(inode, plan.shared.numbers(at), &mut xattrs)
+        .map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
     let (size, body) = body(tree, plan, at, inode);
     let disk = DiskInode {
         layout: place.layout,

@@ -1,8 +1,9 @@
 //! Where every inode will stand: entries name inodes that are written after them, so offsets come first.
 
+use crate::erofs::TreeError;
 use crate::erofs::directory::Directory;
 use crate::erofs::format::{BLOCK, DataLayout, FIRST_INODE, HOLE, INODE_LEN, INODE_SLOT};
-use crate::erofs::{TreeError, xattr};
+use crate::erofs::xattr::{self, Shared};
 use crate::limits::ENCODED_PLAIN_MAX;
 use crate::merge::{FileTree, Inode, Node};
 use crate::record::Content;
@@ -11,6 +12,8 @@ pub(super) struct Plan {
     places: Vec<Place>,
     /// Of every directory the one that it stands in; of the root, itself.
     parents: Vec<u32>,
+    pub(super) shared: Shared,
+    shared_start: usize,
     data_start: usize,
     data_blocks: usize,
 }
@@ -23,27 +26,32 @@ pub(super) struct Place {
 }
 
 impl Plan {
-    pub(super) fn of(tree: &FileTree<'_>) -> Result<Plan, TreeError> {
+    pub(super) fn of(tree: &FileTree<'_>, max: usize) -> Result<Plan, TreeError> {
+        let max = max.min(ENCODED_PLAIN_MAX);
+        let shared = Shared::of(tree).map_err(|what| TreeError::DoesNotFit { inode: 0, what })?;
         let mut places = Vec::with_capacity(tree.inodes().len());
         let mut xattrs = Vec::new();
         let mut end = FIRST_INODE;
         let mut data_blocks = 0usize;
         for (at, inode) in tree.inodes().iter().enumerate() {
             xattrs.clear();
-            xattr::encode(inode, &mut xattrs).map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
+            xattr::encode(inode, shared.numbers(at), &mut xattrs)
+                .map_err(|what| TreeError::DoesNotFit { inode: at, what })?;
             let shape = Shape::of(tree, inode, INODE_LEN + xattrs.len());
             let offset = shape.offset(end);
             let block = (shape.blocks > 0).then_some(data_blocks as u32);
             end = offset + shape.len;
             data_blocks += shape.blocks;
-            if end.saturating_add(data_blocks.saturating_mul(BLOCK)) > ENCODED_PLAIN_MAX - BLOCK {
-                return Err(TreeError::TooLarge);
+            let all = end.saturating_add(data_blocks.saturating_mul(BLOCK)).saturating_add(shared.area.len());
+            if all > max.saturating_sub(2 * BLOCK) {
+                return Err(TreeError::TooLarge(max));
             }
             places.push(Place { offset, layout: shape.layout, block });
         }
         // `fsck.erofs` reads where attributes would begin also behind an inode that has none.
-        let data_start = (end + xattr::HEADER.len()).next_multiple_of(BLOCK);
-        Ok(Plan { places, parents: parents(tree), data_start, data_blocks })
+        let shared_start = (end + xattr::HEADER.len()).next_multiple_of(BLOCK);
+        let data_start = shared_start + shared.area.len().next_multiple_of(BLOCK);
+        Ok(Plan { places, parents: parents(tree), shared, shared_start, data_start, data_blocks })
     }
 
     pub(super) fn place(&self, at: usize) -> &Place {
@@ -61,6 +69,18 @@ impl Plan {
     pub(super) fn block(&self, place: &Place) -> u32 {
         // Fits: the whole image is bounded to 2^18 blocks.
         place.block.map_or(0, |block| block + (self.data_start / BLOCK) as u32)
+    }
+
+    pub(super) fn shared_start(&self) -> usize {
+        self.shared_start
+    }
+
+    /// Of the shared attributes; 0 when there are none.
+    pub(super) fn shared_block(&self) -> u32 {
+        match self.shared.area.is_empty() {
+            true => 0,
+            false => (self.shared_start / BLOCK) as u32,
+        }
     }
 
     pub(super) fn data_start(&self) -> usize {

@@ -4,7 +4,7 @@ use super::*;
 use crate::Digest;
 use crate::limits::{INLINE_MAX, XATTR_VALUE_MAX};
 use crate::merge::merge;
-use crate::record::{Entry, EntryKind, LayerRecord, Meta, Mtime, Xattr};
+use crate::record::{Entry, EntryKind, LayerRecord, Meta, Mtime, Xattr, Xattrs};
 
 fn layer(entries: impl IntoIterator<Item = (Vec<u8>, EntryKind)>) -> LayerRecord {
     let meta = Meta { mode: 0o644, ..Meta::default() };
@@ -36,13 +36,21 @@ fn the_checker_accepts_every_shape() {
     let xattr = |name: &str, len| Xattr { name: name.into(), value: vec![7; len] };
     let mut with_xattrs = layer((0..20).map(|at| (vec![b'a' + at], object(1000))));
     for (at, entry) in with_xattrs.entries.iter_mut().enumerate() {
-        entry.meta.xattrs = vec![xattr("security.x", at), xattr("user.y", at * 2000)];
+        entry.meta.xattrs = vec![xattr("security.x", at), xattr("user.y", at * 2000)].into();
     }
     let mut largest_xattr = layer([(b"a".to_vec(), object(1)), (b"d".to_vec(), EntryKind::Directory)]);
     for entry in &mut largest_xattr.entries {
-        entry.meta.xattrs = vec![xattr("user.y", XATTR_VALUE_MAX)];
+        entry.meta.xattrs = vec![xattr("user.y", XATTR_VALUE_MAX)].into();
+    }
+    let mut shared =
+        layer((0..40).map(|at| (vec![b'A' + at], if at % 2 == 0 { object(1000) } else { EntryKind::Fifo })));
+    let many: Xattrs = (0..300).map(|at| xattr(&format!("security.{at:03}"), 100 + at)).collect();
+    let few: Xattrs = vec![xattr("user.shared", 30_000), xattr("user.small", 3)].into();
+    for (at, entry) in shared.entries.iter_mut().enumerate() {
+        entry.meta.xattrs = if at % 4 < 2 { many.clone() } else { few.clone() };
     }
     let cases = [
+        ("shared attributes", shared),
         ("nothing", layer([])),
         (
             "links of every length",
@@ -113,10 +121,10 @@ fn attributes_of_overlayfs_in_the_image_mean_nothing() {
     let mut record = layer([(b"a".to_vec(), EntryKind::File(Content::Inline(b"x".to_vec())))]);
     let xattr = |name: &str| Xattr { name: name.into(), value: b"/else".to_vec() };
     record.entries[0].meta.xattrs =
-        vec![xattr("system.unknown"), xattr("trusted.overlay.redirect"), xattr("trusted.plain")];
+        vec![xattr("system.unknown"), xattr("trusted.overlay.redirect"), xattr("trusted.plain")].into();
     let tree = merge(&[&record]).expect("a tree");
     let mut encoded = Vec::new();
-    xattr::encode(&tree.inodes()[1], &mut encoded).expect("attributes");
+    xattr::encode(&tree.inodes()[1], &[], &mut encoded).expect("attributes");
     let expected = [
         [0; 12].as_slice(),
         &[24, 4, 5, 0],
@@ -142,7 +150,7 @@ fn numbers_stand_where_the_kernel_looks() {
         uid: 1,
         gid: 0xffff_fffe,
         mtime: Mtime { secs: -2, nanos: 999_999_999 },
-        xattrs: Vec::new(),
+        xattrs: Default::default(),
     };
     let image = image(&record);
     let field = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().expect("four bytes"));

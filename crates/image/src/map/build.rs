@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use crate::Digest;
 use crate::map::Map;
 use crate::merge::{FileTree, Node};
-use crate::record::{ChunkRef, Content, LayerRecord, ObjectPlace};
+use crate::record::{Content, LayerRecord, ObjectPlace};
+use crate::sparse::Sparse;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MapError {
@@ -36,27 +37,32 @@ impl Map {
             return Err(MapError::NoSuchObject(digest));
         }
         map.objects.sort_unstable_by_key(|place| place.digest);
+        map.sparse.sort_unstable_by_key(|sparse| sparse.object);
         map.check().map_err(MapError::Invalid)?;
         Ok(map)
     }
 
     /// Appends the chunks of these places of a layer, and the places as they stand in this map.
     fn take(&mut self, layer: &LayerRecord, places: &[&ObjectPlace]) -> Result<(), MapError> {
-        let positions = self.take_chunks(&layer.chunks, places)?;
+        let positions = self.take_chunks(layer, places)?;
         for place in places {
-            let first_chunk = positions[place.first_chunk as usize];
+            // One that is all hole stands in no chunk.
+            let first_chunk = positions.get(place.first_chunk as usize).copied().unwrap_or_default();
             self.objects.push(ObjectPlace { first_chunk, ..**place });
+            self.sparse.extend(Sparse::find(&layer.sparse, &place.digest).cloned());
         }
         Ok(())
     }
 
     /// Appends the chunks that the places stand in; says for each chunk of the layer where it is now.
-    fn take_chunks(&mut self, chunks: &[ChunkRef], places: &[&ObjectPlace]) -> Result<Vec<u32>, MapError> {
+    fn take_chunks(&mut self, layer: &LayerRecord, places: &[&ObjectPlace]) -> Result<Vec<u32>, MapError> {
+        let chunks = &layer.chunks;
         let mut needed = vec![false; chunks.len()];
         for place in places {
             let first = place.first_chunk as usize;
             let run = needed.get_mut(first..first.saturating_add(place.chunk_count as usize));
-            let run = run.filter(|run| !run.is_empty()).ok_or_else(|| {
+            let hollow = Sparse::find(&layer.sparse, &place.digest).is_some();
+            let run = run.filter(|run| hollow || !run.is_empty()).ok_or_else(|| {
                 MapError::Invalid(format!("object {}: stands in chunks that are not there", place.digest))
             })?;
             run.fill(true);

@@ -10,12 +10,12 @@
 
 mod arrivals;
 mod build;
+mod slices;
 
 #[cfg(test)]
 mod tests;
 
 use std::io::Read;
-use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,7 @@ use crate::Digest;
 use crate::encoding::{self, EncodingError};
 use crate::limits::{CHUNKS_MAX, ENTRIES_MAX};
 use crate::record::{ChunkRef, ObjectPlace, check_places};
+use crate::sparse::Sparse;
 
 pub use arrivals::Arrivals;
 pub use build::MapError;
@@ -36,6 +37,24 @@ pub struct Map {
     /// Sorted by digest, each once.
     #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
     pub objects: Vec<ObjectPlace>,
+    /// Of the objects with holes, where their data stands; sorted by object.
+    #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
+    pub sparse: Vec<Sparse>,
+}
+
+/// As it was before objects had holes: a node that stands on such an image goes on.
+#[derive(Deserialize)]
+struct WithoutHoles {
+    #[serde(deserialize_with = "encoding::at_most::<_, _, CHUNKS_MAX>")]
+    chunks: Vec<ChunkRef>,
+    #[serde(deserialize_with = "encoding::at_most::<_, _, ENTRIES_MAX>")]
+    objects: Vec<ObjectPlace>,
+}
+
+impl From<WithoutHoles> for Map {
+    fn from(WithoutHoles { chunks, objects }: WithoutHoles) -> Map {
+        Map { chunks, objects, sparse: Vec::new() }
+    }
 }
 
 /// A part of an object, as one chunk holds it.
@@ -62,7 +81,7 @@ impl Map {
 
     /// Of an encoded map in a stream, which takes little more memory than the map itself.
     pub fn read(encoded: impl Read) -> Result<Map, EncodingError> {
-        let mut map: Map = encoding::read(encoding::MAP, encoded)?;
+        let mut map: Map = encoding::read_or::<_, WithoutHoles>(encoding::MAP, encoded)?;
         map.check().map_err(|reason| encoding::MAP.invalid(reason))?;
         map.chunks.shrink_to_fit();
         map.objects.shrink_to_fit();
@@ -74,32 +93,9 @@ impl Map {
         self.objects.get(at)
     }
 
-    /// The chunks that hold these bytes of an object, in order; what lies beyond its end is left out.
-    pub fn slices(&self, place: &ObjectPlace, bytes: Range<u64>) -> impl Iterator<Item = Slice> {
-        let first = place.first_chunk;
-        let end = bytes.end.min(place.len);
-        // Of one chunk, where the object begins in it; of several, always 0.
-        let lead = u64::from(place.offset);
-        let mut chunk_start = 0u64;
-        let chunks = self.chunks.iter().enumerate().skip(first as usize).take(place.chunk_count as usize);
-        chunks.filter_map(move |(at, chunk)| {
-            let (from, to) = (chunk_start, chunk_start + u64::from(chunk.plain_len));
-            chunk_start = to;
-            let start = (bytes.start + lead).max(from);
-            let stop = (end + lead).min(to);
-            // Both fit: they lie inside the chunk.
-            (start < stop).then(|| Slice {
-                chunk: at as u32,
-                chunk_offset: (start - from) as u32,
-                object_offset: start - lead,
-                len: (stop - start) as u32,
-            })
-        })
-    }
-
-    /// Bytes of all objects.
+    /// Bytes of all objects, their holes left out.
     pub fn plain_bytes(&self) -> u64 {
-        self.objects.iter().map(|place| place.len).fold(0, u64::saturating_add)
+        self.objects.iter().map(|place| self.data_len(place)).fold(0, u64::saturating_add)
     }
 
     /// Stored bytes of all chunks, each distinct one once.
@@ -112,7 +108,7 @@ impl Map {
     }
 
     fn check(&self) -> Result<(), String> {
-        check_places(&self.chunks, &self.objects)?;
+        check_places(&self.chunks, &self.objects, &self.sparse)?;
         if !self.objects.is_sorted_by(|one, other| one.digest < other.digest) {
             return Err("objects are not sorted".into());
         }

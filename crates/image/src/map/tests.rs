@@ -1,7 +1,10 @@
+use std::ops::Range;
+
 use super::*;
 use crate::limits::CHUNK_PLAIN_MAX;
 use crate::merge::merge;
 use crate::record::{Content, Entry, EntryKind, LayerRecord, Meta};
+use crate::sparse::{Extent, Sparse};
 
 fn digest(name: &str) -> Digest {
     Digest::of(name.as_bytes())
@@ -142,4 +145,116 @@ fn maps_that_break_a_rule_are_refused() {
         let encoded = map.encode().expect("encoded");
         assert!(Map::decode(&encoded).is_err(), "case {number}");
     }
+}
+
+/// `holed` has two chunks of data in three extents of its ten blocks; `hollow` has none.
+fn with_holes() -> Map {
+    let extent = |offset: u64, len: u64| Extent { offset: offset * 4096, len };
+    let layer = LayerRecord {
+        sparse: vec![
+            Sparse {
+                object: digest("holed"),
+                extents: vec![extent(1, 4096), extent(3, 8192), extent(9, 100)],
+            },
+            Sparse { object: digest("hollow"), extents: Vec::new() },
+        ],
+        ..layer(
+            &[("a", "holed"), ("b", "hollow"), ("c", "other")],
+            &[chunk("other", 50), chunk("h0", 6000), chunk("h1", 6388)],
+            &[
+                place("other", 50, (0, 1), 0),
+                place("hollow", 1 << 40, (1, 0), 0),
+                place("holed", 9 * 4096 + 100, (1, 2), 0),
+            ],
+        )
+    };
+    let mut layer = layer;
+    layer.sparse.sort_by_key(|sparse| sparse.object);
+    build(&[layer]).expect("a map")
+}
+
+#[test]
+fn slices_leave_holes_out() {
+    let map = with_holes();
+    assert_eq!(Map::decode(&map.encode().expect("encoded")).expect("decoded"), map);
+    let slices = |name: &str, bytes: Range<u64>| -> Vec<_> {
+        let place = map.place(&digest(name)).expect("a place");
+        map.slices(place, bytes).map(|s| (s.chunk, s.chunk_offset, s.object_offset, s.len)).collect()
+    };
+    assert_eq!(slices("hollow", 0..u64::MAX), []);
+    let all = [(1, 0, 4096, 4096), (1, 4096, 12_288, 1904), (2, 0, 14_192, 6288), (2, 6288, 36_864, 100)];
+    assert_eq!(slices("holed", 0..u64::MAX), all);
+    assert_eq!(slices("holed", 0..4096), []);
+    assert_eq!(slices("holed", 8000..12_289), [(1, 3904, 8000, 192), (1, 4096, 12_288, 1)]);
+    assert_eq!(slices("holed", 14_191..14_193), [(1, 5999, 14_191, 1), (2, 0, 14_192, 1)]);
+    assert_eq!(slices("holed", 20_480..36_864), []);
+    assert_eq!(slices("other", 10..20), [(0, 10, 10, 10)]);
+    let place = map.place(&digest("holed")).expect("a place");
+    let extent = |offset, len| Extent { offset, len };
+    assert_eq!(map.runs(place, 0..6000), [extent(4096, 4096), extent(12_288, 1904)]);
+    assert_eq!(map.runs(place, 6000..12_388), [extent(14_192, 6288), extent(36_864, 100)]);
+    assert_eq!(map.plain_bytes(), 50 + 12_388);
+}
+
+#[test]
+fn holes_that_break_a_rule_are_refused() {
+    type Break = fn(&mut Map);
+    let cases: &[Break] = &[
+        |map| map.sparse.swap(0, 1),
+        |map| map.sparse.truncate(1),
+        |map| map.sparse[0].object = digest("nothing"),
+        |map| holed(map).extents[0].offset += 1,
+        |map| holed(map).extents[0].len -= 1,
+        |map| holed(map).extents[1].offset = 8192,
+        |map| holed(map).extents.swap(0, 1),
+        |map| holed(map).extents[2].len = 4096,
+        |map| holed(map).extents[2].offset = u64::MAX / 4096 * 4096,
+        |map| holed(map).extents.truncate(2),
+        |map| map.objects.iter_mut().for_each(|place| place.len = place.len.max(u64::MAX / 2)),
+    ];
+    for (number, damage) in cases.iter().enumerate() {
+        let mut map = with_holes();
+        damage(&mut map);
+        let encoded = map.encode().expect("encoded");
+        assert!(Map::decode(&encoded).is_err(), "case {number}");
+    }
+}
+
+fn holed(map: &mut Map) -> &mut Sparse {
+    map.sparse.iter_mut().find(|sparse| !sparse.extents.is_empty()).expect("one with data")
+}
+
+#[test]
+fn a_map_of_before_there_were_holes_is_still_read() {
+    let map = build(&layers()).expect("a map");
+    let before = encoding::Format { version: 1, ..encoding::MAP };
+    let encoded = encoding::encode(before, &(&map.chunks, &map.objects)).expect("encoded");
+    assert_eq!(Map::decode(&encoded).expect("decoded"), map);
+    let unknown = encoding::Format { version: 3, ..encoding::MAP };
+    let encoded = encoding::encode(unknown, &(&map.chunks, &map.objects)).expect("encoded");
+    assert!(matches!(Map::decode(&encoded), Err(EncodingError::Version { found: 3, known: 2, .. })));
+}
+
+#[test]
+fn extents_of_all_objects_together_are_bounded() {
+    let each = crate::limits::SPARSE_EXTENTS_MAX;
+    let decode = |objects: usize| {
+        let mut map = Map::default();
+        for number in 0..objects {
+            // Every other block.
+            let extents = (0..each as u64).map(|at| Extent { offset: at * 8192, len: 4096 }).collect();
+            let object = digest(&number.to_string());
+            let first_chunk = map.chunks.len() as u32;
+            map.chunks.extend((0..each / 512).map(|_| chunk("same", 2 << 20)));
+            let len = each as u64 * 8192;
+            let chunk_count = (each / 512) as u32;
+            map.objects.push(ObjectPlace { digest: object, len, first_chunk, chunk_count, offset: 0 });
+            map.sparse.push(Sparse { object, extents });
+        }
+        map.objects.sort_by_key(|place| place.digest);
+        map.sparse.sort_by_key(|sparse| sparse.object);
+        Map::decode(&map.encode().expect("encoded")).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(decode(crate::limits::EXTENTS_MAX / each), Ok(()));
+    assert!(decode(crate::limits::EXTENTS_MAX / each + 1).is_err_and(|error| error.contains("extents")));
 }

@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use crate::limits::{DEPTH_MAX, ENTRIES_MAX, NAME_MAX};
 use crate::merge::tree::{Child, FileTree, Inode, InodeId, Node};
 use crate::merge::{Problem, text};
-use crate::record::{Entry, EntryKind, Meta, Mtime};
+use crate::record::{Entry, EntryKind, Meta, Mtime, Xattrs};
 
 /// As many symbolic links as Linux follows in one path.
 const SYMLINK_HOPS_MAX: usize = 40;
 
 /// Of the root and of every parent that no entry brought.
 static UNTOLD: Meta =
-    Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { secs: 0, nanos: 0 }, xattrs: Vec::new() };
+    Meta { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { secs: 0, nanos: 0 }, xattrs: Xattrs::NONE };
 
 const ROOT: usize = 0;
 

@@ -24,7 +24,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-use crate::limits::{DEPTH_MAX, ENTRIES_MAX, NAME_MAX};
+use crate::limits::{DEPTH_MAX, ENTRIES_MAX, FILE_MAX, NAME_MAX};
 use crate::path::{self, PathError};
 use crate::record::{Content, Entry, EntryKind, LayerRecord};
 
@@ -68,9 +68,6 @@ pub enum Problem {
     #[error("a file of {0} bytes, at most {FILE_MAX} can be")]
     FileTooLong(u64),
 }
-
-/// The largest file in bytes: one hole of the tree's format (4 KiB << 31) covers it.
-const FILE_MAX: u64 = 4096 << 31;
 
 /// `(uid_t) -1`: who reads such an inode gets `EOVERFLOW`.
 const OWNER_NONE: u32 = u32::MAX;

@@ -1,31 +1,35 @@
 //! The rules that a decoded record must keep. Whoever holds a record need not ask again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     ChunkRef, Content, Device, Entry, EntryKind, ImageRecord, LayerRecord, Meta, ObjectPlace, Xattr,
 };
 use crate::Digest;
 use crate::limits::{
-    CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, INLINE_MAX, PATH_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XATTRS_MAX,
-    XATTRS_TOTAL_MAX,
+    CHUNK_PLAIN_MAX, CHUNK_STORED_MAX, EXTENTS_MAX, FILE_MAX, INLINE_MAX, PATH_MAX, XATTR_NAME_MAX,
+    XATTR_VALUE_MAX, XATTRS_MAX, XATTRS_TOTAL_MAX,
 };
 use crate::path;
+use crate::sparse::Sparse;
 
 /// Linux packs a device number into 12 bits of major and 20 of minor.
 pub(crate) const MAJOR_MAX: u32 = (1 << 12) - 1;
 pub(crate) const MINOR_MAX: u32 = (1 << 20) - 1;
 
 pub(super) fn layer(record: &LayerRecord) -> Result<(), String> {
-    places(&record.chunks, &record.objects)?;
+    places(&record.chunks, &record.objects, &record.sparse)?;
     let mut objects = HashMap::with_capacity(record.objects.len());
     for place in &record.objects {
         if objects.insert(place.digest, place.len).is_some() {
             return Err(format!("object {} stands twice", place.digest));
         }
     }
+    let mut sets = HashSet::new();
     for (index, item) in record.entries.iter().enumerate() {
-        entry(item, &objects)
+        // What many entries share is looked at once.
+        let new = sets.insert(item.meta.xattrs.address());
+        entry(item, &objects, new)
             .map_err(|reason| format!("entry {index} {:?}: {reason}", String::from_utf8_lossy(&item.path)))?;
     }
     Ok(())
@@ -45,7 +49,14 @@ pub(super) fn image(record: &ImageRecord) -> Result<(), String> {
 }
 
 /// Every object must stand inside the chunks that it names, and every chunk be small enough to hold.
-pub fn places(chunks: &[ChunkRef], objects: &[ObjectPlace]) -> Result<(), String> {
+pub fn places(chunks: &[ChunkRef], objects: &[ObjectPlace], sparse: &[Sparse]) -> Result<(), String> {
+    if !sparse.is_sorted_by(|one, other| one.object < other.object) {
+        return Err("objects with holes are not sorted".into());
+    }
+    if sparse.iter().map(|sparse| sparse.extents.len()).sum::<usize>() > EXTENTS_MAX {
+        return Err(format!("more than {EXTENTS_MAX} extents of objects with holes"));
+    }
+    let mut with_holes = 0;
     // ends[n] is where chunk n begins when all chunks stand in a row.
     let mut ends = Vec::with_capacity(chunks.len() + 1);
     let mut end = 0_u64;
@@ -60,22 +71,32 @@ pub fn places(chunks: &[ChunkRef], objects: &[ObjectPlace]) -> Result<(), String
         end += u64::from(chunk.plain_len);
         ends.push(end);
     }
-    objects.iter().try_for_each(|place| {
+    for place in objects {
         let first = place.first_chunk as usize;
         let beyond = first.saturating_add(place.chunk_count as usize);
-        if place.chunk_count == 0 || beyond > chunks.len() {
+        if first > chunks.len() || beyond > chunks.len() {
             return Err(format!("object {}: stands in chunks that are not there", place.digest));
         }
         let room = ends[beyond] - ends[first];
-        let fits = match place.chunk_count {
-            1 => u64::from(place.offset).checked_add(place.len).is_some_and(|end| end <= room),
-            _ => place.offset == 0 && place.len == room,
+        let fits = if let Some(sparse) = Sparse::find(sparse, &place.digest) {
+            with_holes += 1;
+            sparse.check(place.len)?;
+            place.offset == 0 && sparse.data_len() == room && place.len <= FILE_MAX
+        } else {
+            match place.chunk_count {
+                0 => return Err(format!("object {}: stands in chunks that are not there", place.digest)),
+                1 => u64::from(place.offset).checked_add(place.len).is_some_and(|end| end <= room),
+                _ => place.offset == 0 && place.len == room,
+            }
         };
-        match fits && place.len > 0 {
-            true => Ok(()),
-            false => Err(format!("object {}: {} bytes do not fit its chunks", place.digest, place.len)),
+        if !fits || place.len == 0 {
+            return Err(format!("object {}: {} bytes do not fit its chunks", place.digest, place.len));
         }
-    })
+    }
+    match with_holes == sparse.len() {
+        true => Ok(()),
+        false => Err("holes of objects that are not there".into()),
+    }
 }
 
 pub(crate) fn device(device: Device) -> Result<(), String> {
@@ -85,12 +106,12 @@ pub(crate) fn device(device: Device) -> Result<(), String> {
     }
 }
 
-fn entry(entry: &Entry, objects: &HashMap<Digest, u64>) -> Result<(), String> {
+fn entry(entry: &Entry, objects: &HashMap<Digest, u64>, new_xattrs: bool) -> Result<(), String> {
     path::check(&entry.path).map_err(|error| format!("path {error}"))?;
     if entry.path.is_empty() && !matches!(entry.kind, EntryKind::Directory | EntryKind::Opaque) {
         return Err("the root is not a directory".into());
     }
-    meta(&entry.meta)?;
+    meta(&entry.meta, new_xattrs)?;
     match &entry.kind {
         EntryKind::File(Content::Inline(bytes)) if bytes.len() > INLINE_MAX => {
             Err(format!("{} bytes inline", bytes.len()))
@@ -112,12 +133,15 @@ fn entry(entry: &Entry, objects: &HashMap<Digest, u64>) -> Result<(), String> {
     }
 }
 
-fn meta(meta: &Meta) -> Result<(), String> {
+fn meta(meta: &Meta, new_xattrs: bool) -> Result<(), String> {
     if meta.mode & !0o7777 != 0 {
         return Err(format!("mode {:o}", meta.mode));
     }
     if meta.mtime.nanos >= 1_000_000_000 {
         return Err(format!("mtime with {} ns", meta.mtime.nanos));
+    }
+    if !new_xattrs {
+        return Ok(());
     }
     if !meta.xattrs.is_sorted_by(|one, other| one.name < other.name) {
         return Err("xattrs are not sorted".into());

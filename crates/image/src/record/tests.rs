@@ -34,6 +34,7 @@ fn layer() -> LayerRecord {
             ObjectPlace { digest: digest("s"), len: 600, first_chunk: 0, chunk_count: 1, offset: 400 },
             ObjectPlace { digest: digest("l"), len: 3000, first_chunk: 1, chunk_count: 2, offset: 0 },
         ],
+        sparse: Vec::new(),
     }
 }
 
@@ -82,15 +83,15 @@ fn layer_records_that_break_a_rule_are_refused() -> anyhow::Result<()> {
         ("mtime", |layer| layer.entries[0].meta.mtime.nanos = 1_000_000_000),
         ("not sorted", |layer| {
             let xattr = |name: &str| Xattr { name: name.into(), value: Vec::new() };
-            layer.entries[0].meta.xattrs = vec![xattr("user.b"), xattr("user.a")];
+            layer.entries[0].meta.xattrs = vec![xattr("user.b"), xattr("user.a")].into();
         }),
         ("not sorted", |layer| {
             let xattr = Xattr { name: b"user.a".to_vec(), value: Vec::new() };
-            layer.entries[0].meta.xattrs = vec![xattr.clone(), xattr];
+            layer.entries[0].meta.xattrs = vec![xattr.clone(), xattr].into();
         }),
         ("xattr", |layer| {
             layer.entries[0].meta.xattrs =
-                vec![Xattr { name: b"user.a".to_vec(), value: vec![0; XATTR_VALUE_MAX + 1] }];
+                vec![Xattr { name: b"user.a".to_vec(), value: vec![0; XATTR_VALUE_MAX + 1] }].into();
         }),
         ("of an object of", |layer| {
             layer.entries[1].kind = EntryKind::File(Content::Object { digest: digest("s"), len: 601 });

@@ -9,6 +9,7 @@
 //! the cutter's buffers and the record. The caller hashes the tar itself (for the diff id) and
 //! knows how long chunks become when stored: it fills in both.
 
+mod budget;
 mod cutter;
 mod names;
 #[cfg(test)]
@@ -17,18 +18,22 @@ mod tests;
 use std::mem;
 
 use crate::Digest;
-use crate::limits::{ENCODED_PLAIN_MAX, ENTRIES_MAX, LAYER_PLAIN_MAX};
+use crate::limits::{
+    ENCODED_PLAIN_MAX, ENTRIES_MAX, EXTENTS_MAX, FILE_MAX, LAYER_PLAIN_MAX, SMALL_OBJECT_MAX,
+};
 use crate::path::{self, PathError};
-use crate::record::{Content, Device, Entry, EntryKind, LayerRecord, Meta, check};
+use crate::record::xattrs::Interner;
+use crate::record::{Device, Entry, EntryKind, LayerRecord, Meta, check};
 use crate::tar::{Event, Member, MemberKind, Reader, TarError};
 
-use cutter::Cutter;
+pub use budget::RecordBudget;
+use cutter::{Cut, Cutter};
 use names::Name;
 
 /// How large a layer may be, for this caller.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanLimits {
-    /// Bytes of the tar, and bytes of all its files with their holes.
+    /// Bytes of the tar, and bytes of all its files without their holes.
     pub plain_max: u64,
     /// Members.
     pub entries_max: usize,
@@ -68,6 +73,13 @@ pub enum ScanError {
     TooLong(u64),
     #[error("names and attributes of all members take more than {ENCODED_PLAIN_MAX} bytes")]
     RecordTooLong,
+    #[error("files with holes have more than {EXTENTS_MAX} pieces of data together")]
+    TooManyExtents,
+    #[error(
+        "what is to be remembered of its members takes more than {0} bytes of memory, all layers of the image together: more \
+         than the fetcher allows (fetcher.limits.image_records)"
+    )]
+    OverBudget(u64),
 }
 
 /// Reads one layer. Not to be used on after an error.
@@ -77,10 +89,14 @@ pub struct LayerScanner {
     limits: ScanLimits,
     cutter: Cutter,
     tar_len: u64,
-    /// Bytes of all files so far, as declared.
+    /// Bytes of all files so far, as declared, but those of files with holes, whose data the tar bounds.
     content_len: u64,
-    /// About how long the record will be, encoded.
+    /// At least as long as the record will be, encoded.
     record_len: usize,
+    budget: RecordBudget,
+    /// Of the budget, for this layer's tables.
+    counted: u64,
+    xattrs: Interner,
     members: usize,
     entries: Vec<Entry>,
     file: OpenFile,
@@ -101,6 +117,11 @@ enum OpenFile {
 impl LayerScanner {
     /// Limits beyond those of [`crate::limits`] are lowered to them: a record must stay readable.
     pub fn new(limits: ScanLimits) -> LayerScanner {
+        LayerScanner::within(limits, RecordBudget::new(u64::MAX))
+    }
+
+    /// One of an image's layers, which share a budget.
+    pub fn within(limits: ScanLimits, budget: RecordBudget) -> LayerScanner {
         let limits = ScanLimits {
             plain_max: limits.plain_max.min(LAYER_PLAIN_MAX),
             entries_max: limits.entries_max.min(ENTRIES_MAX),
@@ -112,6 +133,9 @@ impl LayerScanner {
             tar_len: 0,
             content_len: 0,
             record_len: 0,
+            budget,
+            counted: 0,
+            xattrs: Interner::default(),
             members: 0,
             entries: Vec::new(),
             file: OpenFile::None,
@@ -133,10 +157,14 @@ impl LayerScanner {
             match (event, &self.file) {
                 (Event::Member(member), _) => self.begin(member)?,
                 (Event::Data(data), OpenFile::Kept { .. }) => self.cutter.write(data, emit)?,
-                (Event::Hole(len), OpenFile::Kept { .. }) => self.cutter.write_zeros(len, emit)?,
+                (Event::Hole(len), OpenFile::Kept { .. }) => self.cutter.write_hole(len, emit)?,
                 (Event::End, _) => self.end(emit)?,
                 (Event::Data(_) | Event::Hole(_), OpenFile::Ignored | OpenFile::None) => {}
             }
+            if self.content_len.saturating_add(self.cutter.filled()) > self.limits.plain_max {
+                return Err(ScanError::TooLong(self.limits.plain_max).into());
+            }
+            self.count_tables()?;
         }
         Ok(())
     }
@@ -149,17 +177,18 @@ impl LayerScanner {
         emit: &mut dyn FnMut(CutChunk) -> Result<(), E>,
     ) -> Result<LayerRecord, E> {
         self.reader.finish().map_err(ScanError::Tar)?;
-        let (chunks, objects) = self.cutter.finish(emit)?;
-        Ok(LayerRecord { diff_id: [0; 32], tar_len: self.tar_len, entries: self.entries, chunks, objects })
+        let Cut { chunks, objects, sparse } = self.cutter.finish(emit)?;
+        let (tar_len, entries) = (self.tar_len, self.entries);
+        Ok(LayerRecord { diff_id: [0; 32], tar_len, entries, chunks, objects, sparse })
     }
 
     fn begin(&mut self, member: Member) -> Result<(), ScanError> {
-        self.count(&member.kind)?;
+        self.count(&member)?;
         self.file = OpenFile::Ignored;
         let refuse = |error| ScanError::Name { name: lossy(&member.path), error };
         let mark = |path, kind| Entry { path, kind, meta: Meta::default() };
         match names::classify(path::normalise(&member.path).map_err(refuse)?) {
-            Name::Plain(path) => self.keep(path, member.kind, member.meta),
+            Name::Plain(path) => self.keep(path, member),
             Name::Whiteout(path) => self.add(mark(path, EntryKind::Whiteout)),
             Name::Opaque(path) => self.add(mark(path, EntryKind::Opaque)),
             Name::Bookkeeping => Ok(()),
@@ -167,15 +196,36 @@ impl LayerScanner {
         }
     }
 
-    fn keep(&mut self, path: Vec<u8>, kind: MemberKind, meta: Meta) -> Result<(), ScanError> {
+    fn count_tables(&mut self) -> Result<(), ScanError> {
+        let new = self.cutter.tables_bytes().saturating_sub(self.counted);
+        self.counted += new;
+        self.budget.take(new)?;
+        match self.cutter.extents() > EXTENTS_MAX {
+            true => Err(ScanError::TooManyExtents),
+            false => Ok(()),
+        }
+    }
+
+    fn keep(&mut self, path: Vec<u8>, member: Member) -> Result<(), ScanError> {
+        let Member { kind, mut meta, sparse, .. } = member;
         let refuse = |reason| ScanError::Member { name: lossy(&path), reason };
         if path.is_empty() && kind != MemberKind::Directory {
             return Err(refuse("the root must be a directory".into()));
         }
-        check::xattrs(&meta.xattrs).map_err(refuse)?;
+        // What many members share is kept, looked at and counted once.
+        meta.xattrs = match self.xattrs.intern(&meta.xattrs) {
+            Ok((_, known)) => known,
+            Err((_, new)) => {
+                check::xattrs(&new).map_err(refuse)?;
+                let bytes = budget::set_bytes(&new);
+                self.record_len = self.record_len.saturating_add(bytes as usize);
+                self.budget.take(bytes)?;
+                new
+            }
+        };
         let kind = match kind {
             MemberKind::File(len) => {
-                self.cutter.begin(len);
+                self.cutter.begin(len, sparse);
                 self.file = OpenFile::Kept { path, meta };
                 return Ok(());
             }
@@ -195,7 +245,8 @@ impl LayerScanner {
     }
 
     fn add(&mut self, entry: Entry) -> Result<(), ScanError> {
-        self.record_len += encoded_len(&entry);
+        self.budget.take(budget::entry_bytes(&entry))?;
+        self.record_len = self.record_len.saturating_add(budget::encoded_len(&entry) as usize);
         if self.record_len > ENCODED_PLAIN_MAX {
             return Err(ScanError::RecordTooLong);
         }
@@ -204,13 +255,20 @@ impl LayerScanner {
     }
 
     /// Counts a member before anything of it is kept.
-    fn count(&mut self, kind: &MemberKind) -> Result<(), ScanError> {
+    fn count(&mut self, member: &Member) -> Result<(), ScanError> {
         self.members += 1;
         if self.members > self.limits.entries_max {
             return Err(ScanError::TooManyMembers(self.limits.entries_max));
         }
-        if let MemberKind::File(len) = kind {
-            self.content_len = self.content_len.saturating_add(*len);
+        if let MemberKind::File(len) = member.kind {
+            if len > FILE_MAX {
+                let reason = format!("a file of {len} bytes, at most {FILE_MAX} can be");
+                return Err(ScanError::Member { name: lossy(&member.path), reason });
+            }
+            // Below that size holes are zeros.
+            if !member.sparse || len < SMALL_OBJECT_MAX {
+                self.content_len = self.content_len.saturating_add(len);
+            }
         }
         match self.content_len > self.limits.plain_max {
             true => Err(ScanError::TooLong(self.limits.plain_max)),
@@ -225,19 +283,6 @@ impl LayerScanner {
         }
         Ok(())
     }
-}
-
-/// About how long an entry is in the record, and its object in the tables: never less.
-fn encoded_len(entry: &Entry) -> usize {
-    /// Numbers at their longest, a digest, an object's place.
-    const FIXED: usize = 160;
-    let xattrs: usize = entry.meta.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 8).sum();
-    let content = match &entry.kind {
-        EntryKind::Symlink(bytes) | EntryKind::Hardlink(bytes) => bytes.len(),
-        EntryKind::File(Content::Inline(bytes)) => bytes.len(),
-        _ => 0,
-    };
-    entry.path.len() + xattrs + content + FIXED
 }
 
 fn lossy(name: &[u8]) -> String {

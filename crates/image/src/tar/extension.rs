@@ -5,7 +5,7 @@ use std::mem;
 use super::header::{self, Header};
 use super::pax::{Records, SparseRecords};
 use super::{Fault, Member, MemberKind};
-use crate::record::Meta;
+use crate::record::{Meta, Xattrs};
 
 /// A member that is no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub(super) struct Extensions {
     /// Whether a member must follow.
     pub announced: bool,
     global: Records,
+    global_xattrs: Xattrs,
     local: Records,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
@@ -60,7 +61,10 @@ impl Extensions {
     pub(super) fn add(&mut self, kind: ExtensionKind, content: &[u8]) -> Result<(), Fault> {
         let name = || Some(header::text(content).to_vec()).filter(|name| !name.is_empty());
         match kind {
-            ExtensionKind::Global => self.global.parse(content)?,
+            ExtensionKind::Global => {
+                self.global.parse(content)?;
+                self.global_xattrs = self.global.xattrs().into();
+            }
             ExtensionKind::Local => {
                 self.local = Records::default();
                 self.local.parse(content)?;
@@ -83,13 +87,17 @@ impl Extensions {
             uid: records.uid.map_or_else(|| header.uid(), Ok)?,
             gid: records.gid.map_or_else(|| header.gid(), Ok)?,
             mtime: records.mtime.unwrap_or(header.mtime),
-            xattrs: records.xattrs(),
+            xattrs: match records.has_xattrs() {
+                true => records.or_xattrs(&self.global),
+                // What a global header gives to all members stands in memory once.
+                false => self.global_xattrs.clone(),
+            },
         };
         let path = path.unwrap_or_else(|| header.path());
         let link = link.unwrap_or_else(|| header.link());
         let size = records.size.unwrap_or(header.size);
         let kind = kind(header, &path, link, size)?;
-        Ok(Described { member: Member { path, kind, meta }, size, sparse: records.sparse })
+        Ok(Described { member: Member { path, kind, meta, sparse: false }, size, sparse: records.sparse })
     }
 }
 

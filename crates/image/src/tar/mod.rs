@@ -49,6 +49,8 @@ pub struct Member {
     pub path: Vec<u8>,
     pub kind: MemberKind,
     pub meta: Meta,
+    /// A file with holes: some of its bytes come as [`Event::Hole`].
+    pub sparse: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::Fault;
 use super::sparse::{self, Extent};
-use crate::record::{Mtime, Xattr, check};
+use crate::record::{Mtime, Xattr, Xattrs, check};
 
 /// libarchive leaves the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -52,10 +52,8 @@ impl Records {
         check::xattrs(&self.xattrs()).map_err(Fault::Xattrs)
     }
 
-    /// These records where they speak, else those of `global`.
+    /// These records where they speak, else those of `global`; of its attributes see [`Records::or_xattrs`].
     pub(super) fn or(self, global: &Records) -> Records {
-        let mut xattrs = global.xattrs.clone();
-        xattrs.extend(self.xattrs);
         Records {
             path: self.path.or_else(|| global.path.clone()),
             link: self.link.or_else(|| global.link.clone()),
@@ -64,13 +62,24 @@ impl Records {
             gid: self.gid.or(global.gid),
             mtime: self.mtime.or(global.mtime),
             sparse: self.sparse,
-            xattrs,
+            xattrs: self.xattrs,
         }
+    }
+
+    pub(super) fn has_xattrs(&self) -> bool {
+        !self.xattrs.is_empty()
+    }
+
+    /// These attributes and, of other names, those of `global`.
+    pub(super) fn or_xattrs(&self, global: &Records) -> Xattrs {
+        let others = global.xattrs.iter().filter(|(name, _)| !self.xattrs.contains_key(*name));
+        let mut all: Vec<Xattr> = others.chain(&self.xattrs).map(xattr).collect();
+        all.sort_unstable();
+        all.into()
     }
 
     /// Sorted by name.
     pub(super) fn xattrs(&self) -> Vec<Xattr> {
-        let xattr = |(name, value): (&Vec<u8>, &Vec<u8>)| Xattr { name: name.clone(), value: value.clone() };
         self.xattrs.iter().map(xattr).collect()
     }
 
@@ -103,6 +112,10 @@ impl Records {
         }
         Ok(())
     }
+}
+
+fn xattr((name, value): (&Vec<u8>, &Vec<u8>)) -> Xattr {
+    Xattr { name: name.clone(), value: value.clone() }
 }
 
 impl SparseRecords {

@@ -262,7 +262,8 @@ impl Reader {
         self.open(member, Body::sparse(map.extents, size, stored)?)
     }
 
-    fn open<'a>(&mut self, member: Member, body: Body) -> Result<Step<'a>, Fault> {
+    fn open<'a>(&mut self, mut member: Member, body: Body) -> Result<Step<'a>, Fault> {
+        member.sparse = body.has_holes();
         self.state = State::Body(body);
         Ok(Step::Event(Event::Member(member)))
     }

@@ -119,6 +119,8 @@ impl DataMap {
 #[derive(Debug)]
 pub(super) struct Body {
     size: u64,
+    /// Of `size`, so many bytes are in the archive.
+    stored: u64,
     position: u64,
     extent: Extent,
     later: std::vec::IntoIter<Extent>,
@@ -137,7 +139,14 @@ pub(super) enum Part {
 impl Body {
     pub(super) fn whole(size: u64) -> Body {
         let extent = Extent { offset: 0, len: size };
-        Body { size, position: 0, extent, later: Vec::new().into_iter(), padding: padding(size) }
+        Body {
+            size,
+            stored: size,
+            position: 0,
+            extent,
+            later: Vec::new().into_iter(),
+            padding: padding(size),
+        }
     }
 
     /// `stored` bytes that `extents` spread over `size`.
@@ -159,7 +168,11 @@ impl Body {
             return Err(Fault::Sparse("more or less data than its extents name"));
         }
         let extent = Extent { offset: 0, len: 0 };
-        Ok(Body { size, position: 0, extent, later: extents.into_iter(), padding: padding(stored) })
+        Ok(Body { size, stored, position: 0, extent, later: extents.into_iter(), padding: padding(stored) })
+    }
+
+    pub(super) fn has_holes(&self) -> bool {
+        self.stored < self.size
     }
 
     /// The next part; a hole is passed with that, stored bytes by [`Body::advance`].

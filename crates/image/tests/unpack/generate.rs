@@ -62,7 +62,7 @@ fn meta() -> impl Strategy<Value = Meta> {
         uid,
         gid,
         mtime: Mtime { secs, nanos },
-        xattrs,
+        xattrs: xattrs.into(),
     })
 }
 

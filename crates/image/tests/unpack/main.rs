@@ -71,12 +71,20 @@ fn awkward_files_are_equal_too() -> anyhow::Result<()> {
             [&[2u8, 0, 0, 0][..], &acl(1, 6, u32::MAX), &acl(2, 4, 1000), &acl(4, 4, u32::MAX)].concat();
         let value = [value.as_slice(), &acl(16, 4, u32::MAX), &acl(32, 0, u32::MAX)].concat();
         meta.mode = 0o640;
-        meta.xattrs = vec![Xattr { name: b"system.posix_acl_access".to_vec(), value }];
+        meta.xattrs = vec![Xattr { name: b"system.posix_acl_access".to_vec(), value }].into();
     });
     layers.add("many-attributes", file(&[b'y'; 600]), |meta| {
         let xattr = |at| Xattr { name: format!("user.{at:03}").into_bytes(), value: vec![at as u8; 10] };
         meta.xattrs = (0..100).map(xattr).collect();
     });
+    for (name, kind) in
+        [("shared-1", file(b"s")), ("shared-2", file(&[b's'; 3000])), ("shared-3", EntryKind::Fifo)]
+    {
+        // Of the fifo the one of the user's is left out.
+        let xattr = |name: &str, len| Xattr { name: name.into(), value: vec![b'v'; len] };
+        let xattrs = vec![xattr("security.sluice", 100), xattr("trusted.t", 3), xattr("user.u", 2000)];
+        layers.add(name, kind, |meta| meta.xattrs = xattrs.into());
+    }
     layers.add("old", file(b"old"), |meta| meta.mtime = Mtime { secs: -1_000_000, nanos: 999_999_999 });
     assert_equal(&layers)
 }
@@ -97,13 +105,13 @@ fn attributes_of_overlayfs_in_a_layer_change_nothing_and_are_still_there() -> an
         name: format!("trusted.overlay.{name}").into_bytes(),
         value: value.into(),
     };
-    layers.add("d", EntryKind::Directory, |meta| meta.xattrs = vec![overlay("opaque", "y")]);
+    layers.add("d", EntryKind::Directory, |meta| meta.xattrs = vec![overlay("opaque", "y")].into());
     layers.add("small", file(b"own"), |meta| {
-        meta.xattrs = vec![overlay("metacopy", ""), overlay("redirect", "/target")];
+        meta.xattrs = vec![overlay("metacopy", ""), overlay("redirect", "/target")].into();
     });
     layers.add("large", file(&[b'o'; 2000]), |meta| {
-        meta.xattrs = vec![overlay("metacopy", ""), overlay("redirect", "/target")];
+        meta.xattrs = vec![overlay("metacopy", ""), overlay("redirect", "/target")].into();
     });
-    layers.add("whiteout", file(b""), |meta| meta.xattrs = vec![overlay("whiteout", "")]);
+    layers.add("whiteout", file(b""), |meta| meta.xattrs = vec![overlay("whiteout", "")].into());
     assert_equal(&layers)
 }

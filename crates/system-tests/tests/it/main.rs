@@ -8,6 +8,7 @@ mod collecting;
 mod comparing;
 mod cosign;
 mod credentials;
+mod deadly;
 mod detached;
 mod equality;
 mod events;

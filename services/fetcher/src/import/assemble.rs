@@ -29,19 +29,28 @@ pub(super) struct Sealed {
 }
 
 /// Merges the layers, bottom first; on a thread of its own.
-pub(super) async fn assemble(image: &str, layers: Vec<Arc<LayerRecord>>) -> Result<Assembled, ImportError> {
+pub(super) async fn assemble(
+    image: &str,
+    layers: Vec<Arc<LayerRecord>>,
+    tree_max: u64,
+) -> Result<Assembled, ImportError> {
     let name = image.to_owned();
-    let assembled = tokio::task::spawn_blocking(move || assemble_blocking(&name, &layers)).await;
+    let assembled = tokio::task::spawn_blocking(move || assemble_blocking(&name, &layers, tree_max)).await;
     assembled.map_err(|error| internal(image, error))?
 }
 
-fn assemble_blocking(image: &str, layers: &[Arc<LayerRecord>]) -> Result<Assembled, ImportError> {
+fn assemble_blocking(
+    image: &str,
+    layers: &[Arc<LayerRecord>],
+    tree_max: u64,
+) -> Result<Assembled, ImportError> {
     let layers: Vec<&LayerRecord> = layers.iter().map(Arc::as_ref).collect();
     let tree = image::merge::merge(&layers)
         .map_err(|cause| ImportError::Merge { image: image.to_owned(), cause })?;
     let map = Map::build(&tree, &layers).map_err(|error| internal(image, error))?;
-    let plain_tree =
-        erofs::write(&tree).map_err(|cause| ImportError::Tree { image: image.to_owned(), cause })?;
+    let tree_max = usize::try_from(tree_max).unwrap_or(usize::MAX);
+    let plain_tree = erofs::write_within(&tree, tree_max)
+        .map_err(|cause| ImportError::Tree { image: image.to_owned(), cause })?;
     let plain_map = map.encode().map_err(|cause| ImportError::Encoding { image: image.to_owned(), cause })?;
     Ok(Assembled {
         tree: Sealed::new(&plain_tree).map_err(|error| internal(image, error))?,

@@ -9,7 +9,7 @@
 
 use futures::StreamExt;
 use image::LayerRecord;
-use image::scan::{LayerScanner, ScanError, ScanLimits};
+use image::scan::{LayerScanner, RecordBudget, ScanError, ScanLimits};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -28,7 +28,7 @@ const PLAIN_QUEUE: usize = 4;
 pub(super) async fn read(
     source: &Source,
     layer: &LayerDescriptor,
-    limits: ScanLimits,
+    (limits, budget): (ScanLimits, RecordBudget),
     chunks: LayerChunks,
     meter: LayerMeter,
     progress: Progress,
@@ -36,7 +36,8 @@ pub(super) async fn read(
     let (blob_in, blob_out) = mpsc::channel(BLOB_QUEUE);
     let (plain_in, plain_out) = mpsc::channel(PLAIN_QUEUE);
     let inflating = spawn_blocking(move || inflate(blob_out, plain_in, limits.plain_max));
-    let scanning = spawn_blocking(move || scan(plain_out, limits, chunks, &progress));
+    let scanning =
+        spawn_blocking(move || scan(plain_out, LayerScanner::within(limits, budget), chunks, &progress));
     let reading = async { tokio::join!(feed(source, layer, blob_in, meter), inflating).1 };
     let (inflated, mut record) = both(reading, scanning, layer).await?;
     record.diff_id = inflated.tar.sha256;
@@ -82,9 +83,11 @@ async fn both(
 
 /// Nonsense in the tar may come from a blob that is not the promised one; other faults do not.
 fn may_be_the_blobs(fault: &LayerFault) -> bool {
-    use ScanError::{RecordTooLong, TooLong, TooManyMembers};
+    use ScanError::{OverBudget, RecordTooLong, TooLong, TooManyExtents, TooManyMembers};
     match fault {
-        LayerFault::Scan(error) => !matches!(error, TooLong(_) | TooManyMembers(_) | RecordTooLong),
+        LayerFault::Scan(error) => {
+            !matches!(error, TooLong(_) | TooManyMembers(_) | RecordTooLong | TooManyExtents | OverBudget(_))
+        }
         _ => false,
     }
 }
@@ -116,11 +119,10 @@ async fn feed(
 
 fn scan(
     mut plain: mpsc::Receiver<Vec<u8>>,
-    limits: ScanLimits,
+    mut scanner: LayerScanner,
     mut chunks: LayerChunks,
     progress: &Progress,
 ) -> Result<LayerRecord, LayerFault> {
-    let mut scanner = LayerScanner::new(limits);
     while let Some(buffer) = plain.blocking_recv() {
         scanner.push::<LayerFault>(&buffer, &mut |chunk| chunks.add(chunk))?;
         progress.plain(buffer.len() as u64);

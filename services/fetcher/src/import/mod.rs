@@ -25,12 +25,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use image::record::LayerRef;
-use image::scan::ScanLimits;
+use image::scan::{RecordBudget, ScanLimits};
 use image::{Digest, ImageRecord, LayerRecord};
 use prost::Message;
 use proto::{ImportSummary, ResolveRequest};
 use store::{ProjectStore, StoreError};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
@@ -45,6 +45,12 @@ pub(crate) use progress::Progress;
 
 /// Layer records read from the store at the same time.
 const LOOKUPS_AT_ONCE: usize = 8;
+/// The most images that can be imported at the same time.
+const IMAGES_MAX: u32 = 10_000;
+
+/// That one more image may be imported, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not looked at")] OwnedSemaphorePermit);
 
 /// Imports images, within limits that all imports share. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -52,8 +58,11 @@ pub(crate) struct Importer {
     records: Records,
     instance: Arc<str>,
     scan: ScanLimits,
+    /// Bytes, of each image.
+    image_records: u64,
     compression: Compression,
     images: Arc<Semaphore>,
+    images_at_once: u32,
     layers: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -90,6 +99,7 @@ struct Layers<'a> {
 impl Importer {
     pub(crate) fn new(config: &Config, records: Records, instance: &str, tasks: TaskTracker) -> Importer {
         let limits = &config.limits;
+        let images_at_once = u32::try_from(limits.imports_at_once).unwrap_or(u32::MAX).clamp(1, IMAGES_MAX);
         let permits = |wanted: usize| Arc::new(Semaphore::new(wanted.clamp(1, Semaphore::MAX_PERMITS)));
         Importer {
             records,
@@ -98,25 +108,40 @@ impl Importer {
                 plain_max: limits.layer_plain_max.as_u64(),
                 entries_max: limits.layer_entries_max,
             },
+            image_records: limits.image_records.as_u64(),
             compression: Compression::new(config.zstd_level, limits.chunk_memory.as_u64()),
-            images: permits(limits.imports_at_once),
+            images: permits(images_at_once as usize),
+            images_at_once,
             layers: permits(limits.layers_at_once),
             tasks,
         }
     }
 
-    /// Imports or repairs an image. Dropped in the middle, it leaves what the next one goes on from.
-    pub(crate) async fn import(&self, order: &Order, progress: &Progress) -> Result<Imported, ImportError> {
+    /// Waits until an image may be imported; `alone`, until no other is, and none begins meanwhile.
+    pub(crate) async fn turn(
+        &self,
+        order: &Order,
+        alone: bool,
+        progress: &Progress,
+    ) -> Result<Turn, ImportError> {
         let stopped = |_| ImportError::Stopped { image: order.image.clone() };
-        let _turn = match self.images.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) => {
-                progress.queued(true);
-                let turn = self.images.acquire().await.map_err(stopped)?;
-                progress.queued(false);
-                turn
-            }
-        };
+        let wanted = if alone { self.images_at_once } else { 1 };
+        if let Ok(turn) = self.images.clone().try_acquire_many_owned(wanted) {
+            return Ok(Turn(turn));
+        }
+        progress.queued(true);
+        let turn = self.images.clone().acquire_many_owned(wanted).await.map_err(stopped)?;
+        progress.queued(false);
+        Ok(Turn(turn))
+    }
+
+    /// Imports or repairs an image. Dropped in the middle, it leaves what the next one goes on from.
+    pub(crate) async fn import(
+        &self,
+        order: &Order,
+        progress: &Progress,
+        _turn: Turn,
+    ) -> Result<Imported, ImportError> {
         let marker = marker::importing(&order.project, &self.tasks).await;
         let marker = marker.map_err(|cause| ImportError::Busy { image: order.image.clone(), cause })?;
         let imported = self.import_marked(order, progress).await;
@@ -126,15 +151,17 @@ impl Importer {
 
     async fn import_marked(&self, order: &Order, progress: &Progress) -> Result<Imported, ImportError> {
         let begun = Instant::now();
-        let layers = self.known_layers(order).await?;
+        let budget = RecordBudget::new(self.image_records);
+        let layers = self.known_layers(order, &budget).await?;
         let known = layers.known.iter().map(Option::is_some);
         progress.begin(layers.distinct.iter().copied().zip(known));
         let corrupt = layers.corrupt.len() as u64;
         let chunks =
             ChunkWriter::new(self.compression.clone(), order.project.clone(), layers.corrupt.clone());
 
-        let records = self.read_unknown(order, &layers, &chunks, progress).await?;
-        let assembled = assemble::assemble(&order.image, stack(order, &layers, &records)?).await?;
+        let records = self.read_unknown(order, &layers, &chunks, progress, &budget).await?;
+        let assembled =
+            assemble::assemble(&order.image, stack(order, &layers, &records)?, budget.max()).await?;
         let replaced = assembled.store(order).await?;
         let record = self.record(order, &layers, &records, &assembled).await?;
         let origin = order.origin.encode_to_vec().into();
@@ -160,19 +187,25 @@ impl Importer {
     }
 
     /// Which layers need no download.
-    async fn known_layers<'a>(&self, order: &'a Order) -> Result<Layers<'a>, ImportError> {
+    async fn known_layers<'a>(
+        &self,
+        order: &'a Order,
+        budget: &RecordBudget,
+    ) -> Result<Layers<'a>, ImportError> {
         let mut seen = HashSet::new();
         let distinct: Vec<&LayerDescriptor> =
             order.found.layers.iter().filter(|layer| seen.insert(layer.diff_id.as_str())).collect();
-        let lookups: Vec<_> =
-            distinct.iter().map(|layer| self.records.layer(&order.project, &layer.diff_id)).collect();
-        let lookups: Vec<Option<LayerRecord>> = stream::iter(lookups)
-            .buffered(LOOKUPS_AT_ONCE)
-            .try_collect()
-            .await
-            .map_err(store_error(order))?;
+        let look_up = |layer: &'a LayerDescriptor| async move {
+            let found =
+                self.records.layer(&order.project, &layer.diff_id).await.map_err(store_error(order))?;
+            if let Some(record) = &found {
+                budget.take_record(record).map_err(|error| layer_error(order, layer, error.into()))?;
+            }
+            Ok::<_, ImportError>(found.map(Arc::new))
+        };
+        let lookups: Vec<_> = distinct.iter().map(|layer| look_up(layer)).collect();
         let mut known: Vec<Option<Arc<LayerRecord>>> =
-            lookups.into_iter().map(|found| found.map(Arc::new)).collect();
+            stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
         let mut corrupt = HashSet::new();
         if order.repair {
             corrupt = damage::forget_damaged(&order.project, &mut known).await.map_err(store_error(order))?;
@@ -187,13 +220,14 @@ impl Importer {
         layers: &Layers<'_>,
         chunks: &ChunkWriter,
         progress: &Progress,
+        budget: &RecordBudget,
     ) -> Result<Vec<Arc<LayerRecord>>, ImportError> {
         let mut unknown: Vec<usize> =
             (0..layers.known.len()).filter(|at| layers.known[*at].is_none()).collect();
         unknown.sort_by_key(|at| std::cmp::Reverse(layers.distinct[*at].size));
         let read = |at: usize| async move {
             let layer = layers.distinct[at];
-            let read = self.read_layer(order, layer, chunks, progress, at).await;
+            let read = self.read_layer(order, layer, chunks, progress, at, budget).await;
             let record = read.map_err(|fault| layer_error(order, layer, fault))?;
             Ok::<_, ImportError>((at, Arc::new(record)))
         };
@@ -212,10 +246,13 @@ impl Importer {
         chunks: &ChunkWriter,
         progress: &Progress,
         at: usize,
+        budget: &RecordBudget,
     ) -> Result<LayerRecord, LayerFault> {
         let _turn = self.layers.acquire().await.map_err(|error| LayerFault::Internal(error.to_string()))?;
         let (meter, chunks) = (progress.layer(at), chunks.layer());
-        let record = layer::read(&order.source, layer, self.scan, chunks, meter, progress.clone()).await?;
+        let record =
+            layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone())
+                .await?;
         self.records.put_layer(&order.project, &record).await?;
         Ok(record)
     }

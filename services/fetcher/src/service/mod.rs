@@ -16,6 +16,7 @@ mod seeding;
 mod starts;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::{Answer, Answering, Bus};
 use proto::Call;
@@ -55,6 +56,7 @@ struct Service {
     instance: Arc<str>,
     grants: Grants,
     local_sources: bool,
+    refused_after_deaths: Duration,
     judging: Judging,
     records: Records,
     store: Store,
@@ -132,6 +134,7 @@ impl Service {
             instance: instance.clone(),
             grants: Grants::new(keys, config.grant_ttl, config.grant_renewal),
             local_sources: config.local_sources,
+            refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,

@@ -12,13 +12,15 @@ use proto::{
     FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest, Resolved,
 };
 use store::ProjectStore;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::jobs::{Job, JobKey, Outcome};
 use super::judging::Asker;
 use super::{Service, part};
+use crate::attempts::Attempts;
 use crate::import::error::{ImportError, source_status};
-use crate::import::{Order, add_reference};
+use crate::import::{Imported, Order, add_reference};
 use crate::records::SignedImage;
 use crate::source::{Access, Credential, Found, ImageName, Source};
 
@@ -141,13 +143,14 @@ impl Service {
         if new {
             let (service, job) = (self.clone(), job.clone());
             self.tasks.spawn(async move {
-                let run = service.run(&order, &job);
-                let outcome = tokio::select! {
-                    outcome = run => outcome,
-                    () = service.shutdown.cancelled() => Err(ImportError::Stopped { image: order.image.clone() }.into()),
-                };
+                let outcome = service.run(&order, &job).await;
                 if let Err(status) = &outcome {
-                    tracing::warn!(image = order.image, manifest = job.manifest, error = status.message(), "import failed");
+                    tracing::warn!(
+                        image = order.image,
+                        manifest = job.manifest,
+                        error = status.message(),
+                        "import failed"
+                    );
                     metrics::counter!("sluice_fetcher_import_failures_total").increment(1);
                 }
                 service.jobs.finish(&key, &job, outcome);
@@ -163,15 +166,12 @@ impl Service {
         let begun = tokio::time::Instant::now();
         loop {
             if let Some(lease) = self.bus.lease(&name, LEASE_TTL).await? {
-                let outcome = tokio::select! {
-                    imported = self.importer.import(order, &job.progress) => imported?,
-                    () = lease.lost().cancelled_owned() => {
-                        return Err(Status::unavailable(format!("{}: the import's lease was lost", order.image)));
-                    }
-                };
+                let outcome = self.attempt(order, job, lease.lost()).await;
                 lease.release().await;
+                let outcome = outcome?;
                 if !order.repair {
-                    self.seed_profile(&order.project, &outcome.image.record).await;
+                    let seeding = self.seed_profile(&order.project, &outcome.image.record);
+                    let _ = self.shutdown.run_until_cancelled(seeding).await;
                 }
                 return Ok(Outcome {
                     image: outcome.image,
@@ -179,7 +179,10 @@ impl Service {
                     restored: outcome.restored,
                 });
             }
-            tokio::time::sleep(LOOK_PAUSE).await;
+            let pause = tokio::time::sleep(LOOK_PAUSE);
+            if self.shutdown.run_until_cancelled(pause).await.is_none() {
+                return Err(ImportError::Stopped { image: order.image.clone() }.into());
+            }
             if !order.repair
                 && let Some(image) = self.records.image(&order.project, &job.manifest).await?
             {
@@ -189,6 +192,40 @@ impl Service {
             if begun.elapsed() > OTHERS_IMPORT_MAX {
                 let reason = format!("{}: another fetcher imports it for too long", order.image);
                 return Err(Status::deadline_exceeded(reason));
+            }
+        }
+    }
+
+    /// Imports, and says so where all fetchers see it: of what ends without an answer they die no more than twice.
+    async fn attempt(&self, order: &Order, job: &Job, lost: CancellationToken) -> Result<Imported, Status> {
+        let refused_for = self.refused_after_deaths;
+        let store_error = |cause| ImportError::Store { image: order.image.clone(), cause };
+        let attempts =
+            Attempts::read(&order.project, &job.manifest, refused_for).await.map_err(store_error)?;
+        attempts
+            .check(refused_for)
+            .map_err(|refused| Status::failed_precondition(format!("{}: {refused}", order.image)))?;
+        let stopped = async {
+            tokio::select! {
+                () = lost.cancelled() => Status::unavailable(format!("{}: the import's lease was lost", order.image)),
+                () = self.shutdown.cancelled() => ImportError::Stopped { image: order.image.clone() }.into(),
+            }
+        };
+        tokio::pin!(stopped);
+        // Who waits for a turn is not to blame for what happens meanwhile.
+        let turn = tokio::select! {
+            turn = self.importer.turn(order, attempts.are_suspicious(), &job.progress) => turn?,
+            status = &mut stopped => return Err(status),
+        };
+        let attempt = attempts.begin(&self.instance).await.map_err(store_error)?;
+        tokio::select! {
+            imported = self.importer.import(order, &job.progress, turn) => {
+                attempt.answered().await;
+                Ok(imported?)
+            }
+            status = stopped => {
+                attempt.withdrawn().await;
+                Err(status)
             }
         }
     }

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use registry::document::{OCI_CONFIG, OCI_MANIFEST, PlatformField};
+use registry::document::{OCI_CONFIG, OCI_MANIFEST, PlatformField, annotations};
 use registry::{BlobDigest, Descriptor, brief};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::Compression;
 
@@ -36,6 +37,28 @@ pub(super) struct Index {
     pub(super) manifests: Vec<Descriptor>,
 }
 
+#[derive(Deserialize)]
+struct ManifestConfig {
+    config: Descriptor,
+}
+
+#[derive(Deserialize)]
+struct ManifestLayers {
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Default, Deserialize)]
+struct ManifestAnnotations {
+    #[serde(default, deserialize_with = "annotations")]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OldLayers {
+    fs_layers: Vec<OldLayer>,
+}
+
 #[derive(Debug)]
 pub(super) struct Manifest {
     pub(super) media_type: String,
@@ -59,11 +82,15 @@ struct OldLayer {
 }
 
 /// What of an image's config matters for its import.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Config {
-    #[serde(flatten)]
     pub(super) platform: PlatformField,
     pub(super) rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct ConfigRootFs {
+    rootfs: RootFs,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,7 +109,8 @@ pub(super) enum Unreadable {
     Malformed(String),
 }
 
-/// Everything that tells the kinds of documents apart.
+/// Everything that tells the kinds of documents apart. What may be long is only looked for: anyone may name a document of
+/// 4 MiB, which would be many times that as a tree, and many may do so at once.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -92,12 +120,11 @@ struct Shape {
     media_type: Option<String>,
     #[serde(default)]
     artifact_type: Option<String>,
-    manifests: Option<serde_json::Value>,
-    config: Option<serde_json::Value>,
-    layers: Option<serde_json::Value>,
-    fs_layers: Option<serde_json::Value>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    manifests: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    fs_layers: Option<IgnoredAny>,
+    annotations: Option<IgnoredAny>,
 }
 
 impl Document {
@@ -110,34 +137,35 @@ impl Document {
             header.contains("vnd.").then(|| header.to_owned())
         });
         if shape.schema_version == 1 || media_type.as_deref().is_some_and(|t| t.starts_with(SCHEMA_1)) {
-            return Ok(Document::Old(shape.old()?));
+            return Ok(Document::Old(shape.old(bytes)?));
         }
         // One document that is both would be read differently by different tools.
         if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
             return Err(Unreadable::Malformed("it is an index and a manifest at once".into()));
         }
         match media_type.as_deref() {
-            Some(OCI_INDEX | DOCKER_INDEX) => Ok(Document::Index(shape.index()?)),
+            Some(OCI_INDEX | DOCKER_INDEX) => Ok(Document::Index(shape.index(bytes)?)),
             Some(kind @ (OCI_MANIFEST | DOCKER_MANIFEST)) => {
-                Ok(Document::Manifest(Box::new(shape.manifest(kind)?)))
+                Ok(Document::Manifest(Box::new(shape.manifest(bytes, kind)?)))
             }
             Some(other) => {
                 Err(Unreadable::Unsupported(format!("its media type {} is not an image's", brief(other))))
             }
-            None if shape.manifests.is_some() => Ok(Document::Index(shape.index()?)),
-            None => Ok(Document::Manifest(Box::new(shape.manifest(OCI_MANIFEST)?))),
+            None if shape.manifests.is_some() => Ok(Document::Index(shape.index(bytes)?)),
+            None => Ok(Document::Manifest(Box::new(shape.manifest(bytes, OCI_MANIFEST)?))),
         }
     }
 }
 
 impl Shape {
-    fn index(self) -> Result<Index, Unreadable> {
-        let manifests = self.manifests.ok_or_else(|| missing("manifests"))?;
-        Ok(Index { manifests: parse(manifests, "manifests")? })
+    fn index(self, bytes: &[u8]) -> Result<Index, Unreadable> {
+        self.manifests.ok_or_else(|| missing("manifests"))?;
+        parse(bytes, "manifests")
     }
 
-    fn manifest(self, media_type: &str) -> Result<Manifest, Unreadable> {
-        let config: Descriptor = parse(self.config.ok_or_else(|| missing("config"))?, "config")?;
+    fn manifest(self, bytes: &[u8], media_type: &str) -> Result<Manifest, Unreadable> {
+        self.config.ok_or_else(|| missing("config"))?;
+        let ManifestConfig { config } = parse(bytes, "config")?;
         if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
             let kind = self.artifact_type.unwrap_or(config.media_type);
             return Err(Unreadable::Unsupported(format!(
@@ -145,22 +173,28 @@ impl Shape {
                 brief(&kind)
             )));
         }
-        let layers = parse(self.layers.ok_or_else(|| missing("layers"))?, "layers")?;
-        let annotations = self.annotations.unwrap_or_default();
+        self.layers.ok_or_else(|| missing("layers"))?;
+        let ManifestLayers { layers } = parse(bytes, "layers")?;
+        let annotations = match self.annotations {
+            Some(_) => parse::<ManifestAnnotations>(bytes, "annotations")?.annotations,
+            None => BTreeMap::new(),
+        };
         Ok(Manifest { media_type: media_type.to_owned(), config, layers, annotations })
     }
 
-    fn old(self) -> Result<OldManifest, Unreadable> {
-        let layers: Vec<OldLayer> = parse(self.fs_layers.ok_or_else(|| missing("fsLayers"))?, "fsLayers")?;
+    fn old(self, bytes: &[u8]) -> Result<OldManifest, Unreadable> {
+        self.fs_layers.ok_or_else(|| missing("fsLayers"))?;
+        let OldLayers { fs_layers } = parse(bytes, "fsLayers")?;
         // The format has the uppermost first.
-        Ok(OldManifest { layers: layers.into_iter().rev().map(|layer| layer.blob_sum).collect() })
+        Ok(OldManifest { layers: fs_layers.into_iter().rev().map(|layer| layer.blob_sum).collect() })
     }
 }
 
 impl Config {
     pub(super) fn read(bytes: &[u8]) -> Result<Config, Unreadable> {
-        serde_json::from_slice(bytes)
-            .map_err(|error| Unreadable::Malformed(format!("not an image config: {error}")))
+        let malformed = |error| Unreadable::Malformed(format!("not an image config: {error}"));
+        let ConfigRootFs { rootfs } = serde_json::from_slice(bytes).map_err(malformed)?;
+        Ok(Config { platform: serde_json::from_slice(bytes).map_err(malformed)?, rootfs })
     }
 }
 
@@ -184,8 +218,9 @@ pub(super) fn compression(media_type: &str) -> Result<Compression, String> {
     }
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(value: serde_json::Value, what: &str) -> Result<T, Unreadable> {
-    serde_json::from_value(value).map_err(|error| Unreadable::Malformed(format!("its {what}: {error}")))
+/// The part of a document that `T` names.
+fn parse<T: for<'de> Deserialize<'de>>(bytes: &[u8], what: &str) -> Result<T, Unreadable> {
+    serde_json::from_slice(bytes).map_err(|error| Unreadable::Malformed(format!("its {what}: {error}")))
 }
 
 fn missing(what: &str) -> Unreadable {

@@ -123,7 +123,12 @@ async fn one_record_that_cannot_be_believed_keeps_everything() {
     let good = fs::read(&record).unwrap();
     let mut forged = good.clone();
     *forged.last_mut().unwrap() ^= 1;
-    for wrong in [forged, Vec::new(), good[..good.len() / 2].to_vec(), of_version(&harness, &good, 7)] {
+    for wrong in [
+        forged,
+        Vec::new(),
+        good[..good.len() / 2].to_vec(),
+        of_version(&harness, Domain::ImageRecord, &good, 7),
+    ] {
         fs::write(&record, wrong).unwrap();
         let said = refuses(&harness, &harness.bus).await;
         assert!(said.contains(&digests[0]) && !said.contains(&digests[1]), "{said}");
@@ -152,11 +157,33 @@ async fn one_record_that_cannot_be_believed_keeps_everything() {
 }
 
 /// The record as a version of sluice writes it that has another format; signed with the same key.
-fn of_version(harness: &Harness, good: &[u8], version: u16) -> Vec<u8> {
+fn of_version(harness: &Harness, domain: Domain, good: &[u8], version: u16) -> Vec<u8> {
     let key: [u8; 32] = fs::read(&harness.config.signing_key_file).unwrap().try_into().unwrap();
     let mut payload = Signed::decode(good).unwrap().payload;
     payload[4..6].copy_from_slice(&version.to_le_bytes());
-    sign(&SigningKey::from_bytes(&key), Domain::ImageRecord, payload).encode_to_vec()
+    sign(&SigningKey::from_bytes(&key), domain, payload).encode_to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layer_records_of_an_earlier_version_go_once_they_are_old_and_those_of_a_later_one_keep_everything() {
+    let (harness, layout, _) = with_two_images().await;
+    let record = fs::read_dir(harness.path("store/default/layers")).unwrap().next().unwrap().unwrap().path();
+    let good = fs::read(&record).unwrap();
+    let write =
+        |version| fs::write(&record, of_version(&harness, Domain::LayerRecord, &good, version)).unwrap();
+    write(7);
+    refuses(&harness, &harness.bus).await;
+    write(1);
+    let day = CollectRequest { grace_seconds: DAY.as_secs() as u32, ..CollectRequest::default() };
+    let young = collect(&harness.bus, day.clone()).await.unwrap_err();
+    assert!(young.message().contains("version 1"), "{young}");
+    age(&harness.path("store"), 2 * DAY);
+    assert_eq!(collect(&harness.bus, day).await.unwrap().deleted, 1);
+    assert!(!record.exists());
+    for tag in ["v1", "v2"] {
+        let resolved = harness.import(&layout.reference(tag)).await.unwrap();
+        harness.objects(&harness.record(&resolved)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,9 @@ use crate::objects::Bits;
 /// image is not worth more.
 const TRACE_MAX: usize = 8192;
 
+/// Touches that are looked through for where a chunk was needed: more than reads wait at once.
+const LAST_TOUCHED: usize = 1024;
+
 /// Names a present image: its manifest digest.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageId(Arc<str>);
@@ -123,7 +126,7 @@ impl Image {
     pub(super) fn new(new: NewImage) -> Image {
         let progress = DownloadProgress {
             objects_total: new.map.objects.len() as u64,
-            bytes_total: new.map.objects.iter().map(|place| place.len).fold(0, u64::saturating_add),
+            bytes_total: new.map.plain_bytes(),
             ..DownloadProgress::default()
         };
         let touches = Touches { seen: Bits::new(new.map.chunks.len()), order: Vec::new() };
@@ -150,6 +153,13 @@ impl Image {
             touches.order.push(position);
         }
         first
+    }
+
+    /// The positions of a chunk among those that were needed last.
+    pub(super) fn touched_last(&self, chunk: &Digest) -> Vec<u32> {
+        let touches = lock(&self.touches);
+        let last = touches.order.iter().rev().take(LAST_TOUCHED);
+        last.copied().filter(|position| self.map.chunks[*position as usize].digest == *chunk).collect()
     }
 
     pub(super) fn was_touched(&self, position: u32) -> bool {

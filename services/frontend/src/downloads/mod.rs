@@ -52,7 +52,7 @@ use scheduler::{Control, Demand, Event, Inbox, Scheduler};
 
 pub use buffers::Buffers;
 pub use image::{ImageId, NewImage, Prefetch};
-pub use read::ReadError;
+pub use read::{ReadError, Seek};
 
 /// Reads waiting to be taken by the scheduler, which never blocks: more than the kernel asks at once.
 const DEMANDS_QUEUED: usize = 256;

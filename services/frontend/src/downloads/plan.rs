@@ -11,15 +11,22 @@ use image::map::Arrivals;
 use image::record::{ChunkRef, ObjectPlace};
 use image::{Digest, Map};
 
-use crate::objects::{Bits, Piece};
+use crate::objects::{Bits, Form, Piece};
+
+/// For every so many positions it is noted where they begin: a large object has many, and each piece is asked for.
+const NOTED_EVERY: usize = 64;
 
 /// One image's state.
 #[derive(Debug)]
 pub(super) struct Plan {
     map: Arc<Map>,
     arrivals: Arrivals,
-    /// Positions, sorted by their chunk's digest.
+    /// Positions, sorted by their chunk's digest, and then by themselves.
     by_digest: Vec<u32>,
+    /// Of every [`NOTED_EVERY`]th position, the plain bytes of all before it.
+    begins: Vec<u64>,
+    /// Of chunks that stand at many positions, up to which of these they were given out to be written.
+    spread: HashMap<Digest, usize>,
     /// By index into `map.objects`.
     local: Bits,
     local_bytes: u64,
@@ -36,12 +43,12 @@ pub(super) struct Plan {
 }
 
 /// One thing to write when a chunk is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// A whole object: these bytes of the chunk.
     Whole { object: Digest, offset: u32, len: u32 },
     /// The whole chunk, as a piece of a large object.
-    Part { place: ObjectPlace, piece: Piece },
+    Part { place: ObjectPlace, form: Form, piece: Piece },
 }
 
 impl Plan {
@@ -49,13 +56,15 @@ impl Plan {
     /// starts read.
     pub(super) fn new(map: Arc<Map>, prefetch: &[Digest], profile: &[Digest]) -> Plan {
         let mut by_digest: Vec<u32> = (0..map.chunks.len() as u32).collect();
-        by_digest.sort_unstable_by_key(|position| map.chunks[*position as usize].digest);
+        by_digest.sort_unstable_by_key(|position| (map.chunks[*position as usize].digest, *position));
         let arrivals = Arrivals::of(&map);
         let missing = (0..map.chunks.len() as u32).map(|position| arrivals.objects_in(position).len() as u32);
         let mut plan = Plan {
             missing: missing.collect(),
             arrivals,
             by_digest,
+            begins: begins(&map),
+            spread: HashMap::new(),
             local: Bits::new(map.objects.len()),
             local_bytes: 0,
             pieces: HashMap::new(),
@@ -91,6 +100,32 @@ impl Plan {
         &self.by_digest[start..end]
     }
 
+    /// The next positions of a chunk that need it, at most `max`, from where the last call stopped; once all were
+    /// given out it begins anew.
+    pub(super) fn next_of(&mut self, chunk: &Digest, max: usize) -> Vec<u32> {
+        let from = self.spread.get(chunk).copied().unwrap_or_default();
+        let positions = self.positions_of(chunk);
+        let mut next = Vec::new();
+        let mut seen = from.min(positions.len());
+        for position in &positions[seen..] {
+            if next.len() == max {
+                break;
+            }
+            seen += 1;
+            next.extend(Some(*position).filter(|position| self.needs(*position)));
+        }
+        match seen < self.positions_of(chunk).len() {
+            true => self.spread.insert(*chunk, seen),
+            false => self.spread.remove(chunk),
+        };
+        next
+    }
+
+    /// The next call of [`Plan::next_of`] begins anew.
+    pub(super) fn stop_spreading(&mut self, chunk: &Digest) {
+        self.spread.remove(chunk);
+    }
+
     /// What to write of the chunk at `position`: what is not local yet.
     pub(super) fn targets(&self, position: u32) -> Vec<Target> {
         let needing = self.arrivals.objects_in(position).iter().filter(|index| self.lacks(**index, position));
@@ -113,7 +148,7 @@ impl Plan {
                 decrement(&mut self.missing, place.first_chunk as usize + piece);
             }
         }
-        self.local_bytes += place.len;
+        self.local_bytes += self.map.data_len(&place);
     }
 
     /// One chunk of a large object is here.
@@ -144,7 +179,7 @@ impl Plan {
     /// The large object that the chunk at `position` is a piece of; none for a chunk of small objects.
     pub(super) fn large_object_at(&self, position: u32) -> Option<ObjectPlace> {
         let index = *self.arrivals.objects_in(position).first()?;
-        Some(self.map.objects[index as usize]).filter(|place| place.chunk_count > 1)
+        Some(self.map.objects[index as usize]).filter(|place| self.map.is_pieced(place))
     }
 
     pub(super) fn needs(&self, position: u32) -> bool {
@@ -173,12 +208,19 @@ impl Plan {
     /// The next position in map order that is not done and not `busy`; starts over at the end, once.
     pub(super) fn next_background(&mut self, busy: impl Fn(&Digest) -> bool) -> Option<u32> {
         let count = self.map.chunks.len();
+        // One that stands at many positions is looked up once.
+        let mut last_busy = None;
         for step in 0..count {
             let position = (self.cursor + step) % count;
-            if self.missing[position] > 0 && !busy(&self.map.chunks[position].digest) {
+            let chunk = self.map.chunks[position].digest;
+            if self.missing[position] == 0 || last_busy == Some(chunk) {
+                continue;
+            }
+            if !busy(&chunk) {
                 self.cursor = (position + 1) % count;
                 return Some(position as u32);
             }
+            last_busy = Some(chunk);
         }
         None
     }
@@ -203,14 +245,22 @@ impl Plan {
     }
 
     fn target(&self, place: &ObjectPlace, position: u32) -> Target {
-        if place.chunk_count == 1 {
+        if !self.map.is_pieced(place) {
             // An object of one chunk is no longer than a chunk.
             return Target::Whole { object: place.digest, offset: place.offset, len: place.len as u32 };
         }
-        let index = position - place.first_chunk;
-        let before = &chunks_of(&self.map, place)[..index as usize];
-        let offset = before.iter().map(|chunk| u64::from(chunk.plain_len)).sum();
-        Target::Part { place: *place, piece: Piece { index, offset } }
+        let begin = self.begin(position) - self.begin(place.first_chunk);
+        let runs = self.map.runs(place, begin..begin + u64::from(self.chunk(position).plain_len));
+        let piece = Piece { index: position - place.first_chunk, runs };
+        Target::Part { place: *place, form: Form::of(&self.map, &place.digest), piece }
+    }
+
+    /// The plain bytes of all chunks before `position`.
+    fn begin(&self, position: u32) -> u64 {
+        let position = position as usize;
+        let noted = position / NOTED_EVERY;
+        let rest = self.map.chunks.get(noted * NOTED_EVERY..position).unwrap_or_default();
+        self.begins.get(noted).copied().unwrap_or_default() + plain_len(rest)
     }
 }
 
@@ -223,6 +273,20 @@ pub(super) fn index_of(map: &Map, object: &Digest) -> Option<usize> {
 pub(super) fn chunks_of<'a>(map: &'a Map, place: &ObjectPlace) -> &'a [ChunkRef] {
     let first = place.first_chunk as usize;
     map.chunks.get(first..first.saturating_add(place.chunk_count as usize)).unwrap_or_default()
+}
+
+fn begins(map: &Map) -> Vec<u64> {
+    let mut begin = 0;
+    let noted = map.chunks.chunks(NOTED_EVERY).map(|chunks| {
+        let noted = begin;
+        begin += plain_len(chunks);
+        noted
+    });
+    noted.collect()
+}
+
+fn plain_len(chunks: &[ChunkRef]) -> u64 {
+    chunks.iter().map(|chunk| u64::from(chunk.plain_len)).sum()
 }
 
 fn decrement(missing: &mut [u32], position: usize) {
@@ -277,7 +341,7 @@ mod tests {
         for target in plan.targets(position) {
             match target {
                 Target::Whole { object, .. } => plan.mark_local(&object),
-                Target::Part { place, piece } => {
+                Target::Part { place, piece, .. } => {
                     plan.mark_piece(&place.digest, piece.index);
                     let pieces = place.first_chunk..place.first_chunk + place.chunk_count;
                     if pieces.into_iter().all(|position| !plan.needs(position)) {
@@ -346,5 +410,27 @@ mod tests {
         positions.sort_unstable();
         assert_eq!(positions, [0, 2]);
         assert_eq!(plan.targets(2).len(), 1);
+    }
+
+    #[test]
+    fn a_chunk_that_stands_at_many_places_is_given_out_in_parts() {
+        let mut repeated = map(&[], &[200]);
+        let first = repeated.chunks[0];
+        repeated.chunks.fill(first);
+        let map = Arc::new(repeated);
+        let (chunk, object) = (first.digest, map.objects[0].digest);
+        let mut plan = Plan::new(map, &[], &[]);
+        plan.mark_piece(&object, 1);
+        assert_eq!(plan.next_of(&chunk, 3), [0, 2, 3]);
+        assert_eq!(plan.next_of(&chunk, 2), [4, 5]);
+        assert_eq!(plan.next_of(&chunk, 500).len(), 194);
+        assert_eq!(plan.next_of(&chunk, 1), [0]);
+        plan.stop_spreading(&chunk);
+        assert_eq!(plan.next_of(&chunk, 1), [0]);
+        for position in [0, 63, 64, 65, 199] {
+            let [Target::Part { piece, .. }] = &plan.targets(position)[..] else { panic!("{position}") };
+            let extent = image::Extent { offset: u64::from(position) * 100, len: 100 };
+            assert_eq!((piece.index, &piece.runs), (position, &vec![extent]));
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Answers a read: from memory, from the disk, or by waiting for chunks.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use image::Digest;
 use image::map::Slice;
 use image::record::ObjectPlace;
+use image::{Digest, Map};
 use tokio::sync::oneshot;
 
 use super::Downloads;
@@ -28,6 +29,23 @@ pub enum ReadError {
     /// This process ends: no failure, the next one goes on.
     #[error("the downloads stopped while object {0} was waited for")]
     Stopped(Digest),
+}
+
+/// What is looked for in an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    Data,
+    Hole,
+}
+
+/// What a read answers: the bytes of its slices, and zeros where the map says that there is a hole. A map that was checked says
+/// so: nothing else becomes zeros.
+struct Frame {
+    start: u64,
+    len: usize,
+    /// Where each slice's bytes go.
+    offsets: Vec<u64>,
+    has_holes: bool,
 }
 
 impl Downloads {
@@ -54,21 +72,46 @@ impl Downloads {
         };
         let end = offset.saturating_add(len as u64);
         let slices: Vec<Slice> = image.map.slices(&place, offset..end).collect();
+        let frame = Frame::new(&place, offset..end, &slices);
         let touched_first =
             slices.iter().map(|slice| image.touch(slice.chunk).then_some(slice)).fold(None, Option::or);
-        if let Some(bytes) = self.read_memory(&image, &slices) {
+        if let Some(parts) = self.read_memory(&image, &slices) {
             metrics::read("memory");
             self.hint(&image, touched_first);
-            return Ok(bytes);
+            return Ok(frame.fill(parts));
         }
-        let local = self.read_disk(place, slices.clone()).await;
-        if let Some(bytes) = joined(&local) {
+        let local = self.read_disk(image.map.clone(), place, slices.clone()).await;
+        if let Some(parts) = local.iter().cloned().collect() {
             metrics::read("disk");
             self.hint(&image, touched_first);
-            return Ok(bytes);
+            return Ok(frame.fill(parts));
         }
         metrics::read("network");
-        self.await_network(&image, &object, slices, local).await
+        self.await_network(&image, &object, slices, local).await.map(|parts| frame.fill(parts))
+    }
+
+    /// Where in an object data, or a hole, begins at or after `offset`; its length when none does.
+    pub async fn seek(&self, object: Digest, offset: u64, what: Seek) -> Result<u64, ReadError> {
+        let Some((image, place)) = self.find(&object) else {
+            let objects = self.objects().clone();
+            let sought =
+                tokio::task::spawn_blocking(move || objects.seek(&object, offset, what == Seek::Hole));
+            let sought = sought.await.map_err(|_| ReadError::Stopped(object))?;
+            return sought.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => ReadError::Unknown(object),
+                _ => ReadError::Disk { object, reason: error.to_string() },
+            });
+        };
+        let Some(sparse) = image.map.sparse(&object) else {
+            return Ok(if what == Seek::Data { offset } else { place.len });
+        };
+        let next = sparse.extents.partition_point(|extent| extent.end() <= offset);
+        Ok(match (sparse.extents.get(next), what) {
+            (Some(extent), Seek::Data) => extent.offset.max(offset),
+            (Some(extent), Seek::Hole) if extent.offset <= offset => extent.end(),
+            (None, Seek::Data) => place.len,
+            (_, Seek::Hole) => offset.min(place.len),
+        })
     }
 
     /// Of an image that is complete, nothing is known here any more; its objects stand on the disk.
@@ -106,23 +149,22 @@ impl Downloads {
         })
     }
 
-    fn read_memory(&self, image: &Image, slices: &[Slice]) -> Option<Bytes> {
+    fn read_memory(&self, image: &Image, slices: &[Slice]) -> Option<Vec<Bytes>> {
         let mut memory = self.memory();
-        let parts: Option<Vec<Bytes>> = slices
+        slices
             .iter()
             .map(|slice| {
                 let chunk = image.map.chunks[slice.chunk as usize].digest;
                 memory.get(&chunk).and_then(|bytes| part(&bytes, slice))
             })
-            .collect();
-        Some(concatenated(parts?))
+            .collect()
     }
 
     /// What of the slices is on the disk. A disk that cannot be read is as good as an empty one.
-    async fn read_disk(&self, place: ObjectPlace, slices: Vec<Slice>) -> Vec<Option<Bytes>> {
+    async fn read_disk(&self, map: Arc<Map>, place: ObjectPlace, slices: Vec<Slice>) -> Vec<Option<Bytes>> {
         let objects = self.objects().clone();
         let missing = vec![None; slices.len()];
-        let read = tokio::task::spawn_blocking(move || read_local(&objects, &place, &slices)).await;
+        let read = tokio::task::spawn_blocking(move || read_local(&objects, &map, &place, &slices)).await;
         match read {
             Ok(Ok(parts)) => parts,
             Ok(Err(error)) => {
@@ -140,7 +182,7 @@ impl Downloads {
         object: &Digest,
         slices: Vec<Slice>,
         local: Vec<Option<Bytes>>,
-    ) -> Result<Bytes, ReadError> {
+    ) -> Result<Vec<Bytes>, ReadError> {
         let stopped = || ReadError::Stopped(*object);
         // All are asked before the first is waited for.
         let mut waiting = Vec::with_capacity(slices.len());
@@ -171,7 +213,7 @@ impl Downloads {
                 }
             });
         }
-        Ok(concatenated(parts))
+        Ok(parts)
     }
 }
 
@@ -181,13 +223,18 @@ enum Coming {
 }
 
 /// Reads slices from the whole object, or else those pieces of the partial one that are there.
-fn read_local(objects: &Objects, place: &ObjectPlace, slices: &[Slice]) -> io::Result<Vec<Option<Bytes>>> {
+fn read_local(
+    objects: &Objects,
+    map: &Map,
+    place: &ObjectPlace,
+    slices: &[Slice],
+) -> io::Result<Vec<Option<Bytes>>> {
     if let Some(parts) = read_whole(objects, place, slices)? {
         return Ok(parts);
     }
     let mut parts = Vec::with_capacity(slices.len());
     for slice in slices {
-        let there = place.chunk_count > 1
+        let there = map.is_pieced(place)
             && objects.has_piece(&place.digest, (slice.chunk - place.first_chunk) as usize);
         let bytes = if there {
             objects.read_partial(&place.digest, slice.object_offset, slice.len as usize)?
@@ -229,8 +276,26 @@ fn part(chunk: &Bytes, slice: &Slice) -> Option<Bytes> {
     (end <= chunk.len()).then(|| chunk.slice(start..end))
 }
 
-fn joined(parts: &[Option<Bytes>]) -> Option<Bytes> {
-    parts.iter().cloned().collect::<Option<Vec<Bytes>>>().map(concatenated)
+impl Frame {
+    fn new(place: &ObjectPlace, bytes: Range<u64>, slices: &[Slice]) -> Frame {
+        let len = bytes.end.min(place.len).saturating_sub(bytes.start) as usize;
+        let data: u64 = slices.iter().map(|slice| u64::from(slice.len)).sum();
+        let offsets = slices.iter().map(|slice| slice.object_offset).collect();
+        Frame { start: bytes.start, len, offsets, has_holes: data < len as u64 }
+    }
+
+    /// `parts` are as long as their slices.
+    fn fill(&self, parts: Vec<Bytes>) -> Bytes {
+        if !self.has_holes {
+            return concatenated(parts);
+        }
+        let mut all = BytesMut::zeroed(self.len);
+        for (part, offset) in parts.iter().zip(&self.offsets) {
+            let from = (offset - self.start) as usize;
+            all[from..from + part.len()].copy_from_slice(part);
+        }
+        all.freeze()
+    }
 }
 
 /// One run of bytes; without a copy when there is one part.

@@ -6,8 +6,8 @@ use std::io;
 use image::record::ObjectPlace;
 use image::{Digest, Map};
 
-use super::plan::{Plan, Target, chunks_of};
-use crate::objects::{Objects, PutError};
+use super::plan::{Plan, Target};
+use crate::objects::{Form, Objects, PutError};
 
 /// What of an image is local.
 #[derive(Debug, Default)]
@@ -29,24 +29,28 @@ impl Local {
     fn look(&mut self, objects: &Objects, map: &Map, place: &ObjectPlace) -> io::Result<()> {
         if objects.contains_of_len(&place.digest, place.len) {
             self.whole.push(place.digest);
-        } else if place.chunk_count > 1 {
-            let chunks = chunks_of(map, place);
-            let have = objects.load_partial(place, chunks)?;
+        } else if place.chunk_count == 0 {
+            // All of it is known.
+            self.note(place, objects.put_hollow(place))?;
+        } else if map.is_pieced(place) {
+            let have = objects.load_partial(map, place)?;
             if have.all() {
                 // An earlier process ended between the last piece and the check.
-                return self.finish(objects, place);
+                return self.note(place, objects.finish(place, Form::of(map, &place.digest)));
             }
-            let here = (0..chunks.len()).filter(|index| have.get(*index));
+            let here = (0..place.chunk_count as usize).filter(|index| have.get(*index));
             self.pieces.extend(here.map(|index| (place.digest, index as u32)));
         }
         Ok(())
     }
 
-    fn finish(&mut self, objects: &Objects, place: &ObjectPlace) -> io::Result<()> {
-        match objects.finish(place) {
+    fn note(&mut self, place: &ObjectPlace, kept: Result<(), PutError>) -> io::Result<()> {
+        match kept {
             Ok(()) => self.whole.push(place.digest),
             // Dropped: it is fetched anew.
             Err(PutError::Mismatch(_)) => {}
+            // One without data, of which nothing is to be fetched: reads of it need no file.
+            Err(PutError::Full(_)) if place.chunk_count == 0 => {}
             Err(error) => return Err(io::Error::other(error)),
         }
         Ok(())

@@ -20,7 +20,7 @@ pub(super) struct Job {
 pub(super) struct Written {
     pub(super) sequence: u64,
     pub(super) chunk: Digest,
-    pub(super) bytes: usize,
+    pub(super) bytes: Bytes,
     /// Objects that are whole and local now.
     pub(super) whole: Vec<Digest>,
     /// Pieces of large objects that are local now.
@@ -36,7 +36,7 @@ impl Job {
         let mut written = Written {
             sequence: self.sequence,
             chunk: self.chunk,
-            bytes: self.bytes.len(),
+            bytes: self.bytes.clone(),
             whole: Vec::new(),
             pieces: Vec::new(),
             spoiled: Vec::new(),
@@ -58,15 +58,15 @@ impl Job {
 
 impl Written {
     fn write(&mut self, objects: &Objects, chunk: &[u8], target: &Target) -> Result<(), PutError> {
-        match *target {
+        match target {
             Target::Whole { object, offset, len } => {
-                let (start, len) = (offset as usize, len as usize);
-                let bytes = chunk.get(start..start.saturating_add(len)).ok_or(PutError::Mismatch(object))?;
-                objects.put(&object, bytes)?;
-                self.whole.push(object);
+                let (start, len) = (*offset as usize, *len as usize);
+                let bytes = chunk.get(start..start.saturating_add(len)).ok_or(PutError::Mismatch(*object))?;
+                objects.put(object, bytes)?;
+                self.whole.push(*object);
             }
-            Target::Part { place, piece } => {
-                let whole = objects.put_piece(&place, piece, chunk)?;
+            Target::Part { place, form, piece } => {
+                let whole = objects.put_piece(place, *form, piece, chunk)?;
                 self.pieces.push((place.digest, piece.index));
                 if whole {
                     self.whole.push(place.digest);

@@ -48,7 +48,7 @@ impl Writing {
     pub(super) fn done(&mut self, written: &Written) {
         self.running = self.running.saturating_sub(1);
         self.chunks.remove(&written.chunk);
-        self.bytes = self.bytes.saturating_sub(written.bytes);
+        self.bytes = self.bytes.saturating_sub(written.bytes.len());
         self.undone.remove(&written.sequence);
         self.tell_settled();
     }

@@ -28,14 +28,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyXattr, Request,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyXattr, Request,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::downloads::{Downloads, ReadError};
+use crate::downloads::{Downloads, ReadError, Seek};
 use crate::seldom::Seldom;
 pub(crate) use registry::{Awaited, Known, NotAdded, Registry};
 pub(crate) use session::Session;
@@ -57,6 +57,9 @@ const LAST_SHARD: u64 = FIRST_SHARD + 255;
 const PROBE: u64 = LAST_SHARD + 1;
 const PROBE_NAME: &str = "probe";
 const BLOCK: u64 = 512;
+/// As Linux numbers them.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
 
 /// The door: finds the object, asks for its bytes, replies.
 #[derive(Debug)]
@@ -206,6 +209,43 @@ impl Filesystem for Remote {
         reply.ok();
     }
 
+    fn lseek(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let (Some(seek), Ok(offset)) = (seek_of(whence), u64::try_from(offset)) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (downloads, runtime) = (self.downloads.clone(), self.runtime.clone());
+        self.answer(
+            reply,
+            move |known| known.by_inode(inode.0),
+            move |reply, known| {
+                let Some(known) = known else { return reply.error(Errno::ESTALE) };
+                let reply = ManuallyDrop::new(reply);
+                runtime.spawn(async move {
+                    let found = downloads.seek(known.digest, offset, seek).await;
+                    if matches!(found, Err(ReadError::Stopped(_))) {
+                        return;
+                    }
+                    let reply = ManuallyDrop::into_inner(reply);
+                    match found {
+                        Ok(found) if found < known.len || seek == Seek::Hole && offset < known.len => {
+                            reply.offset(found.cast_signed())
+                        }
+                        Ok(_) => reply.error(Errno::ENXIO),
+                        Err(error) => reply.error(errno(&error)),
+                    }
+                });
+            },
+        );
+    }
+
     fn read(
         &self,
         _request: &Request,
@@ -260,6 +300,15 @@ impl Filesystem for Remote {
     }
 }
 
+/// Where data, or a hole, is looked for; none for a seek that the kernel does by itself.
+fn seek_of(whence: i32) -> Option<Seek> {
+    match whence {
+        SEEK_DATA => Some(Seek::Data),
+        SEEK_HOLE => Some(Seek::Hole),
+        _ => None,
+    }
+}
+
 /// What a process is told. `EIO` only when every retry within the bound was used up.
 fn errno(error: &ReadError) -> Errno {
     match error {
@@ -287,10 +336,8 @@ fn directory(inode: u64) -> (FileAttr, Generation) {
 fn file(known: &Known) -> (FileAttr, Generation) {
     let bytes = known.digest.as_bytes();
     let generation = u32::from_be_bytes([0, bytes[8], bytes[9], bytes[10]]);
-    (
-        attributes(registry::inode(&known.digest), FileType::RegularFile, 0o444, known.len),
-        Generation(generation.into()),
-    )
+    let attributes = attributes(registry::inode(&known.digest), FileType::RegularFile, 0o444, known.len);
+    (FileAttr { blocks: known.data_len.div_ceil(BLOCK), ..attributes }, Generation(generation.into()))
 }
 
 fn attributes(inode: u64, kind: FileType, perm: u16, size: u64) -> FileAttr {

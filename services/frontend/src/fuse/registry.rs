@@ -24,6 +24,8 @@ const FIRST_OBJECT: u64 = 1024;
 pub(crate) struct Known {
     pub(crate) digest: Digest,
     pub(crate) len: u64,
+    /// Without its holes.
+    pub(crate) data_len: u64,
 }
 
 /// Two objects would have the same inode number, so the image cannot be served beside the others.
@@ -163,7 +165,11 @@ impl Registry {
                     let at = map.objects.partition_point(|place| inode(&place.digest) < number);
                     let place = map.objects.get(at).filter(|place| inode(&place.digest) == number);
                     if let Some(place) = place {
-                        return Some(Known { digest: place.digest, len: place.len });
+                        return Some(Known {
+                            digest: place.digest,
+                            len: place.len,
+                            data_len: map.data_len(place),
+                        });
                     }
                 }
                 Objects::AtRest(names) => resting.push(names.clone()),
@@ -171,8 +177,8 @@ impl Registry {
         }
         resting.iter().find_map(|names| match names.at_or_after(&first_of(number)) {
             Ok(name) => {
-                let Name { digest, len } = name.filter(|name| inode(&name.digest) == number)?;
-                Some(Known { digest, len })
+                let Name { digest, len, data_len } = name.filter(|name| inode(&name.digest) == number)?;
+                Some(Known { digest, len, data_len })
             }
             Err(error) => {
                 tracing::warn!(%error, "what an image at rest names cannot be read");
@@ -254,7 +260,7 @@ mod tests {
         };
         let mut objects: Vec<_> = digests.iter().map(place).collect();
         objects.sort_by_key(|place| place.digest);
-        Arc::new(Map { chunks: Vec::new(), objects })
+        Arc::new(Map { objects, ..Map::default() })
     }
 
     #[test]
@@ -265,7 +271,7 @@ mod tests {
         registry.add("two", map(&[shared, own])).unwrap();
         let name = own.to_string();
         assert_eq!(registry.by_name(0, OsStr::new(&name[2..])).map(|known| known.digest), Some(own));
-        assert_eq!(registry.by_inode(6000), Some(Known { digest: own, len: 7 }));
+        assert_eq!(registry.by_inode(6000), Some(Known { digest: own, len: 7, data_len: 7 }));
         assert_eq!(registry.by_inode(5999), None);
         assert_eq!(registry.by_name(1, OsStr::new(&name[2..])), None);
         assert_eq!(registry.by_name(0, OsStr::new("..")), None);
@@ -274,7 +280,7 @@ mod tests {
         registry.rest("two", crate::objects::Objects::open(folder.path()).unwrap().names(&two).unwrap());
         registry.remove("one");
         assert!(registry.by_inode(5000).is_some());
-        assert_eq!(registry.by_inode(6000), Some(Known { digest: own, len: 7 }));
+        assert_eq!(registry.by_inode(6000), Some(Known { digest: own, len: 7, data_len: 7 }));
         assert_eq!((registry.by_inode(5999), registry.by_inode(6001)), (None, None));
         // One at rest is compared with like others.
         assert!(registry.add("three", map(&[digest(6000, 3)])).is_err());

@@ -131,7 +131,7 @@ impl super::Node {
         let map = self.objects.map(map).ok().flatten()?;
         let here = map.objects.iter().filter(|place| self.objects.contains_of_len(&place.digest, place.len));
         let (objects_local, bytes_local) =
-            here.fold((0, 0), |(count, bytes), place| (count + 1, bytes + place.len));
+            here.fold((0, 0), |(count, bytes), place| (count + 1, bytes + map.data_len(place)));
         let objects_total = map.objects.len() as u64;
         let complete = objects_local == objects_total;
         Some(DownloadProgress {

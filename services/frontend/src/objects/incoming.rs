@@ -37,6 +37,11 @@ impl Incoming {
         fs::rename(&self.path, path)
     }
 
+    /// Makes it so long; what was not written is a hole.
+    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
     /// Makes what was written survive a power loss.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_all()

@@ -10,8 +10,7 @@ use std::path::PathBuf;
 
 use image::{Digest, Map};
 
-use super::partial::hash_file;
-use super::{Incoming, Objects};
+use super::{Incoming, Objects, hashing};
 
 impl Objects {
     pub fn tree_path(&self, tree: &Digest) -> PathBuf {
@@ -29,7 +28,7 @@ impl Objects {
 
     /// Whether the tree is here and its bytes are still what its name says.
     pub fn has_good_tree(&self, tree: &Digest) -> bool {
-        hash_file(&self.tree_path(tree)).is_ok_and(|(digest, _)| digest == *tree)
+        hashing::plain(&self.tree_path(tree)).is_ok_and(|(digest, _)| digest == *tree)
     }
 
     /// Keeps a tree of which all bytes were checked.

@@ -20,6 +20,7 @@
 //! two writers of one object both succeed, since both rename the same bytes.
 
 mod bits;
+mod hashing;
 mod incoming;
 mod indexes;
 mod names;
@@ -41,7 +42,7 @@ use image::Digest;
 pub(crate) use bits::Bits;
 pub use incoming::Incoming;
 pub use names::{Name, Names};
-pub(crate) use partial::Piece;
+pub(crate) use partial::{Form, Piece};
 pub use recovery::Recovered;
 
 /// What `st_blocks` counts in.
@@ -116,6 +117,16 @@ impl Objects {
             Ok(file) => read_at(&file, offset, len).map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Where in a whole object data, or a hole, begins at or after `offset`; its length when none does.
+    pub(crate) fn seek(&self, object: &Digest, offset: u64, hole: bool) -> io::Result<u64> {
+        let file = File::open(self.path(object))?;
+        let len = file.metadata()?.len();
+        match hole {
+            true => hashing::hole_after(&file, offset, len),
+            false => hashing::data_after(&file, offset, len),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which objects an image has, in a file instead of in memory: a node has many images, and looks rarely.
 //!
-//! One record an object, sorted by digest: `digest (32) | length (u64, little endian)`. The file has no name and ends with
+//! One record an object, sorted by digest: `digest (32) | length | length without holes` (u64, little endian). The file has no name and ends with
 //! this process; it was written from a map that was checked. On a full disk they stand in memory after all: an eviction,
 //! which needs them, is what makes room.
 
@@ -12,7 +12,7 @@ use image::{Digest, Map};
 
 use super::Objects;
 
-const RECORD_BYTES: usize = 40;
+const RECORD_BYTES: usize = 48;
 /// Records that are read at once when many are wanted.
 const READ_BYTES: usize = 64 * RECORD_BYTES;
 
@@ -21,6 +21,8 @@ const READ_BYTES: usize = 64 * RECORD_BYTES;
 pub struct Name {
     pub digest: Digest,
     pub len: u64,
+    /// Without its holes.
+    pub data_len: u64,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ fn write<W: Write>(map: &Map, mut into: W) -> io::Result<W> {
     for place in &map.objects {
         into.write_all(place.digest.as_bytes())?;
         into.write_all(&place.len.to_le_bytes())?;
+        into.write_all(&map.data_len(place).to_le_bytes())?;
     }
     into.flush()?;
     Ok(into)
@@ -134,10 +137,12 @@ impl Names {
 
 impl Name {
     fn of(record: &[u8; RECORD_BYTES]) -> Name {
-        let (mut digest, mut len) = ([0; 32], [0; 8]);
+        let (mut digest, mut len, mut data_len) = ([0; 32], [0; 8], [0; 8]);
         digest.copy_from_slice(&record[..32]);
-        len.copy_from_slice(&record[32..]);
-        Name { digest: Digest::from_bytes(digest), len: u64::from_le_bytes(len) }
+        len.copy_from_slice(&record[32..40]);
+        data_len.copy_from_slice(&record[40..]);
+        let [len, data_len] = [len, data_len].map(u64::from_le_bytes);
+        Name { digest: Digest::from_bytes(digest), len, data_len }
     }
 }
 
@@ -174,7 +179,7 @@ mod tests {
         };
         let mut places: Vec<ObjectPlace> = (0..5000).map(place).collect();
         places.sort_by_key(|place| place.digest);
-        let map = Map { chunks: Vec::new(), objects: places };
+        let map = Map { objects: places, ..Map::default() };
         check(&map, &objects.names(&map).unwrap());
         assert_eq!(std::fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
         let count = map.objects.len() as u64;
@@ -184,8 +189,11 @@ mod tests {
     }
 
     fn check(map: &Map, names: &Names) {
-        let expected: Vec<Name> =
-            map.objects.iter().map(|place| Name { digest: place.digest, len: place.len }).collect();
+        let expected: Vec<Name> = map
+            .objects
+            .iter()
+            .map(|place| Name { digest: place.digest, len: place.len, data_len: place.len })
+            .collect();
         assert_eq!(names.iter().collect::<io::Result<Vec<_>>>().unwrap(), expected);
         for name in &expected {
             assert_eq!(names.at_or_after(&name.digest).unwrap(), Some(*name));

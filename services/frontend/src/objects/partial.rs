@@ -5,6 +5,8 @@
 //! renamed into `objects/`. After a power loss marks are worth nothing until checked: the bitmap is
 //! renamed to `.unverified` by `recovery`, and [`Objects::load_partial`] checks chunk by chunk.
 //!
+//! Of an object with holes a chunk may stand in several places, its runs; what no chunk covers is a hole of the file, too.
+//!
 //! Any number may write and read; one at a time lets an object in.
 
 use std::collections::HashMap;
@@ -15,14 +17,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 
-use image::Digest;
-use image::record::{ChunkRef, ObjectPlace};
+use image::record::ObjectPlace;
+use image::{Digest, Extent, Map};
 
-use super::{BLOCK_BYTES, Bits, Objects, PutError, put_error, read_at};
+use super::{BLOCK_BYTES, Bits, Objects, PutError, hashing, put_error, read_at};
 
 const HAVE: u8 = b'1';
-/// One read of the final check: large enough for the disk's speed, small beside the memory budget.
-const HASH_BUFFER_BYTES: usize = 256 * 1024;
 
 impl Objects {
     /// Whether chunk `index` of a partial object is here.
@@ -44,13 +44,14 @@ impl Objects {
         }
     }
 
-    /// The chunks that an earlier process left of a partial object of `chunks`.
-    pub(crate) fn load_partial(&self, place: &ObjectPlace, chunks: &[ChunkRef]) -> io::Result<Bits> {
+    /// The chunks that an earlier process left of a partial object.
+    pub(crate) fn load_partial(&self, map: &Map, place: &ObjectPlace) -> io::Result<Bits> {
+        let chunks = place.chunk_count as usize;
         if let Some(have) = self.partials().get(&place.digest) {
             return Ok(have.clone());
         }
-        let Some(marks) = self.read_marks(place, chunks)? else { return Ok(Bits::new(chunks.len())) };
-        let have = parse_marks(&marks, chunks.len());
+        let Some(marks) = self.read_marks(map, place)? else { return Ok(Bits::new(chunks)) };
+        let have = parse_marks(&marks, chunks);
         Ok(self.partials().entry(place.digest).or_insert(have).clone())
     }
 
@@ -58,7 +59,8 @@ impl Objects {
     pub(crate) fn put_piece(
         &self,
         place: &ObjectPlace,
-        piece: Piece,
+        form: Form,
+        piece: &Piece,
         bytes: &[u8],
     ) -> Result<bool, PutError> {
         if self.contains_of_len(&place.digest, place.len) {
@@ -73,7 +75,25 @@ impl Objects {
             have.set(piece.index as usize);
             have.all()
         });
-        if whole { self.finish(place).map(|()| true) } else { Ok(false) }
+        if whole { self.finish(place, form).map(|()| true) } else { Ok(false) }
+    }
+
+    /// Keeps an object that is nothing but a hole.
+    pub(crate) fn put_hollow(&self, place: &ObjectPlace) -> Result<(), PutError> {
+        let mut hasher = image::SparseHasher::new(place.len);
+        hasher.hole(place.len);
+        if hasher.finish() != place.digest {
+            return Err(PutError::Mismatch(place.digest));
+        }
+        if self.contains_of_len(&place.digest, place.len) {
+            return Ok(());
+        }
+        let keep = || {
+            let incoming = self.incoming()?;
+            incoming.set_len(place.len)?;
+            self.keep(incoming, &self.path(&place.digest))
+        };
+        keep().map_err(|error| put_error(place.digest, error))
     }
 
     /// Makes an object's pieces known: an earlier process may have left some.
@@ -108,11 +128,17 @@ impl Objects {
         self.partials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_piece(&self, place: &ObjectPlace, piece: Piece, bytes: &[u8]) -> io::Result<()> {
+    fn write_piece(&self, place: &ObjectPlace, piece: &Piece, bytes: &[u8]) -> io::Result<()> {
         let open = |path| OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = open(self.partial_path(&place.digest))?;
         let before = file.metadata()?.blocks();
-        file.write_all_at(bytes, piece.offset)?;
+        let mut rest = bytes;
+        for run in &piece.runs {
+            // The map was checked: the runs of a piece are as long as its chunk.
+            let (now, later) = rest.split_at(rest.len().min(usize::try_from(run.len).unwrap_or(usize::MAX)));
+            file.write_all_at(now, run.offset)?;
+            rest = later;
+        }
         let after = file.metadata()?.blocks();
         open(self.marks_path(&place.digest))?.write_all_at(&[HAVE], u64::from(piece.index))?;
         self.grew(after.saturating_sub(before) * BLOCK_BYTES);
@@ -120,14 +146,22 @@ impl Objects {
     }
 
     /// Hashes a file that has all its chunks, and lets it in or drops it.
-    pub(crate) fn finish(&self, place: &ObjectPlace) -> Result<(), PutError> {
+    pub(crate) fn finish(&self, place: &ObjectPlace, form: Form) -> Result<(), PutError> {
         let _turn = self.finishing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.contains_of_len(&place.digest, place.len) {
             return Ok(());
         }
         let digest = place.digest;
         let path = self.partial_path(&digest);
-        let hashed = hash_file(&path).map_err(|error| put_error(digest, error))?;
+        let hash = || match form {
+            Form::Plain => hashing::plain(&path),
+            Form::Sparse => {
+                // It may end in a hole.
+                OpenOptions::new().write(true).open(&path)?.set_len(place.len)?;
+                hashing::sparse(&path)
+            }
+        };
+        let hashed = hash().map_err(|error| put_error(digest, error))?;
         if hashed != (digest, place.len) {
             self.remove_partial(&digest).map_err(|error| put_error(digest, error))?;
             return Err(PutError::Mismatch(digest));
@@ -140,23 +174,28 @@ impl Objects {
     }
 
     /// The marks of a partial object, checked against its chunks when the last start was after a power loss.
-    fn read_marks(&self, place: &ObjectPlace, chunks: &[ChunkRef]) -> io::Result<Option<Vec<u8>>> {
+    fn read_marks(&self, map: &Map, place: &ObjectPlace) -> io::Result<Option<Vec<u8>>> {
         if let Some(marks) = read_optional(&self.marks_path(&place.digest))? {
             return Ok(Some(marks));
         }
         let unverified = self.unverified_path(&place.digest);
         let Some(mut marks) = read_optional(&unverified)? else { return Ok(None) };
-        marks.truncate(chunks.len());
-        let mut offset = 0;
-        for (index, chunk) in chunks.iter().enumerate() {
-            let len = chunk.plain_len as usize;
-            if marks.get(index) == Some(&HAVE) {
-                let bytes = self.read_partial(&place.digest, offset, len)?;
-                if bytes.is_none_or(|bytes| Digest::of(&bytes) != chunk.digest) {
-                    marks[index] = b'0';
+        marks.truncate(place.chunk_count as usize);
+        let mut start = 0;
+        for (index, mark) in marks.iter_mut().enumerate() {
+            let Some(chunk) = map.chunks.get(place.first_chunk as usize + index) else { break };
+            let end = start + u64::from(chunk.plain_len);
+            if *mark == HAVE {
+                let mut bytes = Vec::with_capacity(chunk.plain_len as usize);
+                for run in map.runs(place, start..end) {
+                    let read = self.read_partial(&place.digest, run.offset, run.len as usize)?;
+                    bytes.extend(read.unwrap_or_default());
+                }
+                if Digest::of(&bytes) != chunk.digest {
+                    *mark = b'0';
                 }
             }
-            offset += len as u64;
+            start = end;
         }
         fs::write(self.marks_path(&place.digest), &marks)?;
         self.unlink(&unverified)?;
@@ -164,25 +203,26 @@ impl Objects {
     }
 }
 
-/// Which chunk of an object, and where it begins in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which chunk of an object, and where its bytes stand in it, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) index: u32,
-    pub(crate) offset: u64,
+    pub(crate) runs: Vec<Extent>,
 }
 
-/// The digest and the length of a file.
-pub(super) fn hash_file(path: &Path) -> io::Result<(Digest, u64)> {
-    let file = File::open(path)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut offset = 0;
-    loop {
-        let bytes = read_at(&file, offset, HASH_BUFFER_BYTES)?;
-        if bytes.is_empty() {
-            return Ok((hasher.finalize().into(), offset));
+/// How an object is named: see [`image::sparse`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Plain,
+    Sparse,
+}
+
+impl Form {
+    pub(crate) fn of(map: &Map, object: &Digest) -> Form {
+        match map.sparse(object) {
+            Some(_) => Form::Sparse,
+            None => Form::Plain,
         }
-        hasher.update(&bytes);
-        offset += bytes.len() as u64;
     }
 }
 

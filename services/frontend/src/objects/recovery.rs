@@ -24,8 +24,7 @@ use anyhow::Context;
 use image::Digest;
 use lifecycle::private;
 
-use super::Objects;
-use super::partial::hash_file;
+use super::{Objects, hashing};
 
 /// How far a clock may have been set back without our noticing.
 const CLOCK_SLACK: Duration = Duration::from_secs(600);
@@ -225,7 +224,7 @@ fn passed_over(entry: &fs::DirEntry, removed: io::Result<()>) {
 
 fn is_good(shard: &str, entry: &fs::DirEntry) -> io::Result<bool> {
     let Some(digest) = named(shard, entry) else { return Ok(false) };
-    Ok(hash_file(&entry.path())?.0 == digest)
+    hashing::is_named(&entry.path(), &digest)
 }
 
 /// The object that a file of a shard would be.

@@ -102,17 +102,69 @@ fn large_objects_share_chunks_when_they_share_content() {
     assert!(repeated * 2 > scan.record.chunks.len() / 2, "{repeated} of {}", scan.record.chunks.len());
 }
 
-#[test]
-fn holes_count_as_zeros() {
-    let len = 3 << 20;
-    let size = len.to_string();
+/// A sparse file of PAX form 0.1.
+fn sparse(archive: Archive, name: &str, size: u64, map: &str, data: &[u8]) -> Archive {
+    let size = size.to_string();
     let records: &[(&str, &[u8])] =
-        &[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", b"1000,3,2000000,2")];
-    let scan = scan(&Archive::default().pax(b'x', records).file("sparse", b"abcde").end()).unwrap();
-    let mut expected = vec![0; len];
+        &[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())];
+    archive.pax(b'x', records).file(name, data)
+}
+
+#[test]
+fn holes_stay_holes_and_their_ragged_ends_are_zeros() {
+    let len = 3 << 20;
+    let tar = sparse(Archive::default(), "sparse", len, "1000,3,2000000,2", b"abcde").end();
+    let scan = scan(&tar).unwrap();
+    let mut expected = vec![0; len as usize];
     expected[1000..1003].copy_from_slice(b"abc");
     expected[2_000_000..2_000_002].copy_from_slice(b"de");
     assert!(scan.files() == [("sparse".to_owned(), expected)]);
+    let extent = |offset| Extent { offset, len: 4096 };
+    assert_eq!(scan.record.sparse[0].extents, [extent(0), extent(2_000_000 / 4096 * 4096)]);
+    assert_eq!(scan.record.chunks.iter().map(|chunk| chunk.plain_len).collect::<Vec<_>>(), [8192]);
+}
+
+#[test]
+fn a_terabyte_of_hole_is_neither_hashed_nor_cut() {
+    const LEN: u64 = 1 << 40;
+    let archive = sparse(Archive::default(), "hollow", LEN, "", b"");
+    let archive = sparse(archive, "ends", LEN, "0,5,1099511623680,4096", &[&[1; 5][..], &[2; 4096]].concat());
+    // GNU tar ends the map with an extent of nothing.
+    let archive = sparse(archive, "hollow too", LEN, "1099511627776,0", b"");
+    let scan = scan(&archive.end()).unwrap();
+    scan.check_that_it_decodes();
+    let given: usize = scan.chunks.iter().map(|chunk| chunk.plain.len()).sum();
+    assert_eq!((given, scan.record.objects.len(), scan.record.sparse.len()), (8192, 2, 2));
+    let place = |at: usize| (scan.record.objects[at].len, scan.record.objects[at].chunk_count);
+    assert_eq!([place(0), place(1)], [(LEN, 0), (LEN, 1)]);
+}
+
+#[test]
+fn small_files_with_holes_are_packed_with_their_zeros() {
+    let scan = scan(&sparse(Archive::default(), "small", 100_000, "50000,3", b"abc").end()).unwrap();
+    let mut expected = vec![0; 100_000];
+    expected[50_000..50_003].copy_from_slice(b"abc");
+    assert!(scan.files() == [("small".to_owned(), expected)]);
+    assert!(scan.record.sparse.is_empty());
+}
+
+#[test]
+fn a_file_with_holes_shares_its_chunks_with_others_and_its_name_with_its_like() {
+    let data = noise(1, 4 << 20);
+    let map = |extents: &[(usize, usize)]| {
+        let numbers: Vec<_> = extents.iter().map(|(offset, len)| format!("{offset},{len}")).collect();
+        numbers.join(",")
+    };
+    let size = 64 << 20;
+    let archive = Archive::default().file("dense", &data);
+    let archive = sparse(archive, "one", size, &map(&[(1 << 20, 4 << 20)]), &data);
+    let halves = map(&[(1 << 20, 1 << 20), (2 << 20, 3 << 20)]);
+    let scan = scan(&sparse(archive, "two", size, &halves, &data).end()).unwrap();
+    let names: Vec<_> = scan.record.objects.iter().map(|place| place.digest).collect();
+    assert_eq!((names.len(), names[0]), (2, Digest::of(&data)));
+    let repeated = scan.record.chunks.len() - scan.chunks.len();
+    assert_eq!(repeated * 2, scan.record.chunks.len());
+    assert_eq!(scan.files().len(), 3);
 }
 
 proptest! {

@@ -130,8 +130,73 @@ fn limits_hold_before_anything_is_kept() {
     // A few bytes that declare a terabyte.
     let bomb = Block::ustar("a", b'0').field(124, b"\x80\0\0\0\0\0\x01\0\0\0\0\0").checked();
     assert_eq!(try_scan(Archive::default().raw(&bomb, b"").end()), Err(ScanError::TooLong(10_000)));
-    let hole = Archive::default().pax(b'x', &[("GNU.sparse.size", b"99999999999"), ("GNU.sparse.map", b"")]);
-    assert_eq!(try_scan(hole.file("a", b"").end()), Err(ScanError::TooLong(10_000)));
+    let hole = |size: &str, map: &str, data: &[u8]| {
+        let records: &[(&str, &[u8])] =
+            &[("GNU.sparse.size", size.as_bytes()), ("GNU.sparse.map", map.as_bytes())];
+        try_scan(Archive::default().pax(b'x', records).file("a", data).end())
+    };
+    // What is not there does not count, as long as any file system could hold the file.
+    assert_eq!(hole("8796093022208", "", b""), Ok(1));
+    let refused = hole("8796093022209", "", b"").unwrap_err().to_string();
+    assert!(refused.contains("at most 8796093022208"), "{refused}");
+    // But a byte in a hole is a block of data.
+    assert_eq!(hole("999999", "100000,1,200000,1,300000,1", b"abc"), Err(ScanError::TooLong(10_000)));
+}
+
+/// Attributes of a global header, and files under it.
+fn under_one_header(header: usize, files: usize, own: bool) -> Archive {
+    let value = vec![b'x'; header];
+    let archive = Archive::default().pax(b'g', &[("SCHILY.xattr.user.x", &value)]);
+    (0..files).fold(archive, |archive, number| {
+        let name = number.to_string();
+        let archive = match own {
+            true => archive.pax(b'x', &[("SCHILY.xattr.user.own", name.as_bytes())]),
+            false => archive,
+        };
+        archive.file(&name, b"")
+    })
+}
+
+#[test]
+fn attributes_that_members_share_are_kept_and_counted_once() {
+    let scan = |archive: Archive, max: u64| {
+        let budget = RecordBudget::new(max);
+        let mut scanner = LayerScanner::within(ScanLimits::default(), budget.clone());
+        let mut emit = |_| Ok::<_, ScanError>(());
+        scanner.push(&archive.end(), &mut emit)?;
+        Ok::<_, ScanError>((scanner.finish(&mut emit)?, budget))
+    };
+    let (record, budget) = scan(under_one_header(60_000, 2000, false), 2_000_000).unwrap();
+    let encoded = record.encode().unwrap();
+    let decoded = LayerRecord::decode(&encoded).unwrap();
+    assert_eq!(decoded, record);
+    for record in [&record, &decoded] {
+        let first = record.entries[0].meta.xattrs.address();
+        assert!(record.entries.iter().all(|entry| entry.meta.xattrs.address() == first));
+        assert_eq!(record.entries[7].meta.xattrs[0].value.len(), 60_000);
+    }
+    // Taken from the store, it costs the same.
+    let again = RecordBudget::new(u64::MAX);
+    again.take_record(&decoded).unwrap();
+    assert_eq!(again.used(), budget.used());
+    // The tree has them once, too.
+    let tree = crate::merge::merge(&[&record]).unwrap();
+    assert!(crate::erofs::write(&tree).unwrap().len() < 1_000_000);
+    // Where each differs from all others they all count.
+    let error = scan(under_one_header(60_000, 2000, true), 2_000_000).unwrap_err();
+    assert_eq!(error, ScanError::OverBudget(2_000_000));
+    assert!(error.to_string().contains("fetcher.limits.image_records"));
+}
+
+#[test]
+fn layers_of_an_image_share_its_budget() {
+    let budget = RecordBudget::new(1_000_000);
+    let files = (0..1500).fold(Archive::default(), |archive, number| archive.file(&number.to_string(), b""));
+    let tar = files.end();
+    let mut emit = |_| Ok::<_, ScanError>(());
+    let mut push = || LayerScanner::within(ScanLimits::default(), budget.clone()).push(&tar, &mut emit);
+    assert_eq!(push(), Ok(()));
+    assert_eq!(push(), Err(ScanError::OverBudget(1_000_000)));
 }
 
 #[test]

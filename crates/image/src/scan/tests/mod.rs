@@ -2,6 +2,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::limits::{CDC_MAX, CHUNK_PLAIN_MAX, INLINE_MAX, PACK_TARGET, SMALL_OBJECT_MAX};
+use crate::record::Content;
+use crate::sparse::{Extent, Sparse, SparseHasher};
 use crate::tar::tests::archive::{Archive, Block};
 
 mod contents;
@@ -47,8 +49,21 @@ impl Scan {
         let object = |place: &crate::record::ObjectPlace| {
             let chunks = &self.record.chunks[place.first_chunk as usize..][..place.chunk_count as usize];
             let joined = chunks.iter().map(|chunk| plain[&chunk.digest]).collect::<Vec<_>>().concat();
-            let content = joined[place.offset as usize..][..place.len as usize].to_vec();
-            assert_eq!(Digest::of(&content), place.digest);
+            let Some(sparse) = Sparse::find(&self.record.sparse, &place.digest) else {
+                let content = joined[place.offset as usize..][..place.len as usize].to_vec();
+                assert_eq!(Digest::of(&content), place.digest);
+                return (place.digest, content);
+            };
+            let (mut content, mut data) = (vec![0; place.len as usize], &joined[..]);
+            for extent in &sparse.extents {
+                let (piece, rest) = data.split_at(extent.len as usize);
+                content[extent.offset as usize..][..piece.len()].copy_from_slice(piece);
+                data = rest;
+            }
+            assert!(data.is_empty());
+            let mut hasher = SparseHasher::new(place.len);
+            hasher.data(&content);
+            assert_eq!(hasher.finish(), place.digest);
             (place.digest, content)
         };
         let objects: HashMap<_, _> = self.record.objects.iter().map(object).collect();

@@ -3,7 +3,7 @@
 //! | root | keeps |
 //! |---|---|
 //! | an image record, of a part of an image too | its tree and map, the chunks of its map, its source, profile and repositories; its layers' records |
-//! | the record of a layer that an image has, or that is younger than the grace | all chunks of the layer: an import that knows a layer reads nothing of it again, so a record without its chunks would spoil an image |
+//! | the record of a layer that an image has, or that is younger than the grace | all chunks of the layer: an import that knows a layer reads nothing of it again, so a record without its chunks would spoil an image. One that an earlier version wrote is read by no import and keeps nothing |
 //!
 //! A removed image's record says the same of what it named, and keeps nothing.
 
@@ -77,6 +77,10 @@ impl Service {
                 Looked::Believed(layer) => {
                     named.0.extend(layer.chunks.iter().map(|chunk| (Kind::Chunk, *chunk.digest.as_bytes())))
                 }
+                // Goes, and before its chunks; a young one may be written by a fetcher of that version, which would find it.
+                Looked::Refused(refusal) if refusal.is_outdated() && expired(&stored) => {
+                    named.forget(&stored)
+                }
                 Looked::Refused(refusal) => refused.push(Refused { digest, refusal }),
             }
         }
@@ -140,6 +144,12 @@ impl Marked {
     fn keep_hex(&mut self, kind: Kind, hex: &str) {
         if let Some(name) = bytes_of(hex) {
             self.0.insert((kind, name));
+        }
+    }
+
+    fn forget(&mut self, stored: &Stored) {
+        if let Some(name) = bytes_of(&stored.hex) {
+            self.0.remove(&(stored.kind, name));
         }
     }
 

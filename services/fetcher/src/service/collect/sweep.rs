@@ -24,7 +24,7 @@ pub(super) struct Plan {
     project: String,
     /// A store may hold ten million chunks: as small as can be.
     doomed: Vec<(Kind, [u8; 32])>,
-    /// Notes of removed images, which say nothing any more once what they named is gone.
+    /// Of removed images, which say nothing any more once what they named is gone; and of attempts to import, which count for hours.
     notes: Vec<Stored>,
     all: Amount,
     goes: Amount,
@@ -59,7 +59,8 @@ pub(super) async fn plan(
             plan.doomed.push((kind, name));
         }
     }
-    let notes = project.list(Kind::Removed).try_filter(|note| std::future::ready(expired(note)));
+    let notes = project.list(Kind::Removed).chain(project.list(Kind::Attempts));
+    let notes = notes.try_filter(|note| std::future::ready(expired(note)));
     plan.notes = notes.try_collect().await.map_err(|error| unread(project, &error))?;
     Ok(plan)
 }

@@ -1,12 +1,13 @@
 //! What is written, what is local, and a disk that is full.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ::image::Digest;
 use bytes::Bytes;
 
 use super::{Event, Present, Scheduler};
-use crate::downloads::plan::index_of;
+use crate::downloads::plan::{Plan, Target, index_of};
 use crate::downloads::writer::Written;
 use crate::metrics;
 use crate::objects::PutError;
@@ -15,21 +16,89 @@ use crate::objects::PutError;
 const HELD_FOR: Duration = Duration::from_secs(1);
 /// After the disk was full, how long nothing is written.
 const DISK_FULL_FOR: Duration = Duration::from_secs(10);
+/// What is written at once of one chunk, however often it stands in its objects: what one writer does in a moment, so that
+/// others come between, and what may still be written after its image is removed.
+const BATCH_BYTES: usize = 16 << 20;
 
-impl Scheduler {
-    /// Queues what is not on the disk yet of an arrived chunk.
-    pub(super) fn write(&mut self, chunk: Digest, bytes: Bytes) {
-        let mut targets = Vec::new();
-        for present in &self.images {
-            for position in present.plan.positions_of(&chunk) {
-                for target in present.plan.targets(*position) {
-                    if !targets.contains(&target) {
-                        targets.push(target);
-                    }
-                }
+/// Things to write, each once.
+#[derive(Default)]
+struct Targets {
+    list: Vec<Target>,
+    /// Several images have the same objects, and one image a chunk of them more than once.
+    seen: HashSet<(Digest, u32)>,
+}
+
+impl Targets {
+    fn add(&mut self, plan: &Plan, positions: &[u32]) {
+        for target in positions.iter().flat_map(|position| plan.targets(*position)) {
+            let key = match &target {
+                Target::Whole { object, .. } => (*object, 0),
+                Target::Part { place, piece, .. } => (place.digest, piece.index),
+            };
+            if self.seen.insert(key) {
+                self.list.push(target);
             }
         }
-        if targets.is_empty() || self.writing.contains(&chunk) {
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// How many positions of a chunk are written at once.
+fn batch(bytes: &Bytes) -> usize {
+    BATCH_BYTES / bytes.len().clamp(1, BATCH_BYTES)
+}
+
+impl Scheduler {
+    /// Queues what is not on the disk yet of an arrived chunk: all of it, or, where it stands at very many positions, those
+    /// that reads needed, or else the first. The others follow in the background.
+    pub(super) fn write(&mut self, chunk: Digest, bytes: Bytes) {
+        if self.writing.contains(&chunk) {
+            return;
+        }
+        let max = batch(&bytes);
+        let mut targets = Targets::default();
+        for present in &mut self.images {
+            let touched = match present.plan.positions_of(&chunk).len() > max {
+                true => present.image.touched_last(&chunk),
+                false => Vec::new(),
+            };
+            let wanted = match touched.iter().any(|position| present.plan.needs(*position)) {
+                true => touched,
+                false => present.plan.next_of(&chunk, max),
+            };
+            targets.add(&present.plan, &wanted);
+        }
+        self.push(chunk, bytes, targets);
+    }
+
+    /// Goes on with a chunk that stands at more positions than are written at once, as far as the background may.
+    fn write_on(&mut self, chunk: Digest, bytes: Bytes, now: Instant) {
+        let max = batch(&bytes);
+        let goes_on = self.options.background && !self.is_over_budget() && self.may_write(now);
+        let (last_demand, quiet) = (self.last_demand, self.options.background_quiet);
+        let mut targets = Targets::default();
+        for present in &mut self.images {
+            if !goes_on || present.background_due(now, last_demand, quiet).is_some() {
+                present.plan.stop_spreading(&chunk);
+            } else if targets.is_empty() && present.plan.positions_of(&chunk).len() > max {
+                let next = present.plan.next_of(&chunk, max);
+                targets.add(&present.plan, &next);
+            }
+        }
+        self.push(chunk, bytes, targets);
+    }
+
+    /// Whether the background stops, as there is as much on the disk as there may be.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.options.disk_budget.is_some_and(|budget| self.shared.objects.used() >= budget)
+    }
+
+    fn push(&mut self, chunk: Digest, bytes: Bytes, targets: Targets) {
+        let targets = targets.list;
+        if targets.is_empty() {
             return;
         }
         if self.disk_full_until.is_some() || self.writing.bytes() >= 2 * self.options.buffers.writing as usize
@@ -72,6 +141,7 @@ impl Scheduler {
 
     pub(super) fn written(&mut self, written: Written) {
         self.writing.done(&written);
+        let (chunk, bytes, failed) = (written.chunk, written.bytes.clone(), written.failed.is_some());
         for present in &mut self.images {
             for (object, index) in &written.pieces {
                 present.plan.mark_piece(object, *index);
@@ -98,6 +168,9 @@ impl Scheduler {
                 tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "failed to keep a chunk");
                 self.images.iter_mut().for_each(Present::postpone);
             }
+        }
+        if !failed {
+            self.write_on(chunk, bytes, Instant::now());
         }
         metrics::disk_used(self.shared.objects.used());
         self.note_progress();

@@ -94,7 +94,7 @@ impl Scheduler {
     fn pump_background(&mut self, now: Instant) {
         if self.flights.outstanding(Class::Prefetch) > 0
             || self.flights.outstanding_bytes(Class::Background) > self.options.buffers.background / 2
-            || self.options.disk_budget.is_some_and(|budget| self.shared.objects.used() >= budget)
+            || self.is_over_budget()
         {
             return;
         }
@@ -151,7 +151,12 @@ impl Scheduler {
 
 impl Present {
     /// `None` when the background may ask for this image now; otherwise when to look again.
-    fn background_due(&self, now: Instant, last_demand: Option<Instant>, quiet: Duration) -> Option<Instant> {
+    pub(super) fn background_due(
+        &self,
+        now: Instant,
+        last_demand: Option<Instant>,
+        quiet: Duration,
+    ) -> Option<Instant> {
         let never = now + IDLE;
         if !self.image.background
             || !self.scanned
