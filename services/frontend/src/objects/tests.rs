@@ -108,9 +108,9 @@ fn a_crash_of_the_process_keeps_everything_but_what_was_arriving() {
 
 #[test]
 fn writers_of_one_object_beside_each_other_finish_it_once() {
+    let folder = TempDir::new().unwrap();
+    let (objects, large) = (open(&folder, "boot"), large());
     for _ in 0..200 {
-        let folder = TempDir::new().unwrap();
-        let (objects, large) = (open(&folder, "boot"), large());
         let finished: u32 = std::thread::scope(|scope| {
             let (objects, large) = (&objects, &large);
             let put = |index| scope.spawn(move || u32::from(large.put(objects, index).unwrap()));
@@ -120,6 +120,7 @@ fn writers_of_one_object_beside_each_other_finish_it_once() {
         assert!(objects.contains_of_len(&large.place.digest, 3000));
         assert!(!objects.has_piece(&large.place.digest, 0), "it is remembered as partial");
         assert_eq!(fs::read_dir(folder.path().join("partial")).unwrap().count(), 0);
+        fs::remove_file(objects.path(&large.place.digest)).unwrap();
     }
 }
 
