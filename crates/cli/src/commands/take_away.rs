@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -47,7 +47,9 @@ impl Waiting {
         let mut command = Command::new(program);
         command.args(settings::flags(global)?).arg("take-away").arg(&folder.path);
         command.arg("--runtime").arg(runtime.program()).current_dir("/");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log.context("open the node's log")?);
+        // A disk without room for a log is no reason to leave a container behind.
+        let log = log.map_or_else(|_| Stdio::null(), Stdio::from);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         // Whatever ends our group is not meant for it.
         let child = command.process_group(0).spawn().context("start what takes a container away")?;
         Ok(Waiting(child))
@@ -66,7 +68,12 @@ impl TakeAwayArgs {
     /// Waits for the end of who started this; whether it was one without a word. Before anything else of a program is made:
     /// this takes as long as the container runs.
     pub fn is_needed(&self) -> bool {
-        matches!(std::io::stdin().read(&mut [0]), Ok(0) | Err(_))
+        loop {
+            match std::io::stdin().read(&mut [0]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return !matches!(read, Ok(1..)),
+            }
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::signals::Caught;
 use crate::exit::RUN_FAILED;
+use crate::render::say;
 
 /// The first argument of a program that is a container's first process.
 const ARGUMENT: &str = "container-init";
@@ -107,7 +108,7 @@ pub fn entry() -> Option<ExitCode> {
         return None;
     }
     let code = run(words.collect()).unwrap_or_else(|error| {
-        eprintln!("sluice: init: {error:#}");
+        say(&format!("sluice: init: {error:#}"));
         RUN_FAILED
     });
     Some(ExitCode::from(code))
@@ -121,10 +122,8 @@ fn run(words: Vec<OsString>) -> anyhow::Result<u8> {
         let child = match start(&words) {
             Ok(child) => child,
             Err(error) => {
-                eprintln!(
-                    "sluice: cannot run {}: {error}",
-                    words.first().cloned().unwrap_or_default().display()
-                );
+                let command = words.first().cloned().unwrap_or_default();
+                say(&format!("sluice: cannot run {}: {error}", command.display()));
                 return Ok(code_of_failure(&error));
             }
         };
