@@ -8,6 +8,9 @@ use system_tests::kubernetes::{Node, Options, busybox};
 use system_tests::noise;
 use testkit::{ImageSpec, Tarball};
 
+/// Pulls that nobody answers give up after it. On a busy machine others take seconds, and would be ordinary with less.
+const RESOLVE_TIMEOUT: &str = "frontend.resolve_timeout=15s";
+
 const LEN: usize = 300_000;
 
 /// Two layers that stream.
@@ -48,7 +51,7 @@ fn unpacked_layers_over_streamed_ones() -> anyhow::Result<()> {
 
 pub(crate) fn unpacks_layers_over_streamed_ones(options: &Options) -> anyhow::Result<()> {
     let began = SystemTime::now();
-    let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
+    let settings = vec![RESOLVE_TIMEOUT.to_owned()];
     let mut node = Node::start(&Options { services: true, settings, ..options.clone() })?;
     let plain = Node::start(&Options { snapshotter: false, ..options.clone() })?;
     let lower = base()?;
@@ -83,7 +86,7 @@ pub(crate) fn unpacks_layers_over_streamed_ones(options: &Options) -> anyhow::Re
 
 #[test]
 fn an_image_over_layers_that_were_pulled_before_says_so() -> anyhow::Result<()> {
-    let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
+    let settings = vec![RESOLVE_TIMEOUT.to_owned()];
     let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;
     let base = busybox()?.file("base", b"base").finish();
     let over = |name: &str| ImageSpec::new([base.clone(), Tarball::new().file(name, b"more").finish()]);
@@ -103,7 +106,7 @@ fn an_image_over_layers_that_were_pulled_before_says_so() -> anyhow::Result<()> 
 
 #[test]
 fn some_layers_of_a_streamed_image_need_the_mesh_once() -> anyhow::Result<()> {
-    let settings = vec!["frontend.resolve_timeout=1s".to_owned()];
+    let settings = vec![RESOLVE_TIMEOUT.to_owned()];
     let mut node = Node::start(&Options { services: true, settings, ..Options::default() })?;
     // The other way round than usual: the image of pods is a busybox alone.
     let lower: Vec<_> = base()?.into_iter().rev().collect();
