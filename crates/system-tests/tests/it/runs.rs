@@ -134,9 +134,9 @@ fn the_third_key_of_a_terminal_does_so_too() -> anyhow::Result<()> {
             machine.command(&["--name", "terminal"], &["/bin/sh", "-c", "echo ready; exec sleep 1000"])?;
         let words = std::iter::once(run.get_program()).chain(run.get_args());
         let quoted: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
-        // Gives it a terminal, and types what it reads.
+        // Gives it a terminal, and types what it reads. A shell that stayed would end with the first key.
         let mut script = Command::new("script");
-        script.args(["--quiet", "--return", "--command", &quoted.join(" "), "/dev/null"]);
+        script.args(["--quiet", "--return", "--command", &format!("exec {}", quoted.join(" ")), "/dev/null"]);
         let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut output = BufReader::new(script.stdout.take().context("no output")?);
         let mut line = String::new();
