@@ -171,7 +171,8 @@ mod tests {
         assert!(args(&[EventKind::Fallback], Some("debian:12")).wants(&event()));
         assert!(!args(&[EventKind::Denied], Some("debian:12")).wants(&event()));
         assert!(!args(&[], Some("debian:11")).wants(&event()));
-        let full = Event { image: format!("docker.io/library/debian:12@sha256:{}", "ab".repeat(32)), ..event() };
+        let full =
+            Event { image: format!("docker.io/library/debian:12@sha256:{}", "ab".repeat(32)), ..event() };
         for image in ["debian:12", "library/debian:12", "docker.io/library/debian:12", &full.image] {
             assert!(args(&[], Some(image)).wants(&full), "{image}");
         }
