@@ -5,7 +5,7 @@ use crate::merge::tree::{Child, FileTree, Inode, InodeId};
 
 impl Draft {
     /// Takes over what can be reached from the root, in the order that [`FileTree`] promises.
-    pub(super) fn finish(mut self) -> FileTree {
+    pub(in crate::merge) fn finish(mut self) -> FileTree {
         let (order, numbers) = self.order();
         debug_assert_eq!(order.len() + self.free.len(), self.inodes.len(), "each is reached or gone");
         let mut inodes = Vec::with_capacity(order.len());
