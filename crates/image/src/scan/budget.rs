@@ -1,8 +1,8 @@
 //! How much memory the records of one image may take, counted while its layers are scanned.
 //!
 //! What a layer costs is not what it weighs: a block of 512 bytes in a tar that shrinks a thousand times becomes an entry, a
-//! tree's inode and their names. The counts here are of what that takes at most, and are added up for all layers: a merge lets go of what a layer replaces,
-//! but nothing says so before.
+//! tree's inode and their names. The counts here are of what that takes at most, and are added up for all layers: a merge lets
+//! go of what a layer replaces, but nobody knows how much that will be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
