@@ -104,16 +104,22 @@ impl Records {
         Ok(SignedImage { record, signed })
     }
 
-    pub(crate) async fn layer(
+    /// The record that was read as `read`: for who reads several ahead, and opens one at a time.
+    pub(crate) async fn layer_of(
         &self,
         project: &ProjectStore,
         diff_id: &str,
+        read: Result<Bytes, StoreError>,
     ) -> Result<Option<LayerRecord>, StoreError> {
-        believed(self.look_up_layer(project, diff_id).await, project, diff_id)
+        believed(self.look_at_layer(diff_id, read).await, project, diff_id)
     }
 
     pub(crate) async fn look_up_layer(&self, project: &ProjectStore, diff_id: &str) -> Looked<LayerRecord> {
-        let stored = match project.layer(diff_id).await {
+        self.look_at_layer(diff_id, project.layer(diff_id).await).await
+    }
+
+    async fn look_at_layer(&self, diff_id: &str, read: Result<Bytes, StoreError>) -> Looked<LayerRecord> {
+        let stored = match read {
             Ok(stored) => stored,
             Err(error) => return Looked::of_error(error),
         };

@@ -10,11 +10,13 @@ use std::fs;
 
 use bytesize::ByteSize;
 use harness::Harness;
+use image::record::Entry;
 use testkit::layout::sha256;
 use testkit::{ImageSpec, Tarball};
 use tonic::Code;
 
 const MIB: u64 = 1 << 20;
+const LINKS: usize = 20_000;
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
 /// The most memory that this process had at a time since the last call of [`forget_peak`], in bytes.
@@ -32,6 +34,42 @@ fn forget_peak() {
 fn under_one_header(files: usize) -> Vec<u8> {
     let tar = Tarball::new().pax(b'g', &[("SCHILY.xattr.user.x", &[b'x'; 60_000])]);
     (0..files).fold(tar, |tar, number| tar.file(&number.to_string(), b"")).finish()
+}
+
+/// Symbolic links whose record takes more than half as much memory as their tar has bytes; of every layer the same names.
+fn links(layer: usize) -> Vec<u8> {
+    let target = format!("{layer:0>100}");
+    let name = |number: usize| format!("{}/{number:0>9}", "d".repeat(90));
+    (0..LINKS).fold(Tarball::new(), |tar, number| tar.symlink(&name(number), &target)).finish()
+}
+
+/// An image of many layers takes what one of few does, whether they are read or known. Each layer replaces all that the one
+/// below it brought.
+async fn records_of_many_layers_are_not_held_together() {
+    const FEW: usize = 3;
+    const MORE: usize = 16;
+    let harness = Harness::start_with(|config| config.limits.layers_at_once = 1).await;
+    let mut layout = harness.layout();
+    let (diff_ids, layers): (Vec<_>, Vec<_>) = (0..2 * FEW + MORE)
+        .map(links)
+        .map(|tar| (sha256(&tar), layout.blob(&tar, "application/vnd.oci.image.layer.v1.tar").unwrap()))
+        .unzip();
+    for (tag, range) in [("few", 0..FEW), ("many", FEW..2 * FEW + MORE - 1), ("known", FEW..2 * FEW + MORE)] {
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids[range.clone()] },
+        });
+        layout.manifest(tag, config, layers[range].to_vec()).unwrap();
+    }
+    let mut peaks = Vec::new();
+    for tag in ["few", "many", "known"] {
+        forget_peak();
+        let resolved = harness.import(&layout.reference(tag)).await.unwrap();
+        assert_eq!(harness.record(&resolved).layers[0].entries, LINKS as u64);
+        peaks.push(peak());
+    }
+    let more = ((MORE - 1) * LINKS * (size_of::<Entry>() + 2 * 100)) as u64;
+    assert!(peaks.iter().all(|peak| *peak < peaks[0] + more / 2), "{peaks:?}: {more} bytes of records more");
 }
 
 /// One test, since what another one allocates meanwhile would count.
@@ -71,4 +109,6 @@ async fn hostile_images_take_a_bounded_part_of_memory() {
     assert!(refused.message().contains("its layers"), "{refused}");
     let taken = peak().saturating_sub(before);
     assert!(taken < 48 * MIB, "{} MiB for one question", taken / MIB);
+
+    records_of_many_layers_are_not_held_together().await;
 }

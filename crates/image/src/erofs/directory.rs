@@ -28,11 +28,11 @@ enum Target {
 }
 
 impl<'a> Directory<'a> {
-    pub(super) fn new(tree: &FileTree<'_>, children: &'a [Child<'_>]) -> Directory<'a> {
+    pub(super) fn new(tree: &FileTree, children: &'a [Child]) -> Directory<'a> {
         let own = [(b".".as_slice(), Target::Itself), (b"..", Target::Parent)];
         let mut entries: Vec<Entry<'a>> = Vec::with_capacity(children.len() + own.len());
         entries.extend(children.iter().map(|child| Entry {
-            name: child.name,
+            name: &child.name,
             target: Target::Inode(child.id.index()),
             file_type: file_type(&tree.inode(child.id).node),
         }));
@@ -97,7 +97,7 @@ impl Entry<'_> {
     }
 }
 
-fn file_type(node: &Node<'_>) -> u8 {
+fn file_type(node: &Node) -> u8 {
     match node {
         Node::File(_) => 1,
         Node::Directory(_) => TYPE_DIRECTORY,

@@ -45,38 +45,31 @@ pub enum TreeError {
 }
 
 /// The image, a whole number of blocks.
-pub fn write(tree: &FileTree<'_>) -> Result<Vec<u8>, TreeError> {
+pub fn write(tree: &FileTree) -> Result<Vec<u8>, TreeError> {
     write_within(tree, ENCODED_PLAIN_MAX)
 }
 
 /// The same, unless it would have more than `max` bytes.
-pub fn write_within(tree: &FileTree<'_>, max: usize) -> Result<Vec<u8>, TreeError> {
+pub fn write_within(tree: &FileTree, max: usize) -> Result<Vec<u8>, TreeError> {
     let plan = Plan::of(tree, max)?;
-    let mut image = Vec::with_capacity(plan.len());
-    image.resize(format::SUPERBLOCK_OFFSET, 0);
+    let mut image = vec![0; plan.len()];
     let root = plan.nid(tree.root().index());
-    image.extend_from_slice(&format::superblock(root, tree.inodes().len() as u64, &plan));
-    let mut behind = Vec::new();
+    let superblock = format::superblock(root, tree.inodes().len() as u64, &plan);
+    put(&mut image, format::SUPERBLOCK_OFFSET, &superblock);
     for (at, inode) in tree.inodes().iter().enumerate() {
-        image.resize(plan.place(at).offset, 0);
-        write_inode(tree, &plan, at, inode, &mut image, &mut behind)?;
+        write_inode(tree, &plan, at, inode, &mut image)?;
     }
-    image.resize(plan.shared_start(), 0);
-    image.extend_from_slice(&plan.shared.area);
-    image.resize(plan.data_start(), 0);
-    image.append(&mut behind);
-    image.resize(plan.len(), 0);
+    put(&mut image, plan.shared_start(), &plan.shared.area);
     Ok(image)
 }
 
-/// Writes an inode and what stands behind it to `image`, and its blocks to `blocks`.
+/// Writes an inode, what stands behind it, and its blocks.
 fn write_inode(
-    tree: &FileTree<'_>,
+    tree: &FileTree,
     plan: &Plan,
     at: usize,
-    inode: &Inode<'_>,
-    image: &mut Vec<u8>,
-    blocks: &mut Vec<u8>,
+    inode: &Inode,
+    image: &mut [u8],
 ) -> Result<(), TreeError> {
     let place = plan.place(at);
     let mut xattrs = Vec::new();
@@ -90,30 +83,37 @@ fn write_inode(
         size,
         union: union(inode, place, plan, size),
         number: at as u32,
-        meta: inode.meta,
+        meta: &inode.meta,
         nlink: inode.nlink,
     };
-    image.extend_from_slice(&disk.encode());
-    image.extend_from_slice(&xattrs);
+    let behind = put(image, place.offset, &disk.encode());
+    let behind = put(image, behind, &xattrs);
+    let blocks = plan.block(place) as usize * BLOCK;
     match place.layout {
-        DataLayout::Holes => image.extend_from_slice(&format::HOLE),
-        DataLayout::Plain => push_blocks(&body, blocks),
+        DataLayout::Holes => {
+            put(image, behind, &format::HOLE);
+        }
+        DataLayout::Plain => {
+            put(image, blocks, &body);
+        }
         DataLayout::Inline => {
             let (full, tail) = body.split_at(body.len() - body.len() % BLOCK);
-            push_blocks(full, blocks);
-            image.extend_from_slice(tail);
+            put(image, blocks, full);
+            put(image, behind, tail);
         }
     }
     Ok(())
 }
 
-fn push_blocks(bytes: &[u8], blocks: &mut Vec<u8>) {
-    blocks.extend_from_slice(bytes);
-    blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
+/// Writes bytes where the plan has room for them; says where they end.
+fn put(image: &mut [u8], at: usize, bytes: &[u8]) -> usize {
+    let end = at + bytes.len();
+    image[at..end].copy_from_slice(bytes);
+    end
 }
 
 /// The size that `stat` shows, and the bytes of it that the image holds.
-fn body<'t>(tree: &FileTree<'_>, plan: &Plan, at: usize, inode: &'t Inode<'_>) -> (u64, Cow<'t, [u8]>) {
+fn body<'t>(tree: &FileTree, plan: &Plan, at: usize, inode: &'t Inode) -> (u64, Cow<'t, [u8]>) {
     let held: Cow<'t, [u8]> = match &inode.node {
         Node::Directory(children) => {
             let directory = Directory::new(tree, children);
@@ -127,7 +127,7 @@ fn body<'t>(tree: &FileTree<'_>, plan: &Plan, at: usize, inode: &'t Inode<'_>) -
     (held.len() as u64, held)
 }
 
-fn mode(inode: &Inode<'_>) -> u16 {
+fn mode(inode: &Inode) -> u16 {
     let kind = match inode.node {
         Node::Directory(_) => 0o040_000,
         Node::File(_) => 0o100_000,
@@ -141,7 +141,7 @@ fn mode(inode: &Inode<'_>) -> u16 {
 }
 
 /// The field whose meaning depends on the inode: a device number, a chunk format, a block.
-fn union(inode: &Inode<'_>, place: &Place, plan: &Plan, size: u64) -> u32 {
+fn union(inode: &Inode, place: &Place, plan: &Plan, size: u64) -> u32 {
     match &inode.node {
         Node::CharDevice(device) | Node::BlockDevice(device) => encode_device(*device),
         _ => match place.layout {

@@ -26,7 +26,7 @@ pub(super) struct Place {
 }
 
 impl Plan {
-    pub(super) fn of(tree: &FileTree<'_>, max: usize) -> Result<Plan, TreeError> {
+    pub(super) fn of(tree: &FileTree, max: usize) -> Result<Plan, TreeError> {
         let max = max.min(ENCODED_PLAIN_MAX);
         let shared = Shared::of(tree).map_err(|what| TreeError::DoesNotFit { inode: 0, what })?;
         let mut places = Vec::with_capacity(tree.inodes().len());
@@ -83,10 +83,6 @@ impl Plan {
         }
     }
 
-    pub(super) fn data_start(&self) -> usize {
-        self.data_start
-    }
-
     pub(super) fn len(&self) -> usize {
         self.data_start + self.data_blocks * BLOCK
     }
@@ -107,7 +103,7 @@ struct Shape {
 
 impl Shape {
     /// `head` is the length of the inode with its attributes.
-    fn of(tree: &FileTree<'_>, inode: &Inode<'_>, head: usize) -> Shape {
+    fn of(tree: &FileTree, inode: &Inode, head: usize) -> Shape {
         let body = match &inode.node {
             Node::Directory(children) => Directory::new(tree, children).len(),
             Node::Symlink(target) => target.len(),
@@ -136,7 +132,7 @@ impl Shape {
     }
 }
 
-fn parents(tree: &FileTree<'_>) -> Vec<u32> {
+fn parents(tree: &FileTree) -> Vec<u32> {
     let mut parents = vec![0; tree.inodes().len()];
     for (at, inode) in tree.inodes().iter().enumerate() {
         for child in inode.children() {

@@ -40,9 +40,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn of(tree: &FileTree<'_>) -> Result<Shared, &'static str> {
+    pub(super) fn of(tree: &FileTree) -> Result<Shared, &'static str> {
         let mut interner = Interner::default();
-        let number = |inode: &Inode<'_>| match interner.intern(&inode.meta.xattrs) {
+        let number = |inode: &Inode| match interner.intern(&inode.meta.xattrs) {
             Ok((number, _)) | Err((number, _)) => number,
         };
         let mut shared = Shared { sets: tree.inodes().iter().map(number).collect(), ..Shared::default() };
@@ -79,7 +79,7 @@ impl Shared {
 }
 
 /// Appends nothing when there are none. An error names what does not fit.
-pub(super) fn encode(inode: &Inode<'_>, shared: &Numbers, into: &mut Vec<u8>) -> Result<(), &'static str> {
+pub(super) fn encode(inode: &Inode, shared: &Numbers, into: &mut Vec<u8>) -> Result<(), &'static str> {
     let start = into.len();
     into.extend_from_slice(&HEADER);
     let wanted = |xattr: &Xattr| takes_user_attributes(inode) || !xattr.name.starts_with(b"user.");
@@ -130,7 +130,7 @@ fn split(name: &[u8]) -> Option<(u8, &[u8])> {
 }
 
 /// Linux lets only files and directories have them; an unpacker leaves them out elsewhere.
-fn takes_user_attributes(inode: &Inode<'_>) -> bool {
+fn takes_user_attributes(inode: &Inode) -> bool {
     matches!(inode.node, Node::File(_) | Node::Directory(_))
 }
 

@@ -18,21 +18,33 @@ pub enum MapError {
     Invalid(String),
 }
 
-impl Map {
-    /// Only the objects that the tree names, and only the chunks that those need. An object that
-    /// several layers hold is taken from the lowest.
-    pub fn build(tree: &FileTree<'_>, layers: &[&LayerRecord]) -> Result<Map, MapError> {
-        let mut wanted = wanted(tree);
-        let mut map = Map::default();
-        for layer in layers {
-            let taken: Vec<&ObjectPlace> = layer
-                .objects
-                .iter()
-                .filter_map(|place| Some((place, wanted.remove(&place.digest)?)))
-                .map(|(place, expected)| check_len(place, expected))
-                .collect::<Result<_, _>>()?;
-            map.take(layer, &taken)?;
-        }
+/// A map on its way: takes the records of the tree's layers, one at a time, bottom first.
+#[derive(Debug)]
+pub struct MapBuilder {
+    /// Objects that no layer had so far, and their lengths.
+    wanted: HashMap<Digest, u64>,
+    map: Map,
+}
+
+impl MapBuilder {
+    /// Only the objects that the tree names will be mapped, and only the chunks that those need.
+    pub fn new(tree: &FileTree) -> MapBuilder {
+        MapBuilder { wanted: wanted(tree), map: Map::default() }
+    }
+
+    /// Takes what is wanted of the next layer: an object that several layers hold is the lowest one's.
+    pub fn add(&mut self, layer: &LayerRecord) -> Result<(), MapError> {
+        let taken: Vec<&ObjectPlace> = layer
+            .objects
+            .iter()
+            .filter_map(|place| Some((place, self.wanted.remove(&place.digest)?)))
+            .map(|(place, expected)| check_len(place, expected))
+            .collect::<Result<_, _>>()?;
+        self.map.take(layer, &taken)
+    }
+
+    pub fn finish(self) -> Result<Map, MapError> {
+        let MapBuilder { wanted, mut map } = self;
         if let Some(digest) = wanted.into_keys().min() {
             return Err(MapError::NoSuchObject(digest));
         }
@@ -40,6 +52,17 @@ impl Map {
         map.sparse.sort_unstable_by_key(|sparse| sparse.object);
         map.check().map_err(MapError::Invalid)?;
         Ok(map)
+    }
+}
+
+impl Map {
+    /// The map of a tree, for who holds the records of all its layers anyway.
+    pub fn build(tree: &FileTree, layers: &[&LayerRecord]) -> Result<Map, MapError> {
+        let mut builder = MapBuilder::new(tree);
+        for layer in layers {
+            builder.add(layer)?;
+        }
+        builder.finish()
     }
 
     /// Appends the chunks of these places of a layer, and the places as they stand in this map.
@@ -80,8 +103,8 @@ impl Map {
 }
 
 /// The objects that the tree names, and their lengths.
-fn wanted(tree: &FileTree<'_>) -> HashMap<Digest, u64> {
-    let object = |node: &Node<'_>| match node {
+fn wanted(tree: &FileTree) -> HashMap<Digest, u64> {
+    let object = |node: &Node| match node {
         Node::File(Content::Object { digest, len }) => Some((*digest, *len)),
         _ => None,
     };

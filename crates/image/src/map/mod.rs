@@ -26,7 +26,7 @@ use crate::record::{ChunkRef, ObjectPlace, check_places};
 use crate::sparse::Sparse;
 
 pub use arrivals::Arrivals;
-pub use build::MapError;
+pub use build::{MapBuilder, MapError};
 
 /// An image's map. Valid by construction: [`Map::decode`] refuses one that is not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

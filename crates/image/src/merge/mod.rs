@@ -17,6 +17,8 @@
 //!
 //! A record that was scanned or decoded keeps its own rules; checked here is what only the layers
 //! together can break. No code recurses: a walk is as deep as the image wants it to be.
+//!
+//! A [`Merger`] takes one layer at a time: in memory are the tree of what is left so far, and one record.
 
 mod draft;
 mod tree;
@@ -28,6 +30,7 @@ use crate::limits::{DEPTH_MAX, ENTRIES_MAX, FILE_MAX, NAME_MAX};
 use crate::path::{self, PathError};
 use crate::record::{Content, Entry, EntryKind, LayerRecord};
 
+use draft::Draft;
 pub use tree::{Child, FileTree, Inode, InodeId, Node};
 
 /// Why layers do not make a tree: the layer, its entry, and what is wrong with it.
@@ -72,21 +75,55 @@ pub enum Problem {
 /// `(uid_t) -1`: who reads such an inode gets `EOVERFLOW`.
 const OWNER_NONE: u32 = u32::MAX;
 
-/// Applies the layers, bottom first. The tree borrows names and contents from them.
-pub fn merge<'a>(layers: &[&'a LayerRecord]) -> Result<FileTree<'a>, MergeError> {
-    let mut draft = draft::Draft::new();
-    for (number, layer) in layers.iter().enumerate() {
-        draft.begin_layer();
-        for entry in &layer.entries {
-            check(entry).and_then(|()| draft.apply(entry)).map_err(|problem| MergeError {
-                layer: number,
-                diff_id: hex::encode(layer.diff_id),
-                path: text(&entry.path),
+/// Layers on their way to a tree. Each is gone before the next one is needed; what there is of it in
+/// the tree so far stays.
+#[derive(Debug)]
+pub struct Merger {
+    draft: Draft,
+    layers: usize,
+}
+
+impl Merger {
+    pub fn new() -> Merger {
+        Merger { draft: Draft::new(), layers: 0 }
+    }
+
+    /// Applies the next layer, bottom first. After an error there is no tree.
+    pub fn add(&mut self, layer: LayerRecord) -> Result<(), MergeError> {
+        let LayerRecord { diff_id, entries, .. } = layer;
+        self.draft.begin_layer();
+        for entry in entries {
+            let checked = check(&entry);
+            let Entry { path, kind, meta } = entry;
+            checked.and_then(|()| self.draft.apply(&path, kind, meta)).map_err(|problem| MergeError {
+                layer: self.layers,
+                diff_id: hex::encode(diff_id),
+                path: text(&path),
                 problem,
             })?;
         }
+        self.layers += 1;
+        Ok(())
     }
-    Ok(draft.finish())
+
+    pub fn finish(self) -> FileTree {
+        self.draft.finish()
+    }
+}
+
+impl Default for Merger {
+    fn default() -> Merger {
+        Merger::new()
+    }
+}
+
+/// Merges the layers, bottom first, for who holds them all anyway.
+pub fn merge(layers: &[&LayerRecord]) -> Result<FileTree, MergeError> {
+    let mut merger = Merger::new();
+    for layer in layers {
+        merger.add((*layer).clone())?;
+    }
+    Ok(merger.finish())
 }
 
 fn check(entry: &Entry) -> Result<(), Problem> {

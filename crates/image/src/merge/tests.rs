@@ -38,7 +38,7 @@ fn stack(layers: &[&[&str]]) -> Vec<LayerRecord> {
 }
 
 /// A tree in the same notation; modes other than 644 and more than one link are shown.
-fn listing(tree: &FileTree<'_>) -> Vec<String> {
+fn listing(tree: &FileTree) -> Vec<String> {
     let mut lines = Vec::new();
     let mut pending = vec![(tree.root(), String::new())];
     while let Some((id, path)) = pending.pop() {
@@ -60,7 +60,7 @@ fn listing(tree: &FileTree<'_>) -> Vec<String> {
             lines.push(line);
         }
         let below = |name: &[u8]| format!("{path}{}{}", if path.is_empty() { "" } else { "/" }, text(name));
-        pending.extend(inode.children().iter().rev().map(|child| (child.id, below(child.name))));
+        pending.extend(inode.children().iter().rev().map(|child| (child.id, below(&child.name))));
     }
     lines
 }

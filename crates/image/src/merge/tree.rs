@@ -1,14 +1,14 @@
 //! A merged file tree: a table of inodes, and names that point into it.
 //!
 //! The table begins with the root; after a directory's children follow those of its first
-//! subdirectory, and so on: inodes that are listed together stand together. Names, metadata and
-//! contents are borrowed from the layer records.
+//! subdirectory, and so on: inodes that are listed together stand together. The tree owns what is in
+//! it: the records of the layers are gone by then.
 
 use crate::record::{Content, Device, Meta};
 
 #[derive(Debug)]
-pub struct FileTree<'a> {
-    inodes: Vec<Inode<'a>>,
+pub struct FileTree {
+    inodes: Vec<Inode>,
 }
 
 /// Position in the table.
@@ -16,34 +16,34 @@ pub struct FileTree<'a> {
 pub struct InodeId(pub(super) u32);
 
 #[derive(Debug)]
-pub struct Inode<'a> {
-    pub meta: &'a Meta,
+pub struct Inode {
+    pub meta: Meta,
     /// How many names there are: 2 and one for each subdirectory when it is a directory.
     pub nlink: u32,
-    pub node: Node<'a>,
+    pub node: Node,
 }
 
 /// What an inode is; `D` is how a directory keeps its names.
 #[derive(Debug)]
-pub enum Node<'a, D = Vec<Child<'a>>> {
+pub enum Node<D = Vec<Child>> {
     Directory(D),
-    File(&'a Content),
-    Symlink(&'a [u8]),
+    File(Content),
+    Symlink(Vec<u8>),
     CharDevice(Device),
     BlockDevice(Device),
     Fifo,
 }
 
 /// A name in a directory. They are sorted by their bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Child<'a> {
-    pub name: &'a [u8],
+#[derive(Debug)]
+pub struct Child {
+    pub name: Box<[u8]>,
     pub id: InodeId,
 }
 
-impl<'a> FileTree<'a> {
+impl FileTree {
     /// The inodes in their order, the root first; every child stands in the table.
-    pub(super) fn new(inodes: Vec<Inode<'a>>) -> FileTree<'a> {
+    pub(super) fn new(inodes: Vec<Inode>) -> FileTree {
         let mut tree = FileTree { inodes };
         tree.count_links();
         tree
@@ -53,17 +53,17 @@ impl<'a> FileTree<'a> {
         InodeId(0)
     }
 
-    pub fn inode(&self, id: InodeId) -> &Inode<'a> {
+    pub fn inode(&self, id: InodeId) -> &Inode {
         &self.inodes[id.index()]
     }
 
     /// All inodes in the order of the table.
-    pub fn inodes(&self) -> &[Inode<'a>] {
+    pub fn inodes(&self) -> &[Inode] {
         &self.inodes
     }
 
     /// Empty unless it is a directory.
-    pub fn children(&self, id: InodeId) -> &[Child<'a>] {
+    pub fn children(&self, id: InodeId) -> &[Child] {
         self.inode(id).children()
     }
 
@@ -72,7 +72,7 @@ impl<'a> FileTree<'a> {
         let mut here = self.root();
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             let children = self.children(here);
-            let at = children.binary_search_by(|child| child.name.cmp(name)).ok()?;
+            let at = children.binary_search_by(|child| (*child.name).cmp(name)).ok()?;
             here = children[at].id;
         }
         Some(here)
@@ -108,12 +108,12 @@ impl InodeId {
     }
 }
 
-impl<'a> Inode<'a> {
+impl Inode {
     pub fn is_directory(&self) -> bool {
         matches!(self.node, Node::Directory(_))
     }
 
-    pub fn children(&self) -> &[Child<'a>] {
+    pub fn children(&self) -> &[Child] {
         match &self.node {
             Node::Directory(children) => children,
             _ => &[],
@@ -121,8 +121,8 @@ impl<'a> Inode<'a> {
     }
 }
 
-impl<'a, D> Node<'a, D> {
-    pub(super) fn map_directory<E>(self, map: impl FnOnce(D) -> E) -> Node<'a, E> {
+impl<D> Node<D> {
+    pub(super) fn map_directory<E>(self, map: impl FnOnce(D) -> E) -> Node<E> {
         match self {
             Node::Directory(names) => Node::Directory(map(names)),
             Node::File(content) => Node::File(content),

@@ -1,7 +1,8 @@
 //! How much memory the records of one image may take, counted while its layers are scanned.
 //!
 //! What a layer costs is not what it weighs: a block of 512 bytes in a tar that shrinks a thousand times becomes an entry, a
-//! tree's inode and their names. The counts here are of what stands in memory at once while an image is imported.
+//! tree's inode and their names. The counts here are of what that takes at most, and are added up for all layers: a merge lets
+//! go of what a layer replaces, but nobody knows how much that will be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,25 +44,25 @@ impl RecordBudget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Counts a record that need not be scanned.
-    pub fn take_record(&self, record: &LayerRecord) -> Result<(), ScanError> {
-        let mut interner = Interner::default();
-        let set = |entry: &Entry| {
-            interner.intern(&entry.meta.xattrs).map_or_else(|(_, new)| set_bytes(&new), |_| 0)
-        };
-        let sets: u64 = record.entries.iter().map(set).sum();
-        let entries: u64 = record.entries.iter().map(entry_bytes).sum();
-        let extents = record.sparse.iter().map(|sparse| sparse.extents.len()).sum();
-        self.take(sets + entries + tables_bytes(record.chunks.len(), record.objects.len(), extents))
-    }
-
-    pub(super) fn take(&self, bytes: u64) -> Result<(), ScanError> {
+    /// Counts so many bytes.
+    pub fn take(&self, bytes: u64) -> Result<(), ScanError> {
         let used = self.0.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         match used > self.0.max {
             true => Err(ScanError::OverBudget(self.0.max)),
             false => Ok(()),
         }
     }
+}
+
+/// What a record costs that need not be scanned: as much as its scan counted.
+pub fn record_bytes(record: &LayerRecord) -> u64 {
+    let mut interner = Interner::default();
+    let set =
+        |entry: &Entry| interner.intern(&entry.meta.xattrs).map_or_else(|(_, new)| set_bytes(&new), |_| 0);
+    let sets: u64 = record.entries.iter().map(set).sum();
+    let entries: u64 = record.entries.iter().map(entry_bytes).sum();
+    let extents = record.sparse.iter().map(|sparse| sparse.extents.len()).sum();
+    sets + entries + tables_bytes(record.chunks.len(), record.objects.len(), extents)
 }
 
 /// What an entry costs without its attributes.

@@ -26,7 +26,7 @@ use crate::record::xattrs::Interner;
 use crate::record::{Device, Entry, EntryKind, LayerRecord, Meta, check};
 use crate::tar::{Event, Member, MemberKind, Reader, TarError};
 
-pub use budget::RecordBudget;
+pub use budget::{RecordBudget, record_bytes};
 use cutter::{Cut, Cutter};
 use names::Name;
 

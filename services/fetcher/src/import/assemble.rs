@@ -1,87 +1,103 @@
 //! From layer records to tree and map, and those into the store.
-
-use std::sync::Arc;
+//!
+//! Records are read twice, bottom first and one at a time: once for the tree, and once for the map of
+//! the objects that the tree names. Each form of an index is gone when the next is made of it:
+//!
+//! ```text
+//! records --> tree --> its plain bytes --> sealed --> store
+//!               '----> objects wanted
+//! records -----------> map --> its plain bytes --> sealed --> store
+//! ```
 
 use bytes::Bytes;
+use image::map::{MapBuilder, MapError};
+use image::merge::Merger;
 use image::record::IndexRef;
-use image::{Digest, LayerRecord, Map, erofs};
+use image::{Digest, Map, erofs};
 use store::{Index, ProjectStore, Put, StoreError, verify};
 
 use super::error::ImportError;
-use super::{Order, store_error};
+use super::records::fold;
+use super::{Order, internal, on_thread, store_error};
+use crate::records::Records;
+use crate::source::LayerDescriptor;
 
-/// An image's indexes and what they add up to.
+/// An image's indexes, which are in the store, and what they add up to.
 #[derive(Debug)]
 pub(super) struct Assembled {
-    pub(super) tree: Sealed,
-    pub(super) map: Sealed,
+    pub(super) tree: IndexRef,
+    pub(super) map: IndexRef,
     pub(super) files: u64,
     pub(super) plain_bytes: u64,
     pub(super) stored_bytes: u64,
+    /// How many of them stood there damaged.
+    pub(super) replaced: u64,
 }
 
 /// An index in its stored form.
 #[derive(Debug)]
-pub(super) struct Sealed {
+struct Sealed {
     digest: Digest,
     plain_len: u64,
     stored: Bytes,
 }
 
-/// Merges the layers, bottom first; on a thread of its own.
+/// Merges the layers of an image, whose records are in the store; `distinct` has each of them once.
 pub(super) async fn assemble(
-    image: &str,
-    layers: Vec<Arc<LayerRecord>>,
+    records: &Records,
+    order: &Order,
+    distinct: &[&LayerDescriptor],
     tree_max: u64,
 ) -> Result<Assembled, ImportError> {
-    let name = image.to_owned();
-    let assembled = tokio::task::spawn_blocking(move || assemble_blocking(&name, &layers, tree_max)).await;
-    assembled.map_err(|error| internal(image, error))?
+    let image = &order.image;
+    let stacked: Vec<&LayerDescriptor> = order.found.layers.iter().collect();
+    let merger = fold(records, order, &stacked, Merger::new(), Merger::add).await?;
+    let merger = merger.map_err(|cause| ImportError::Merge { image: image.clone(), cause })?;
+    let (tree, files, builder) = on_thread(image, move |image| seal_tree(image, merger, tree_max)).await?;
+    let (tree, tree_replaced) = tree.store(order, Index::Tree).await?;
+
+    // A layer that stands twice has nothing new for the map.
+    let builder = fold(records, order, distinct, builder, |builder, layer| builder.add(&layer)).await?;
+    let (map, plain_bytes, stored_bytes) = on_thread(image, |image| seal_map(image, builder)).await?;
+    let (map, map_replaced) = map.store(order, Index::Map).await?;
+    let replaced = u64::from(tree_replaced) + u64::from(map_replaced);
+    Ok(Assembled { tree, map, files, plain_bytes, stored_bytes, replaced })
 }
 
-fn assemble_blocking(
-    image: &str,
-    layers: &[Arc<LayerRecord>],
-    tree_max: u64,
-) -> Result<Assembled, ImportError> {
-    let layers: Vec<&LayerRecord> = layers.iter().map(Arc::as_ref).collect();
-    let tree = image::merge::merge(&layers)
-        .map_err(|cause| ImportError::Merge { image: image.to_owned(), cause })?;
-    let map = Map::build(&tree, &layers).map_err(|error| internal(image, error))?;
-    let tree_max = usize::try_from(tree_max).unwrap_or(usize::MAX);
-    let plain_tree = erofs::write_within(&tree, tree_max)
+/// The tree, how many files it has, and a builder of the map of what it names.
+fn seal_tree(image: &str, merger: Merger, tree_max: u64) -> Result<(Sealed, u64, MapBuilder), ImportError> {
+    let tree = merger.finish();
+    let plain = erofs::write_within(&tree, usize::try_from(tree_max).unwrap_or(usize::MAX))
         .map_err(|cause| ImportError::Tree { image: image.to_owned(), cause })?;
-    let plain_map = map.encode().map_err(|cause| ImportError::Encoding { image: image.to_owned(), cause })?;
-    Ok(Assembled {
-        tree: Sealed::new(&plain_tree).map_err(|error| internal(image, error))?,
-        map: Sealed::new(&plain_map).map_err(|error| internal(image, error))?,
-        files: tree.files(),
-        plain_bytes: map.plain_bytes(),
-        stored_bytes: map.stored_bytes(),
-    })
+    let (files, builder) = (tree.files(), MapBuilder::new(&tree));
+    drop(tree);
+    Ok((Sealed::new(image, plain)?, files, builder))
 }
 
-impl Assembled {
-    /// Stores tree and map; how many of them stood there damaged.
-    pub(super) async fn store(&self, order: &Order) -> Result<u64, ImportError> {
-        let tree = self.tree.store(&order.project, Index::Tree).await.map_err(store_error(order))?;
-        let map = self.map.store(&order.project, Index::Map).await.map_err(store_error(order))?;
-        Ok(u64::from(tree) + u64::from(map))
-    }
+/// The map, and what all its objects and all its chunks add up to.
+fn seal_map(image: &str, builder: Result<MapBuilder, MapError>) -> Result<(Sealed, u64, u64), ImportError> {
+    let map: Map = builder.and_then(MapBuilder::finish).map_err(|error| internal(image, error))?;
+    let (plain_bytes, stored_bytes) = (map.plain_bytes(), map.stored_bytes());
+    let plain = map.encode().map_err(|cause| ImportError::Encoding { image: image.to_owned(), cause })?;
+    drop(map);
+    Ok((Sealed::new(image, plain)?, plain_bytes, stored_bytes))
 }
 
 impl Sealed {
-    fn new(plain: &[u8]) -> std::io::Result<Sealed> {
-        let stored = verify::seal_index(plain)?.into();
-        Ok(Sealed { digest: Digest::of(plain), plain_len: plain.len() as u64, stored })
+    fn new(image: &str, plain: Vec<u8>) -> Result<Sealed, ImportError> {
+        let stored = verify::seal_index(&plain).map_err(|error| internal(image, error))?.into();
+        Ok(Sealed { digest: Digest::of(&plain), plain_len: plain.len() as u64, stored })
     }
 
-    pub(super) fn index_ref(&self) -> IndexRef {
-        IndexRef { digest: self.digest, plain_len: self.plain_len, stored_len: self.stored.len() as u64 }
+    /// Stores the index; whether one stood there damaged.
+    async fn store(self, order: &Order, index: Index) -> Result<(IndexRef, bool), ImportError> {
+        let replaced = self.put(&order.project, index).await.map_err(store_error(order))?;
+        let stored_len = self.stored.len() as u64;
+        Ok((IndexRef { digest: self.digest, plain_len: self.plain_len, stored_len }, replaced))
     }
 
     /// An index that is there already is read back: a new image must not begin with an old damage.
-    async fn store(&self, project: &ProjectStore, index: Index) -> Result<bool, StoreError> {
+    async fn put(&self, project: &ProjectStore, index: Index) -> Result<bool, StoreError> {
         if project.put_index(index, self.digest, self.stored.clone()).await? == Put::Written {
             return Ok(false);
         }
@@ -96,8 +112,4 @@ impl Sealed {
         }
         Ok(damaged)
     }
-}
-
-fn internal(image: &str, error: impl std::fmt::Display) -> ImportError {
-    ImportError::Internal { image: image.to_owned(), reason: error.to_string() }
 }

@@ -1,7 +1,6 @@
 //! Which of an image's chunks are missing or not what their names say.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use image::{Digest, LayerRecord};
@@ -10,29 +9,37 @@ use store::{ProjectStore, StoreError, verify};
 /// Chunks read back at the same time: some 16 MiB of memory.
 const READS_AT_ONCE: usize = 8;
 
-/// Reads back the chunks of all known layers. A layer with damage is known no longer; what is
-/// damaged is returned, for those layers to be read again.
-pub(super) async fn forget_damaged(
-    project: &ProjectStore,
-    known: &mut [Option<Arc<LayerRecord>>],
-) -> Result<HashSet<Digest>, StoreError> {
-    let distinct: HashSet<Digest> =
-        known.iter().flatten().flat_map(|layer| layer.chunks.iter().map(|chunk| chunk.digest)).collect();
-    let checks: Vec<_> = distinct.into_iter().map(|digest| check(project, digest)).collect();
-    let damaged: HashSet<Digest> = stream::iter(checks)
-        .buffer_unordered(READS_AT_ONCE)
-        .try_filter_map(|damaged| std::future::ready(Ok(damaged)))
-        .try_collect()
-        .await?;
-    for layer in known {
-        let hit = layer
-            .as_ref()
-            .is_some_and(|layer| layer.chunks.iter().any(|chunk| damaged.contains(&chunk.digest)));
-        if hit {
-            *layer = None;
-        }
+/// Reads back the chunks of layers, each distinct one once.
+#[derive(Debug)]
+pub(super) struct ReadBack<'a> {
+    project: &'a ProjectStore,
+    seen: HashSet<Digest>,
+    damaged: HashSet<Digest>,
+}
+
+impl ReadBack<'_> {
+    pub(super) fn new(project: &ProjectStore) -> ReadBack<'_> {
+        ReadBack { project, seen: HashSet::new(), damaged: HashSet::new() }
     }
-    Ok(damaged)
+
+    /// Whether a chunk of the layer is damaged: the layer is to be read again.
+    pub(super) async fn finds_damage(&mut self, layer: &LayerRecord) -> Result<bool, StoreError> {
+        let digests = || layer.chunks.iter().map(|chunk| chunk.digest);
+        let new = digests().filter(|digest| self.seen.insert(*digest));
+        let checks: Vec<_> = new.map(|digest| check(self.project, digest)).collect();
+        let damaged: Vec<Digest> = stream::iter(checks)
+            .buffer_unordered(READS_AT_ONCE)
+            .try_filter_map(|damaged| std::future::ready(Ok(damaged)))
+            .try_collect()
+            .await?;
+        self.damaged.extend(damaged);
+        Ok(digests().any(|digest| self.damaged.contains(&digest)))
+    }
+
+    /// All that was found.
+    pub(super) fn into_damaged(self) -> HashSet<Digest> {
+        self.damaged
+    }
 }
 
 /// The digest, if its chunk is damaged.

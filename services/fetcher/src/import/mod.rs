@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers --(known by their record, or read once, several at a time)--> layer records
-//!        --merge--> tree, map --> image record, written last
+//!        --merged one at a time--> tree, map --> image record, written last
 //! ```
 //!
 //! Until its last write an import leaves nothing that an image could be made of: chunks that nobody
@@ -18,19 +18,22 @@ mod gunzip;
 mod inflate;
 mod layer;
 mod progress;
+mod records;
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use image::record::LayerRef;
-use image::scan::{RecordBudget, ScanLimits};
-use image::{Digest, ImageRecord, LayerRecord};
+use image::scan::{RecordBudget, ScanLimits, record_bytes};
+use image::{Digest, ImageRecord};
 use prost::Message;
 use proto::{ImportSummary, ResolveRequest};
 use store::{ProjectStore, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
@@ -40,11 +43,11 @@ use crate::source::{Found, LayerDescriptor, Source};
 
 use assemble::Assembled;
 use chunks::{ChunkWriter, Compression};
+use damage::ReadBack;
 use error::{ImportError, LayerFault};
 pub(crate) use progress::Progress;
+use records::LayerFacts;
 
-/// Layer records read from the store at the same time.
-const LOOKUPS_AT_ONCE: usize = 8;
 /// The most images that can be imported at the same time.
 const IMAGES_MAX: u32 = 10_000;
 
@@ -89,10 +92,10 @@ pub(crate) struct Imported {
     pub(crate) restored: u64,
 }
 
-/// The distinct layers of an order, in the image's order.
+/// The distinct layers of an order, in the image's order; `known` are those that need no download.
 struct Layers<'a> {
     distinct: Vec<&'a LayerDescriptor>,
-    known: Vec<Option<Arc<LayerRecord>>>,
+    known: Vec<Option<LayerFacts>>,
     corrupt: HashSet<Digest>,
 }
 
@@ -159,16 +162,14 @@ impl Importer {
         let chunks =
             ChunkWriter::new(self.compression.clone(), order.project.clone(), layers.corrupt.clone());
 
-        let records = self.read_unknown(order, &layers, &chunks, progress, &budget).await?;
-        let assembled =
-            assemble::assemble(&order.image, stack(order, &layers, &records)?, budget.max()).await?;
-        let replaced = assembled.store(order).await?;
-        let record = self.record(order, &layers, &records, &assembled).await?;
+        let facts = self.read_unknown(order, &layers, &chunks, progress, &budget).await?;
+        let assembled = assemble::assemble(&self.records, order, &layers.distinct, budget.max()).await?;
+        let record = self.record(order, &layers, &facts, &assembled).await?;
         let origin = order.origin.encode_to_vec().into();
         order.project.put_source(&order.found.manifest_digest, origin).await.map_err(store_error(order))?;
         let image = self.records.put_image(&order.project, record).await.map_err(store_error(order))?;
 
-        let summary = summary(&layers, &records, &chunks, begun);
+        let summary = summary(&layers, &facts, &chunks, begun);
         tracing::info!(
             image = order.image,
             project = order.project.name(),
@@ -183,10 +184,10 @@ impl Importer {
         metrics::counter!("sluice_fetcher_compressed_bytes_total").increment(summary.compressed_bytes);
         metrics::counter!("sluice_fetcher_plain_bytes_total").increment(summary.plain_bytes);
         metrics::counter!("sluice_fetcher_chunks_written_total").increment(summary.chunks_written);
-        Ok(Imported { image, summary, restored: corrupt + replaced })
+        Ok(Imported { image, summary, restored: corrupt + assembled.replaced })
     }
 
-    /// Which layers need no download.
+    /// Which layers need no download. What their records take in memory is counted.
     async fn known_layers<'a>(
         &self,
         order: &'a Order,
@@ -195,25 +196,28 @@ impl Importer {
         let mut seen = HashSet::new();
         let distinct: Vec<&LayerDescriptor> =
             order.found.layers.iter().filter(|layer| seen.insert(layer.diff_id.as_str())).collect();
-        let look_up = |layer: &'a LayerDescriptor| async move {
-            let found =
-                self.records.layer(&order.project, &layer.diff_id).await.map_err(store_error(order))?;
-            if let Some(record) = &found {
-                budget.take_record(record).map_err(|error| layer_error(order, layer, error.into()))?;
+        let mut known = Vec::with_capacity(distinct.len());
+        let mut read_back = ReadBack::new(&order.project);
+        let mut looked = pin!(records::read(&self.records, order, &distinct));
+        while let Some((layer, record)) = looked.try_next().await? {
+            let Some(record) = record else {
+                known.push(None);
+                continue;
+            };
+            if order.repair && read_back.finds_damage(&record).await.map_err(store_error(order))? {
+                known.push(None);
+                continue;
             }
-            Ok::<_, ImportError>(found.map(Arc::new))
-        };
-        let lookups: Vec<_> = distinct.iter().map(|layer| look_up(layer)).collect();
-        let mut known: Vec<Option<Arc<LayerRecord>>> =
-            stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
-        let mut corrupt = HashSet::new();
-        if order.repair {
-            corrupt = damage::forget_damaged(&order.project, &mut known).await.map_err(store_error(order))?;
+            let measure = move |_: &str| Ok((LayerFacts::of(&record), record_bytes(&record)));
+            let (facts, bytes) = on_thread(&order.image, measure).await?;
+            budget.take(bytes).map_err(|error| layer_error(order, layer, error.into()))?;
+            known.push(Some(facts));
         }
-        Ok(Layers { distinct, known, corrupt })
+        Ok(Layers { distinct, known, corrupt: read_back.into_damaged() })
     }
 
-    /// Reads all layers that are not known; the largest first, for the others to fill the gaps.
+    /// Reads all layers that are not known; the largest first, for the others to fill the gaps. What
+    /// is known of all of them then.
     async fn read_unknown(
         &self,
         order: &Order,
@@ -221,22 +225,21 @@ impl Importer {
         chunks: &ChunkWriter,
         progress: &Progress,
         budget: &RecordBudget,
-    ) -> Result<Vec<Arc<LayerRecord>>, ImportError> {
+    ) -> Result<Vec<LayerFacts>, ImportError> {
         let mut unknown: Vec<usize> =
             (0..layers.known.len()).filter(|at| layers.known[*at].is_none()).collect();
         unknown.sort_by_key(|at| std::cmp::Reverse(layers.distinct[*at].size));
         let read = |at: usize| async move {
             let layer = layers.distinct[at];
             let read = self.read_layer(order, layer, chunks, progress, at, budget).await;
-            let record = read.map_err(|fault| layer_error(order, layer, fault))?;
-            Ok::<_, ImportError>((at, Arc::new(record)))
+            Ok::<_, ImportError>((at, read.map_err(|fault| layer_error(order, layer, fault))?))
         };
         let reads: Vec<_> = unknown.into_iter().map(read).collect();
-        let mut read: Vec<(usize, Arc<LayerRecord>)> =
+        let mut read: Vec<(usize, LayerFacts)> =
             stream::iter(reads).buffer_unordered(image::limits::LAYERS_MAX).try_collect().await?;
-        read.extend(layers.known.iter().enumerate().filter_map(|(at, known)| Some((at, known.clone()?))));
+        read.extend(layers.known.iter().enumerate().filter_map(|(at, known)| Some((at, (*known)?))));
         read.sort_by_key(|(at, _)| *at);
-        Ok(read.into_iter().map(|(_, record)| record).collect())
+        Ok(read.into_iter().map(|(_, facts)| facts).collect())
     }
 
     async fn read_layer(
@@ -247,21 +250,21 @@ impl Importer {
         progress: &Progress,
         at: usize,
         budget: &RecordBudget,
-    ) -> Result<LayerRecord, LayerFault> {
+    ) -> Result<LayerFacts, LayerFault> {
         let _turn = self.layers.acquire().await.map_err(|error| LayerFault::Internal(error.to_string()))?;
         let (meter, chunks) = (progress.layer(at), chunks.layer());
         let record =
             layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone())
                 .await?;
         self.records.put_layer(&order.project, &record).await?;
-        Ok(record)
+        Ok(LayerFacts::of(&record))
     }
 
     async fn record(
         &self,
         order: &Order,
         layers: &Layers<'_>,
-        records: &[Arc<LayerRecord>],
+        facts: &[LayerFacts],
         assembled: &Assembled,
     ) -> Result<ImageRecord, ImportError> {
         let found = &order.found;
@@ -274,15 +277,15 @@ impl Importer {
             diff_id: layer.diff_id.clone(),
             media_type: layer.media_type.clone(),
             size: layer.size,
-            entries: position(layers, layer).map_or(0, |at| records[at].entries.len() as u64),
+            entries: position(layers, layer).map_or(0, |at| facts[at].entries),
         };
         Ok(ImageRecord {
             project: order.project.name().to_owned(),
             manifest_digest: found.manifest_digest.clone(),
             references,
             config: found.config.to_vec(),
-            tree: assembled.tree.index_ref(),
-            map: assembled.map.index_ref(),
+            tree: assembled.tree,
+            map: assembled.map,
             layers: found.layers.iter().map(layer_ref).collect(),
             files: assembled.files,
             plain_bytes: assembled.plain_bytes,
@@ -308,27 +311,8 @@ pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The layers' records as the image stacks them; a duplicate layer's stands as often as it does.
-fn stack(
-    order: &Order,
-    layers: &Layers<'_>,
-    records: &[Arc<LayerRecord>],
-) -> Result<Vec<Arc<LayerRecord>>, ImportError> {
-    let of = |layer: &LayerDescriptor| position(layers, layer).and_then(|at| records.get(at)).cloned();
-    order
-        .found
-        .layers
-        .iter()
-        .map(|layer| of(layer).ok_or_else(|| layer_error(order, layer, missing())))
-        .collect()
-}
-
 fn position(layers: &Layers<'_>, layer: &LayerDescriptor) -> Option<usize> {
     layers.distinct.iter().position(|distinct| distinct.diff_id == layer.diff_id)
-}
-
-fn missing() -> LayerFault {
-    LayerFault::Internal("it was not read".into())
 }
 
 fn layer_error(order: &Order, layer: &LayerDescriptor, fault: LayerFault) -> ImportError {
@@ -339,18 +323,26 @@ fn store_error(order: &Order) -> impl Fn(StoreError) -> ImportError {
     |cause| ImportError::Store { image: order.image.clone(), cause }
 }
 
-fn summary(
-    layers: &Layers<'_>,
-    records: &[Arc<LayerRecord>],
-    chunks: &ChunkWriter,
-    begun: Instant,
-) -> ImportSummary {
+fn internal(image: &str, error: impl std::fmt::Display) -> ImportError {
+    ImportError::Internal { image: image.to_owned(), reason: error.to_string() }
+}
+
+/// Work on the records of an image, which may take seconds: on a thread of its own.
+async fn on_thread<T: Send + 'static>(
+    image: &str,
+    work: impl FnOnce(&str) -> Result<T, ImportError> + Send + 'static,
+) -> Result<T, ImportError> {
+    let name = image.to_owned();
+    spawn_blocking(move || work(&name)).await.map_err(|error| internal(image, error))?
+}
+
+fn summary(layers: &Layers<'_>, facts: &[LayerFacts], chunks: &ChunkWriter, begun: Instant) -> ImportSummary {
     let read: Vec<usize> = (0..layers.known.len()).filter(|at| layers.known[*at].is_none()).collect();
     ImportSummary {
         layers_read: read.len() as u32,
         layers_known: (layers.known.len() - read.len()) as u32,
         compressed_bytes: read.iter().map(|at| layers.distinct[*at].size).sum(),
-        plain_bytes: read.iter().map(|at| records[*at].tar_len).sum(),
+        plain_bytes: read.iter().map(|at| facts[*at].tar_len).sum(),
         chunks_written: chunks.written(),
         chunks_present: chunks.present(),
         milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),

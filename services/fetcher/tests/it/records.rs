@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bus::Answer;
+use bytesize::ByteSize;
 use image::{Digest, Profile};
 use proto::{
     CollectRequest, ListRequest, RefreshReply, RefreshRequest, RemoveRequest, RepairRequest, ReportRequest,
@@ -85,6 +86,19 @@ async fn damaged_content_is_brought_back() {
     let (resolved, _) = harness.resolve(request).await.unwrap();
     assert_eq!(resolved.imported.unwrap().layers_read, 2);
     assert!(harness.objects(&harness.record(&resolved)).await == objects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_counts_a_damaged_layer_once() {
+    // Of 2000 files, with what their names take: more than half of it.
+    let harness = Harness::start_with(|config| config.limits.image_records = ByteSize::mb(1)).await;
+    let files = (0..2000).fold(Tarball::new(), |tar, number| tar.file(&number.to_string(), b""));
+    let (_, record) = imported(&harness, &[files.file("small", &content(1, 10_000)).finish()]).await;
+    let chunk = harness.map(&record).await.chunks[0].digest;
+    std::fs::remove_file(harness.chunk_file(&chunk)).unwrap();
+    let request =
+        RepairRequest { manifest_digest: record.manifest_digest.clone(), ..RepairRequest::default() };
+    assert_eq!(harness.bus.call(request, DEADLINE).await.unwrap().restored, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
