@@ -1,7 +1,7 @@
 //! The contract between the services: messages, subjects and signatures.
 //!
 //! `mesh.proto` holds what is asked over the bus, `events.proto` what is told on it, `content.proto` the bulk bytes,
-//! `node.proto` what a frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
+//! `quota.proto` how allowances are drawn, `node.proto` what a frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
 //! [`cri`] are not ours: what a container runtime asks of a snapshotter and answers about its images, and what Kubernetes
 //! asks of a runtime.
 
@@ -61,6 +61,7 @@ pub mod containerd {
 }
 mod pairs;
 pub mod placement;
+pub mod quota;
 pub mod signed;
 pub mod subjects;
 

@@ -34,6 +34,9 @@ conversation! {
     "sluice.v1.policy.plan": PlanRequest -> PlanReply;
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply;
     "sluice.v1.policy.record": RecordRequest -> RecordReply;
+    "sluice.v1.quota.claim": QuotaClaimRequest -> QuotaClaimReply;
+    "sluice.v1.quota.show": QuotaShowRequest -> QuotaShowReply;
+    "sluice.v1.admin.quota.set": QuotaSetRequest -> QuotaSetReply;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply;
     "sluice.v1.cache.refresh": RefreshRequest -> RefreshReply;
     "sluice.v1.cache.present": PresentRequest -> LocateReply;
@@ -41,6 +44,8 @@ conversation! {
 
 /// Events are told on `sluice.v1.event.<kind>`.
 pub const EVENTS: &str = "sluice.v1.event";
+/// Sums of counters are kept on `sluice.v1.counter.<name>.<key>`, in a stream for each name.
+pub const COUNTERS: &str = "sluice.v1.counter";
 /// Decisions of policies, each a `RecordedDecision`, for as long as somebody asks for them.
 pub const DECISIONS: &str = "sluice.v1.policy.decision";
 
