@@ -23,6 +23,8 @@ pub struct Exhausted {
     pub limit: u64,
     /// When it is worth asking again.
     pub retry: Duration,
+    /// Nobody hands out more: the quota service does not answer.
+    pub unanswered: bool,
 }
 
 /// What a refusal for want of quota says to whoever was refused.
@@ -94,12 +96,17 @@ impl Exhausted {
     pub fn status(&self) -> Status {
         let name = limit_name(self.metric, self.window);
         let (project, metric) = (&self.project, self.metric.code());
-        let message = format!(
-            "quota {name} of project {project} is used up ({} in a {}): ask again in {} s, or have it raised (`sluice quota set`)",
-            self.limit,
-            self.window.code(),
-            self.retry.as_secs().max(1)
-        );
+        let (limit, window, seconds) = (self.limit, self.window.code(), self.retry.as_secs().max(1));
+        let message = match self.unanswered {
+            true => format!(
+                "quota {name} of project {project}: the quota service does not answer, and what may be spent without it is used up: \
+                 ask again in {seconds} s"
+            ),
+            false => format!(
+                "quota {name} of project {project} is used up ({limit} in a {window}): ask again in {seconds} s, or have it raised \
+                 (`sluice quota set`)"
+            ),
+        };
         let mut dimensions = HashMap::from([("project".to_owned(), project.clone())]);
         if self.window == QuotaWindow::Minute {
             dimensions.insert("region".to_owned(), self.region.clone());
@@ -153,6 +160,7 @@ mod tests {
             region: "eu-1".to_owned(),
             limit: 1000,
             retry: Duration::from_secs(42),
+            unanswered: false,
         }
         .status();
         assert_eq!(status.code(), Code::ResourceExhausted);
