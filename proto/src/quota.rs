@@ -30,6 +30,8 @@ pub struct Exhausted {
 /// What a refusal for want of quota says to whoever was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
+    /// `project:<name>`
+    pub subject: String,
     pub metric: String,
     /// The limit's name.
     pub limit: String,
@@ -139,11 +141,28 @@ impl Refused {
         let violation = status.get_details_quota_failure()?.violations.into_iter().next()?;
         let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
         Some(Refused {
+            subject: violation.subject,
             metric: violation.quota_metric,
             limit: violation.quota_id,
             message: status.message().to_owned(),
             retry: retry.unwrap_or(RETRY_DEFAULT),
         })
+    }
+
+    /// The same refusal, handed on by who was refused, in its own words.
+    pub fn status(&self, message: String) -> Status {
+        let violation = QuotaViolation {
+            subject: self.subject.clone(),
+            description: self.message.clone(),
+            quota_metric: self.metric.clone(),
+            quota_id: self.limit.clone(),
+            ..QuotaViolation::default()
+        };
+        let mut details = ErrorDetails::with_quota_failure(vec![violation]);
+        details.set_retry_info(Some(self.retry));
+        let metadata = [("metric", &self.metric), ("limit", &self.limit)];
+        details.set_error_info(REASON, DOMAIN, metadata.map(|(name, value)| (name.to_owned(), value.clone())));
+        Status::with_error_details(Code::ResourceExhausted, message, details)
     }
 }
 
@@ -173,6 +192,8 @@ mod tests {
         assert_eq!(refused.metric, "content_bytes");
         assert_eq!(refused.limit, "content_bytes_per_project_region_minute");
         assert_eq!(refused.retry, Duration::from_secs(42));
+        let handed_on = Refused::of(&refused.status("no tree".to_owned())).unwrap();
+        assert_eq!(handed_on, Refused { message: "no tree".to_owned(), ..refused });
         assert_eq!(Refused::of(&Status::resource_exhausted("busy")), None);
     }
 

@@ -9,8 +9,8 @@ use proto::{QuotaBlock, QuotaMode, QuotaWindow};
 
 use crate::calendar::length_ms;
 
-/// What is used up is asked for again after this long, should its limit have been raised. Windows of a minute end before.
-const ASK_AGAIN_MS: u64 = 60_000;
+/// What is used up is asked for again after this long, should its limit have been raised. To ask draws nothing.
+const ASK_AGAIN_MS: u64 = 15_000;
 /// No window has this number.
 const NO_NUMBER: u64 = u64::MAX;
 

@@ -38,6 +38,7 @@ pub struct Settings {
     pub cache: cache::Config,
     pub frontend: frontend::Config,
     pub policy: policy::Config,
+    pub quota: quota::Config,
 }
 
 impl Default for Settings {
@@ -54,6 +55,7 @@ impl Default for Settings {
             cache: cache::Config::default(),
             frontend: frontend::Config::default(),
             policy: policy::Config::default(),
+            quota: quota::Config::default(),
         }
     }
 }
@@ -115,6 +117,7 @@ impl Settings {
         self.cache.check()?;
         self.fetcher.judging.check()?;
         self.policy.limits.check()?;
+        self.quota.check()?;
         if let Some(reason) = self.impatient() {
             bail!(reason);
         }
@@ -131,6 +134,12 @@ impl Settings {
     pub fn runs_policies(&self) -> bool {
         let told = self.policy.file.is_some() || self.policy.set != policy::SetConfig::default();
         self.nats.is_none() || told
+    }
+
+    /// Whether a node runs a quota service. In a mesh all who answer draw from the same counters, so there it leaves that to the mesh's own,
+    /// unless it is told the limits.
+    pub fn runs_quota(&self) -> bool {
+        self.nats.is_none() || self.quota != quota::Config::default()
     }
 
     /// Where fetcher and policies run in one process: that the fetcher would not wait for the policies' own answer, by which they say
@@ -237,6 +246,18 @@ mod tests {
         assert!(settings.runs_policies());
         settings.policy = policy::Config { file: Some("policies.toml".into()), ..policy::Config::default() };
         assert!(settings.runs_policies());
+    }
+
+    #[test]
+    fn a_node_of_a_mesh_hands_out_quotas_only_when_it_is_told_the_limits() {
+        let mut settings = Settings::default();
+        assert!(settings.runs_quota());
+        settings.nats = Some(bus::NatsConfig::default());
+        assert!(!settings.runs_quota());
+        settings.quota.limits.imports.day = Some(quota::Amount::Limit(1));
+        assert!(settings.runs_quota());
+        settings.quota.spenders = 0;
+        assert!(settings.check().unwrap_err().to_string().contains("quota.spenders"));
     }
 
     #[test]

@@ -27,8 +27,8 @@ fn per_day(requests: u64, shadow: bool) -> Config {
 }
 
 async fn start(config: Config, bus: &Bus) -> Quota {
-    let quota = Quota::start(config, bus.clone(), &TaskTracker::new(), CancellationToken::new());
-    let quota = quota.await.unwrap();
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let quota = Quota::start(config, bus.clone(), &tasks, shutdown).await.unwrap();
     let known = async { while quota.probe()().await.is_err() { tokio::task::yield_now().await } };
     tokio::time::timeout(SOON, known).await.expect("the live limits are not read");
     quota
