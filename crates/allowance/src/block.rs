@@ -147,7 +147,8 @@ impl Block {
         let (rule, left) = (self.rule(), self.left.load(Ordering::Acquire));
         let ended = now >= self.ends.load(Ordering::Acquire);
         match rule {
-            Rule::Enforced => {
+            // Of what is not known yet it is not known either whether somebody may go on without.
+            Rule::Enforced | Rule::Unheard => {
                 let left = if ended { 0 } else { left.max(0).unsigned_abs() };
                 let need = need.min(self.limit().max(1)).saturating_sub(left);
                 (target.saturating_sub(left).max(need), need)

@@ -14,6 +14,7 @@ use async_nats::jetstream::stream::{self, LastRawMessageErrorKind, RetentionPoli
 use async_nats::jetstream::{self, Context};
 use proto::subjects::COUNTERS;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::Nats;
@@ -21,6 +22,8 @@ use super::Nats;
 const INCREMENT: &str = "Nats-Incr";
 /// How long the server may take to acknowledge.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(2);
+/// How long a connection is waited for that is being made.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
 /// What the server uses when nothing is said; no longer than what is kept.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
@@ -97,7 +100,10 @@ impl NatsCounters {
     async fn opened(&self) -> Result<Stream, Status> {
         // What is published without a connection would be sent, and added, when nobody waits for it any more.
         if self.nats.client.connection_state() != State::Connected {
-            return Err(Status::unavailable("no connection to NATS"));
+            let connected = timeout(CONNECTED_WITHIN, self.nats.client.flush()).await;
+            if !matches!(connected, Ok(Ok(()))) {
+                return Err(Status::unavailable("no connection to NATS"));
+            }
         }
         let mut opened = self.stream.lock().await;
         if let Some(stream) = &*opened {

@@ -20,6 +20,7 @@ use super::Nats;
 use crate::key::unescaped;
 use crate::table::{Change, Entry, TableChanges, Told, VALUE_MAX, conflict};
 
+const ALL_KEYS: &str = ">";
 /// Between two attempts to watch.
 const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 /// How long the next entry of a snapshot may take.
@@ -166,7 +167,7 @@ impl NatsTable {
 
 /// All that is there, the watch that goes on from it, and the newest revision.
 async fn snapshot(bucket: &Store) -> anyhow::Result<(kv::Watch, Vec<Entry>, u64)> {
-    let mut watch = bucket.watch_all().await.context("watch the table")?;
+    let mut watch = bucket.watch_with_history(ALL_KEYS).await.context("watch the table")?;
     let state = bucket.stream.get_info().await.context("ask how large the table is")?.state;
     let (mut entries, mut seen) = (Vec::new(), state.last_sequence);
     let mut last = state.messages == 0;
