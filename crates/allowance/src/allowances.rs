@@ -9,8 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bus::Bus;
-use proto::quota::Exhausted;
-use proto::{QuotaBlock, QuotaClaimRequest, QuotaMetric, QuotaWindow};
+use proto::quota::{Refused, limit_name};
+use proto::refusal::Exhausted;
+use proto::{QuotaBlock, QuotaClaimRequest, QuotaMetric, QuotaWindow, Refusal};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tonic::Status;
@@ -221,19 +222,19 @@ impl Account {
         }
     }
 
-    fn refusal(&self, limit: u64, window: QuotaWindow, wait_ms: u64, unanswered: bool) -> Status {
+    fn refusal(&self, value: u64, window: QuotaWindow, wait_ms: u64, unanswered: bool) -> Status {
         self.meters.refused.increment(1);
         let spread = rand::random_range(0..RETRY_SPREAD_MS);
-        let exhausted = Exhausted {
-            metric: self.metric,
-            window,
-            project: self.project.clone(),
-            region: self.shared.config.region.clone(),
-            limit,
-            retry: Duration::from_millis(wait_ms.saturating_add(spread)),
-            unanswered,
-        };
-        exhausted.status()
+        let retry = Duration::from_millis(wait_ms.saturating_add(spread));
+        let (project, metric, limit) =
+            (self.project.as_str(), self.metric.code(), limit_name(self.metric, window));
+        let status = Refusal::quota(&Exhausted { project, metric, limit: &limit, value, retry });
+        match Refused::of(&status).filter(|_| unanswered) {
+            Some(refused) => refused.status(format!(
+                "project {project} may use no more {metric}: the quota service does not answer, and what may be used without it is used up"
+            )),
+            None => status,
+        }
     }
 
     /// Milliseconds since the process began to spend.

@@ -1,6 +1,7 @@
 //! What a project pays for content: a request for each chunk, tree and map, and the stored bytes that are sent.
 
 use allowance::{Allowances, Class, Spender};
+use names::Project;
 use proto::QuotaMetric;
 use proto::chunks_request::Priority;
 use tonic::Status;
@@ -14,15 +15,15 @@ pub(crate) struct Costs {
 }
 
 impl Costs {
-    pub(crate) fn of(allowances: &Allowances, project: &str, priority: Priority) -> Costs {
+    pub(crate) fn of(allowances: &Allowances, project: &Project, priority: Priority) -> Costs {
         let class = match priority {
             Priority::Demand => Class::Demand,
             Priority::Prefetch => Class::Prefetch,
             Priority::Background => Class::Background,
         };
         Costs {
-            requests: allowances.of(project, QuotaMetric::ContentRequests),
-            bytes: allowances.of(project, QuotaMetric::ContentBytes),
+            requests: allowances.of(project.as_str(), QuotaMetric::ContentRequests),
+            bytes: allowances.of(project.as_str(), QuotaMetric::ContentBytes),
             class,
         }
     }

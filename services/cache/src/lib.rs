@@ -15,7 +15,6 @@
 mod config;
 mod content;
 mod costs;
-mod grant;
 mod meters;
 mod presence;
 mod refresh;
@@ -29,19 +28,19 @@ use std::sync::Arc;
 use allowance::Allowances;
 use anyhow::Context;
 use bus::Bus;
-use ed25519_dalek::VerifyingKey;
+use proto::gatekeeper::Gatekeeper;
+use proto::signed::TrustedKeys;
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use content::Content;
-use grant::Gatekeeper;
 use presence::Presence;
 use repair::Repairs;
 use tiers::Tiers;
 
-pub use config::{Config, Disk, Settings, verifying_keys};
+pub use config::{Config, Disk, Settings};
 
 /// A cache that serves.
 #[derive(Debug)]
@@ -57,7 +56,7 @@ impl Cache {
         config: Config,
         store: Store,
         bus: Bus,
-        trusted: Vec<VerifyingKey>,
+        trusted: TrustedKeys,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Cache> {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use anyhow::ensure;
 use bytesize::ByteSize;
+use names::Project;
 use proto::{QuotaMetric, QuotaMode, QuotaWindow};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -24,7 +25,7 @@ pub struct Config {
     /// Of every project that has none of its own. Without any nothing is limited.
     pub limits: ProjectLimits,
     /// Limits of one project's own, by its name.
-    pub projects: BTreeMap<String, ProjectLimits>,
+    pub projects: BTreeMap<Project, ProjectLimits>,
     /// Caches and fetchers that spend: blocks are cut for so many, or for as many as were heard of, if they are more; and each has
     /// this part of a limit while no quota service answers.
     pub spenders: u32,
@@ -71,14 +72,14 @@ pub enum Amount {
 #[error("{0:?} is no limit: a number, a size like 10GiB, or unlimited expected")]
 pub struct NotALimit(pub String);
 
-/// What a project's name, or a region's, may be.
-pub(crate) fn is_name(name: &str) -> bool {
+/// What a region's name may be.
+pub(crate) fn is_region(name: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(good)
+    name.len() <= REGION_MAX && name.bytes().all(good)
 }
 
-/// Of a project's or a region's name, in bytes.
-const NAME_MAX: usize = 64;
+/// Of a region's name, in bytes.
+const REGION_MAX: usize = 64;
 
 impl Default for Config {
     fn default() -> Config {
@@ -89,12 +90,6 @@ impl Default for Config {
 impl Config {
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!(self.spenders > 0, "quota.spenders is 0: at least one spends");
-        for name in self.projects.keys() {
-            ensure!(
-                is_name(name),
-                "quota.projects has {name:?}: letters, digits, `-`, `_` and `.`, at most {NAME_MAX}, expected"
-            );
-        }
         Ok(())
     }
 }
@@ -211,7 +206,7 @@ mod tests {
         let (requests, bytes) = (QuotaMetric::ContentRequests, QuotaMetric::ContentBytes);
         assert_eq!(config.limits.of(requests, minute), Some((Amount::Limit(100_000), QuotaMode::Shadow)));
         assert_eq!(config.limits.of(requests, day), None);
-        let team = &config.projects["team-a"];
+        let team = &config.projects[&"team-a".parse::<Project>().unwrap()];
         assert_eq!(team.of(bytes, day), Some((Amount::Limit(10 << 30), QuotaMode::Enforce)));
         assert_eq!(team.of(requests, minute), Some((Amount::Unlimited, QuotaMode::Enforce)));
         let written = toml::to_string(&config).unwrap();
@@ -225,11 +220,9 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("limit") || text.contains("a number"), "{wrong}: {text}");
         }
-        for (config, expected) in [
-            (Config { spenders: 0, ..Config::default() }, "quota.spenders"),
-            (Config { projects: [("a b".to_owned(), ProjectLimits::default())].into(), ..Config::default() }, "a b"),
-        ] {
-            assert!(config.check().unwrap_err().to_string().contains(expected));
-        }
+        let nobody = Config { spenders: 0, ..Config::default() }.check().unwrap_err();
+        assert!(nobody.to_string().contains("quota.spenders"));
+        let name = toml::from_str::<Config>("projects.\"a b\".imports.day = 1").unwrap_err();
+        assert!(name.to_string().contains("a b"), "{name}");
     }
 }

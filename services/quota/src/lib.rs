@@ -23,10 +23,8 @@ use std::time::Duration;
 
 use bus::{Answer, Answering, Bus};
 use lifecycle::Probe;
-use proto::Call;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
 
 pub use config::{Amount, Config, MetricLimits, NotALimit, ProjectLimits, Settings};
 
@@ -67,11 +65,12 @@ impl Quota {
         let table = bus.table(live::TABLE);
         let following = live::follow(table.watch(), limits.clone());
         tasks.spawn(async move { shutdown.run_until_cancelled(following).await });
+        let at_most = |in_flight| Answer { in_flight, instance: None };
         let service = Arc::new(Service::new(limits.clone(), table, &bus, spenders));
         let answering = vec![
-            answer(&bus, CLAIMS_IN_FLIGHT, service.clone(), Service::claim).await?,
-            answer(&bus, QUESTIONS_IN_FLIGHT, service.clone(), Service::show).await?,
-            answer(&bus, QUESTIONS_IN_FLIGHT, service, Service::set).await?,
+            bus.serve(&service, at_most(CLAIMS_IN_FLIGHT), Service::claim).await?,
+            bus.serve(&service, at_most(QUESTIONS_IN_FLIGHT), Service::show).await?,
+            bus.serve(&service, at_most(QUESTIONS_IN_FLIGHT), Service::set).await?,
         ];
         Ok(Quota { limits, _answering: answering })
     }
@@ -81,18 +80,4 @@ impl Quota {
         let limits = self.limits.clone();
         move || ready(if limits.are_known() { Ok(()) } else { Err("they were not read so far".to_owned()) })
     }
-}
-
-async fn answer<C, F>(
-    bus: &Bus,
-    in_flight: usize,
-    service: Arc<Service>,
-    handler: fn(Arc<Service>, C) -> F,
-) -> anyhow::Result<Answering>
-where
-    C: Call,
-    F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
-{
-    let answer = Answer { in_flight, instance: None };
-    bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
+use names::Project;
 use proto::{QuotaMetric, QuotaMode, QuotaWindow};
 
 use crate::config::{Amount, Config};
@@ -13,7 +14,7 @@ use crate::meters;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LimitKey {
     /// None: of all projects that have none of their own.
-    pub(crate) project: Option<String>,
+    pub(crate) project: Option<Project>,
     pub(crate) metric: QuotaMetric,
     pub(crate) window: QuotaWindow,
 }
@@ -48,10 +49,10 @@ impl Limits {
         Limits { config, live: RwLock::default() }
     }
 
-    pub(crate) fn of(&self, project: &str, metric: QuotaMetric, window: QuotaWindow) -> Holds {
+    pub(crate) fn of(&self, project: &Project, metric: QuotaMetric, window: QuotaWindow) -> Holds {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        let set = |project: Option<&str>, source| {
-            let key = LimitKey { project: project.map(str::to_owned), metric, window };
+        let set = |project: Option<&Project>, source| {
+            let key = LimitKey { project: project.cloned(), metric, window };
             live.limits.get(&key).map(|limit| Holds { limit: *limit, source })
         };
         let configured = |limits: &crate::ProjectLimits, source| {
@@ -92,6 +93,10 @@ mod tests {
     use super::*;
     use crate::config::{MetricLimits, ProjectLimits};
 
+    fn project(name: &str) -> Project {
+        name.parse().unwrap()
+    }
+
     fn imports(day: u64) -> ProjectLimits {
         let imports = MetricLimits { day: Some(Amount::Limit(day)), ..MetricLimits::default() };
         ProjectLimits { imports, ..ProjectLimits::default() }
@@ -99,17 +104,17 @@ mod tests {
 
     #[test]
     fn the_nearest_limit_holds_and_live_ones_come_first() {
-        let projects = [("own".to_owned(), imports(2))].into();
+        let projects = [(project("own"), imports(2))].into();
         let limits = Limits::new(Config { limits: imports(1), projects, ..Config::default() });
         let (metric, window) = (QuotaMetric::Imports, QuotaWindow::Day);
-        let holds = |project: &str| {
-            let holds = limits.of(project, metric, window);
+        let holds = |name: &str| {
+            let holds = limits.of(&project(name), metric, window);
             (holds.limit.amount, holds.source)
         };
         assert_eq!(holds("own"), (Amount::Limit(2), "project"));
         assert_eq!(holds("other"), (Amount::Limit(1), "default"));
-        let set = |project: Option<&str>, amount: Option<Amount>| {
-            let key = LimitKey { project: project.map(str::to_owned), metric, window };
+        let set = |name: Option<&str>, amount: Option<Amount>| {
+            let key = LimitKey { project: name.map(project), metric, window };
             limits.set(key, amount.map(|amount| Limit { amount, mode: QuotaMode::Enforce }));
         };
         set(None, Some(Amount::Limit(3)));
@@ -118,6 +123,6 @@ mod tests {
         assert_eq!(holds("own"), (Amount::Unlimited, "project-live"));
         set(Some("own"), None);
         assert_eq!(holds("own"), (Amount::Limit(2), "project"));
-        assert_eq!(limits.of("own", metric, QuotaWindow::Minute).limit.amount, Amount::Unlimited);
+        assert_eq!(limits.of(&project("own"), metric, QuotaWindow::Minute).limit.amount, Amount::Unlimited);
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use bus::{Change, TableChanges};
 use futures::StreamExt as _;
+use names::Project;
 use proto::{QuotaMetric, QuotaMode, QuotaWindow};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Amount, is_name};
+use crate::config::Amount;
 use crate::limits::{Limit, LimitKey, Limits};
 use crate::meters;
 
@@ -64,7 +65,7 @@ fn refused(key: &str, error: &BadLimit) {
 }
 
 pub(crate) fn write_key(key: &LimitKey) -> String {
-    let project = key.project.as_deref().unwrap_or(ALL);
+    let project = key.project.as_ref().map_or(ALL, Project::as_str);
     format!("{project}/{}/{}", key.metric.code(), key.window.code())
 }
 
@@ -72,8 +73,8 @@ fn parse_key(text: &str) -> Result<LimitKey, BadLimit> {
     let parse = || {
         let mut parts = text.split('/');
         let (project, metric, window) = (parts.next()?, parts.next()?, parts.next()?);
-        let project = (project != ALL).then(|| project.to_owned());
-        if parts.next().is_some() || project.as_deref().is_some_and(|project| !is_name(project)) {
+        let project = (project != ALL).then(|| project.parse().ok()).map_or(Some(None), |named| named.map(Some))?;
+        if parts.next().is_some() {
             return None;
         }
         let (metric, window) = (QuotaMetric::from_code(metric)?, QuotaWindow::from_code(window)?);
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for project in [None, Some("team.a-1".to_owned())] {
+        for project in [None, Some("team.a-1".parse().unwrap())] {
             let key = LimitKey { project, metric: QuotaMetric::Imports, window: QuotaWindow::Day };
             assert_eq!(parse_key(&write_key(&key)), Ok(key));
         }
@@ -128,7 +129,7 @@ mod tests {
     async fn a_limit_that_is_not_a_number_leaves_the_one_before() {
         let table = bus::Bus::in_process().table(TABLE);
         let limits = Arc::new(Limits::new(crate::Config::default()));
-        let amount = || limits.of("p", QuotaMetric::Imports, QuotaWindow::Day).limit.amount;
+        let amount = || limits.of(&"p".parse().unwrap(), QuotaMetric::Imports, QuotaWindow::Day).limit.amount;
         table.put("p/imports/day", r#"{"limit":5}"#.into()).await.unwrap();
         assert!(!limits.are_known());
         let following = tokio::spawn(follow(table.watch(), limits.clone()));
@@ -143,7 +144,7 @@ mod tests {
         until(Amount::Limit(5)).await;
         table.put("p/imports/day", r#"{"limit":"much"}"#.into()).await.unwrap();
         table.put("p/imports/minute", r#"{"limit":1}"#.into()).await.unwrap();
-        let minute = || limits.of("p", QuotaMetric::Imports, QuotaWindow::Minute).limit.amount;
+        let minute = || limits.of(&"p".parse().unwrap(), QuotaMetric::Imports, QuotaWindow::Minute).limit.amount;
         while minute() != Amount::Limit(1) {
             tokio::task::yield_now().await;
         }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use allowance::{calendar, grant};
 use bus::{Bus, Table};
+use names::Project;
 use proto::quota::limit_name;
 use proto::quota_set_request::To;
 use proto::{
     QuotaBlock, QuotaClaimReply, QuotaClaimRequest, QuotaMetric, QuotaMode, QuotaSetReply, QuotaSetRequest,
-    QuotaShowReply, QuotaShowRequest, QuotaStatus, QuotaWant, QuotaWindow,
+    QuotaShowReply, QuotaShowRequest, QuotaStatus, QuotaWant, QuotaWindow, Refusal, refusal,
 };
 use tonic::Status;
 
-use crate::config::{Amount, is_name};
+use crate::config::{Amount, is_region};
 use crate::ledger::{Account, Ledger};
 use crate::limits::{Limit, LimitKey, Limits};
 use crate::{live, meters};
@@ -30,7 +31,7 @@ pub(crate) struct Service {
 
 /// Whose limit a request is about.
 struct Asked {
-    project: String,
+    project: Project,
     region: String,
 }
 
@@ -49,15 +50,15 @@ impl Service {
 
     async fn blocks(&self, request: QuotaClaimRequest) -> Result<Vec<QuotaBlock>, Status> {
         if !self.limits.are_known() {
-            return Err(Status::unavailable("claim: the live limits were not read so far"));
+            return Err(Refusal::Unreachable.status("claim: the live limits were not read so far"));
         }
         let metric = metric(request.metric())?;
-        let asked = Asked::new(request.project, request.region)?;
+        let asked = Asked::new(&request.project, request.region)?;
         if request.spender.is_empty() || request.spender.len() > SPENDER_MAX {
-            return Err(Status::invalid_argument("claim: who spends is not named, or too long"));
+            return Err(Refusal::Invalid.status("claim: who spends is not named, or too long"));
         }
         if request.wants.len() > QuotaWindow::ALL.len() {
-            return Err(Status::invalid_argument("claim: more windows than there are"));
+            return Err(Refusal::Invalid.status("claim: more windows than there are"));
         }
         let spenders = self.spenders.max(self.ledger.heard(&request.spender));
         let now = calendar::unix_ms();
@@ -101,7 +102,7 @@ impl Service {
     }
 
     pub(crate) async fn show(self: Arc<Self>, request: QuotaShowRequest) -> Result<QuotaShowReply, Status> {
-        let asked = Asked::new(request.project, request.region)?;
+        let asked = Asked::new(&request.project, request.region)?;
         let now = calendar::unix_ms();
         let mut limits = Vec::new();
         for metric in QuotaMetric::ALL {
@@ -127,11 +128,9 @@ impl Service {
     pub(crate) async fn set(self: Arc<Self>, request: QuotaSetRequest) -> Result<QuotaSetReply, Status> {
         let (metric, window) = (metric(request.metric())?, window(request.window())?);
         let mode = QuotaMode::try_from(request.mode)
-            .map_err(|_| Status::invalid_argument("set: the mode is neither enforce nor shadow"))?;
+            .map_err(|_| Refusal::Invalid.status("set: the mode is neither enforce nor shadow"))?;
         let project = Some(request.project).filter(|project| !project.is_empty());
-        if let Some(project) = project.as_deref().filter(|project| !is_name(project)) {
-            return Err(Status::invalid_argument(format!("set: {project:?} is no project's name")));
-        }
+        let project = project.as_deref().map(refusal::project).transpose()?;
         let key = LimitKey { project, metric, window };
         let amount = match request.to {
             Some(To::Limit(limit)) => Amount::Limit(limit),
@@ -142,7 +141,7 @@ impl Service {
                 self.limits.set(key, None);
                 return Ok(QuotaSetReply {});
             }
-            _ => return Err(Status::invalid_argument("set: no limit is named")),
+            _ => return Err(Refusal::Invalid.status("set: no limit is named")),
         };
         let limit = Limit { amount, mode };
         self.table.put(&live::write_key(&key), live::write_value(limit).into()).await?;
@@ -154,30 +153,31 @@ impl Service {
 }
 
 impl Asked {
-    fn new(project: String, region: String) -> Result<Asked, Status> {
-        if !is_name(&project) || !region.is_empty() && !is_name(&region) {
-            let refusal = format!("project {project:?}, region {region:?}: letters, digits, `-`, `_` and `.` expected");
-            return Err(Status::invalid_argument(refusal));
+    fn new(project: &str, region: String) -> Result<Asked, Status> {
+        let project = refusal::project(project)?;
+        if !is_region(&region) {
+            let refusal = "the region's name is too long, or has other than letters, digits, `-`, `_` and `.`";
+            return Err(Refusal::Invalid.status(refusal));
         }
         Ok(Asked { project, region })
     }
 
     fn account(&self, metric: QuotaMetric, window: QuotaWindow, number: u64) -> Account {
         let region = if window == QuotaWindow::Day { String::new() } else { self.region.clone() };
-        Account { project: self.project.clone(), region, metric, window, number }
+        Account { project: self.project.to_string(), region, metric, window, number }
     }
 }
 
 fn metric(metric: QuotaMetric) -> Result<QuotaMetric, Status> {
     match metric {
-        QuotaMetric::Unspecified => Err(Status::invalid_argument("the metric is not known")),
+        QuotaMetric::Unspecified => Err(Refusal::Invalid.status("the metric is not known")),
         known => Ok(known),
     }
 }
 
 fn window(window: QuotaWindow) -> Result<QuotaWindow, Status> {
     match window {
-        QuotaWindow::Unspecified => Err(Status::invalid_argument("the window is not known")),
+        QuotaWindow::Unspecified => Err(Refusal::Invalid.status("the window is not known")),
         known => Ok(known),
     }
 }

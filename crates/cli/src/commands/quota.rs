@@ -106,7 +106,7 @@ pub async fn run(context: &Context, command: QuotaCommand) -> anyhow::Result<Exi
 async fn show(context: &Context, args: ShowArgs) -> anyhow::Result<ExitCode> {
     let settings = &context.settings;
     let region = args.region.unwrap_or_else(|| settings.cache.quota.region.clone());
-    let request = QuotaShowRequest { project: settings.project.clone(), region };
+    let request = QuotaShowRequest { project: settings.project.to_string(), region };
     let reply = match &settings.nats {
         Some(nats) => Session::over(session::connect(nats).await?).call(request, session::ASK).await,
         None => {
@@ -131,7 +131,7 @@ async fn set(context: &Context, args: SetArgs) -> anyhow::Result<ExitCode> {
              settings (quota.limits)"
         );
     };
-    let project = if args.every_project { String::new() } else { context.settings.project.clone() };
+    let project = if args.every_project { String::new() } else { context.settings.project.to_string() };
     let mode = if args.shadow { QuotaMode::Shadow } else { QuotaMode::Enforce };
     let request = QuotaSetRequest {
         project,

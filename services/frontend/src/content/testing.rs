@@ -16,9 +16,12 @@ use prost::Message;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::content_server::{Content as ContentService, ContentServer};
+use proto::gatekeeper::GRANT_METADATA;
+use proto::quota::limit_name;
+use proto::refusal::Exhausted;
 use proto::{
     ChunkFrame, ChunksRequest, IndexFrame, IndexRequest, LocateReply, LocateRequest, QuotaMetric, QuotaWindow,
-    Signed,
+    Refusal, Signed,
 };
 use store::{Index, ProjectStore, Store};
 use tempfile::TempDir;
@@ -247,7 +250,7 @@ impl TestReplica {
         if faults.refuse {
             return Err(Status::unavailable("refused"));
         }
-        let grant = metadata.get_bin("sluice-grant-bin").and_then(|grant| grant.to_bytes().ok());
+        let grant = metadata.get_bin(GRANT_METADATA).and_then(|grant| grant.to_bytes().ok());
         if faults.deny || grant.is_none() {
             return Err(Status::unauthenticated("no grant"));
         }
@@ -301,16 +304,8 @@ impl ContentService for TestReplica {
 
 /// A refusal for want of quota.
 pub(crate) fn used_up(retry: Duration) -> Status {
-    let exhausted = proto::quota::Exhausted {
-        metric: QuotaMetric::ContentRequests,
-        window: QuotaWindow::Minute,
-        project: "default".to_owned(),
-        region: String::new(),
-        limit: 10,
-        retry,
-        unanswered: false,
-    };
-    exhausted.status()
+    let limit = limit_name(QuotaMetric::ContentRequests, QuotaWindow::Minute);
+    Refusal::quota(&Exhausted { project: "default", metric: "content_requests", limit: &limit, value: 10, retry })
 }
 
 /// Patience for tests: short where a failure is expected, and never what makes a test pass.
