@@ -103,7 +103,11 @@ impl Refused {
         let mut details = ErrorDetails::with_quota_failure(vec![violation]);
         details.set_retry_info(Some(self.retry));
         let metadata = [("metric", &self.metric), ("limit", &self.limit)];
-        details.set_error_info(Refusal::Quota.reason(), DOMAIN, metadata.map(|(name, value)| (name.to_owned(), value.clone())));
+        details.set_error_info(
+            Refusal::Quota.reason(),
+            DOMAIN,
+            metadata.map(|(name, value)| (name.to_owned(), value.clone())),
+        );
         Status::with_error_details(Refusal::Quota.code(), message, details)
     }
 }

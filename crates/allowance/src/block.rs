@@ -52,10 +52,15 @@ enum Rule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
     /// `draw`: it is time to draw more; `over`: beyond a limit that is only watched.
-    Taken { draw: bool, over: bool },
+    Taken {
+        draw: bool,
+        over: bool,
+    },
     /// There may be more: draw first.
     Draw,
-    Exhausted { ends_in_ms: u64 },
+    Exhausted {
+        ends_in_ms: u64,
+    },
 }
 
 impl Block {
@@ -317,10 +322,8 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_only_watched_refuses_nothing_and_says_when_it_would() {
-        let shadow = |granted, left| QuotaBlock {
-            mode: QuotaMode::Shadow.into(),
-            ..answer(1, granted, 10, left)
-        };
+        let shadow =
+            |granted, left| QuotaBlock { mode: QuotaMode::Shadow.into(), ..answer(1, granted, 10, left) };
         let block = heard(&shadow(10, 0));
         assert!(matches!(block.take(10, 1_000), Take::Taken { over: false, .. }));
         assert_eq!(block.take(1, 1_000), Take::Taken { draw: false, over: true });

@@ -8,7 +8,7 @@ pub const AMOUNT_MAX: u64 = 1 << 40;
 pub fn granted(limit: Option<u64>, sum: u64, drawn: u64) -> u64 {
     match limit {
         None => drawn,
-        Some(limit) => limit.saturating_sub(sum.saturating_sub(drawn)).min(drawn),
+        Some(limit) => limit.min(sum).saturating_sub(sum.saturating_sub(drawn)),
     }
 }
 
@@ -40,7 +40,7 @@ mod tests {
         }
         assert_eq!(given, [30, 1, 40, 29, 0]);
         assert_eq!(granted(None, 7, 7), 7);
-        assert_eq!(granted(Some(10), 3, 7), 3, "a sum that was lost gives less, not more");
+        assert_eq!(granted(Some(10), 3, 7), 3, "no sum is less than what was added to it");
     }
 
     #[test]

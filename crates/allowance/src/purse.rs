@@ -43,10 +43,17 @@ pub struct Purse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spend {
     /// `draw`: it is time to claim more; `over`: beyond a limit that is only watched.
-    Spent { draw: bool, over: bool },
+    Spent {
+        draw: bool,
+        over: bool,
+    },
     /// Claim first.
     Draw,
-    Refused { window: QuotaWindow, limit: u64, ends_in_ms: u64 },
+    Refused {
+        window: QuotaWindow,
+        limit: u64,
+        ends_in_ms: u64,
+    },
 }
 
 impl Class {

@@ -24,7 +24,12 @@ enum Fate {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Spend { who: usize, amount: u64, allocator: usize, fate: Fate },
+    Spend {
+        who: usize,
+        amount: u64,
+        allocator: usize,
+        fate: Fate,
+    },
     Advance(u64),
     SpenderDies(usize),
     /// It forgets what it knew of the counters.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bus::{Answer, Answering, Bus, Change, EventStream, MESSAGE_MAX, NatsConfig, TableChanges, ToldStream, VALUE_MAX};
+use bus::{
+    Answer, Answering, Bus, Change, EventStream, MESSAGE_MAX, NatsConfig, TableChanges, ToldStream, VALUE_MAX,
+};
 use futures::StreamExt;
 use proto::refusal::retry_after;
 use proto::{

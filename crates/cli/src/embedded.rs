@@ -42,7 +42,16 @@ pub struct Embedded {
 impl Embedded {
     /// No service yet; those that are started speak over `bus`.
     pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Embedded {
-        Embedded { bus, tasks, shutdown, fetcher: None, cache: None, frontend: None, policies: None, quota: None }
+        Embedded {
+            bus,
+            tasks,
+            shutdown,
+            fetcher: None,
+            cache: None,
+            frontend: None,
+            policies: None,
+            quota: None,
+        }
     }
 
     /// The fetcher, and policies and the quota service for it to ask: for commands that mount nothing.

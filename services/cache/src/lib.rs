@@ -71,7 +71,8 @@ impl Cache {
         let allowances = Allowances::new(bus.clone(), config.quota.clone());
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), allowances, shutdown.clone());
+        let served =
+            serve::serve(listener, content.clone(), Gatekeeper::new(trusted), allowances, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 // Whoever runs it is of no use without it.

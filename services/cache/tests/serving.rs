@@ -313,7 +313,8 @@ async fn the_disk_tier_serves_after_a_restart_and_heals_the_store() {
 
 /// A quota service with limits of a day.
 async fn limited(setup: &Setup, requests: Option<u64>, bytes: Option<u64>) -> Quota {
-    let of_day = |limit: Option<u64>| MetricLimits { day: limit.map(Amount::Limit), ..MetricLimits::default() };
+    let of_day =
+        |limit: Option<u64>| MetricLimits { day: limit.map(Amount::Limit), ..MetricLimits::default() };
     let limits = ProjectLimits {
         content_requests: of_day(requests),
         content_bytes: of_day(bytes),
@@ -321,7 +322,12 @@ async fn limited(setup: &Setup, requests: Option<u64>, bytes: Option<u64>) -> Qu
     };
     let config = quota::Config { limits, spenders: 1, ..quota::Config::default() };
     let quota = Quota::start(config, setup.bus.clone(), &setup.tasks, setup.shutdown.clone()).await.unwrap();
-    deadline(async { while quota.probe()().await.is_err() { tokio::task::yield_now().await } }).await;
+    deadline(async {
+        while quota.probe()().await.is_err() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
     quota
 }
 

@@ -204,6 +204,7 @@ fn content_options(config: &Config) -> content::Options {
         demand_patience: config.read_timeout,
         indexes_at_once,
         quota_wait: config.quota_wait,
+        quota_patience: config.quota_read_timeout,
         quota_bypass: config.quota_bypass_store,
         ..all
     }

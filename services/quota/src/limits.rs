@@ -118,7 +118,10 @@ mod tests {
             limits.set(key, amount.map(|amount| Limit { amount, mode: QuotaMode::Enforce }));
         };
         set(None, Some(Amount::Limit(3)));
-        assert_eq!((holds("own"), holds("other")), ((Amount::Limit(2), "project"), (Amount::Limit(3), "live")));
+        assert_eq!(
+            (holds("own"), holds("other")),
+            ((Amount::Limit(2), "project"), (Amount::Limit(3), "live"))
+        );
         set(Some("own"), Some(Amount::Unlimited));
         assert_eq!(holds("own"), (Amount::Unlimited, "project-live"));
         set(Some("own"), None);

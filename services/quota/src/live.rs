@@ -44,8 +44,8 @@ pub(crate) async fn follow(mut changes: TableChanges, limits: Arc<Limits>) {
         match change {
             Change::Settled => limits.settled(),
             Change::Put(entry) => {
-                let read = parse_key(&entry.key)
-                    .and_then(|key| parse_value(&entry.value).map(|limit| (key, limit)));
+                let read =
+                    parse_key(&entry.key).and_then(|key| parse_value(&entry.value).map(|limit| (key, limit)));
                 match read {
                     Ok((key, limit)) => limits.set(key, Some(limit)),
                     Err(error) => refused(&entry.key, &error),
@@ -73,7 +73,8 @@ fn parse_key(text: &str) -> Result<LimitKey, BadLimit> {
     let parse = || {
         let mut parts = text.split('/');
         let (project, metric, window) = (parts.next()?, parts.next()?, parts.next()?);
-        let project = (project != ALL).then(|| project.parse().ok()).map_or(Some(None), |named| named.map(Some))?;
+        let project =
+            (project != ALL).then(|| project.parse().ok()).map_or(Some(None), |named| named.map(Some))?;
         if parts.next().is_some() {
             return None;
         }
@@ -90,8 +91,7 @@ pub(crate) fn write_value(limit: Limit) -> Vec<u8> {
 }
 
 fn parse_value(value: &[u8]) -> Result<Limit, BadLimit> {
-    let stored: Stored =
-        serde_json::from_slice(value).map_err(|error| BadLimit::Value(error.to_string()))?;
+    let stored: Stored = serde_json::from_slice(value).map_err(|error| BadLimit::Value(error.to_string()))?;
     let mode = if stored.shadow { QuotaMode::Shadow } else { QuotaMode::Enforce };
     Ok(Limit { amount: stored.limit, mode })
 }
@@ -106,8 +106,7 @@ mod tests {
             let key = LimitKey { project, metric: QuotaMetric::Imports, window: QuotaWindow::Day };
             assert_eq!(parse_key(&write_key(&key)), Ok(key));
         }
-        for (amount, mode) in
-            [(Amount::Limit(5), QuotaMode::Enforce), (Amount::Unlimited, QuotaMode::Shadow)]
+        for (amount, mode) in [(Amount::Limit(5), QuotaMode::Enforce), (Amount::Unlimited, QuotaMode::Shadow)]
         {
             let limit = Limit { amount, mode };
             assert_eq!(parse_value(&write_value(limit)), Ok(limit));
@@ -116,7 +115,8 @@ mod tests {
 
     #[test]
     fn what_others_write_is_checked() {
-        for wrong in ["", "a", "a/imports", "a/imports/week", "a/reads/day", "a/imports/day/x", "a b/imports/day"]
+        for wrong in
+            ["", "a", "a/imports", "a/imports/week", "a/reads/day", "a/imports/day/x", "a b/imports/day"]
         {
             assert!(parse_key(wrong).is_err(), "{wrong}");
         }
@@ -144,7 +144,8 @@ mod tests {
         until(Amount::Limit(5)).await;
         table.put("p/imports/day", r#"{"limit":"much"}"#.into()).await.unwrap();
         table.put("p/imports/minute", r#"{"limit":1}"#.into()).await.unwrap();
-        let minute = || limits.of(&"p".parse().unwrap(), QuotaMetric::Imports, QuotaWindow::Minute).limit.amount;
+        let minute =
+            || limits.of(&"p".parse().unwrap(), QuotaMetric::Imports, QuotaWindow::Minute).limit.amount;
         while minute() != Amount::Limit(1) {
             tokio::task::yield_now().await;
         }

@@ -40,7 +40,10 @@ impl Service {
         Service { limits, table, ledger: Ledger::new(bus), spenders: spenders.into() }
     }
 
-    pub(crate) async fn claim(self: Arc<Self>, request: QuotaClaimRequest) -> Result<QuotaClaimReply, Status> {
+    pub(crate) async fn claim(
+        self: Arc<Self>,
+        request: QuotaClaimRequest,
+    ) -> Result<QuotaClaimReply, Status> {
         let claimed = self.blocks(request).await;
         if claimed.is_err() {
             meters::failed();
@@ -156,7 +159,8 @@ impl Asked {
     fn new(project: &str, region: String) -> Result<Asked, Status> {
         let project = refusal::project(project)?;
         if !is_region(&region) {
-            let refusal = "the region's name is too long, or has other than letters, digits, `-`, `_` and `.`";
+            let refusal =
+                "the region's name is too long, or has other than letters, digits, `-`, `_` and `.`";
             return Err(Refusal::Invalid.status(refusal));
         }
         Ok(Asked { project, region })

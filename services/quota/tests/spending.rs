@@ -29,7 +29,11 @@ fn per_day(requests: u64, shadow: bool) -> Config {
 async fn start(config: Config, bus: &Bus) -> Quota {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let quota = Quota::start(config, bus.clone(), &tasks, shutdown).await.unwrap();
-    let known = async { while quota.probe()().await.is_err() { tokio::task::yield_now().await } };
+    let known = async {
+        while quota.probe()().await.is_err() {
+            tokio::task::yield_now().await
+        }
+    };
     tokio::time::timeout(SOON, known).await.expect("the live limits are not read");
     quota
 }
@@ -173,7 +177,11 @@ async fn what_cannot_be_meant_is_refused_with_a_reason() {
         with(&|claim| claim.spender = "x".repeat(1000)),
         with(&|claim| claim.wants = vec![claim.wants[0]; 9]),
     ] {
-        assert_eq!(bus.call(wrong.clone(), SOON).await.unwrap_err().code(), Code::InvalidArgument, "{wrong:?}");
+        assert_eq!(
+            bus.call(wrong.clone(), SOON).await.unwrap_err().code(),
+            Code::InvalidArgument,
+            "{wrong:?}"
+        );
     }
     for wrong in [
         QuotaSetRequest { to: None, ..set(To::Limit(1)) },
@@ -183,7 +191,11 @@ async fn what_cannot_be_meant_is_refused_with_a_reason() {
         QuotaSetRequest { mode: 7, ..set(To::Limit(1)) },
         QuotaSetRequest { project: "*/x".to_owned(), ..set(To::Limit(1)) },
     ] {
-        assert_eq!(bus.call(wrong.clone(), SOON).await.unwrap_err().code(), Code::InvalidArgument, "{wrong:?}");
+        assert_eq!(
+            bus.call(wrong.clone(), SOON).await.unwrap_err().code(),
+            Code::InvalidArgument,
+            "{wrong:?}"
+        );
     }
     let show = QuotaShowRequest { project: "../x".to_owned(), ..QuotaShowRequest::default() };
     assert_eq!(bus.call(show, SOON).await.unwrap_err().code(), Code::InvalidArgument);

@@ -52,7 +52,8 @@ impl Nats {
         let bucket = self.leases.get_or_try_init(|| self.open_leases()).await?.clone();
         let context = jetstream::new(self.client.clone());
         let ttl = Duration::from_secs(ttl.max(TTL_MIN).as_secs());
-        let mut keeper = Keeper { bucket, context, key: format!("lease/{}", key::escaped(name)), ttl, revision: 0 };
+        let mut keeper =
+            Keeper { bucket, context, key: format!("lease/{}", key::escaped(name)), ttl, revision: 0 };
         if !keeper.acquire().await? {
             return Ok(None);
         }

@@ -159,8 +159,8 @@ impl NatsTable {
             ..kv::Config::default()
         };
         let bucket = jetstream::new(self.nats.client.clone()).create_or_update_key_value(config).await;
-        let bucket =
-            bucket.map_err(|error| Status::unavailable(format!("opening the table {}: {error}", self.name)))?;
+        let bucket = bucket
+            .map_err(|error| Status::unavailable(format!("opening the table {}: {error}", self.name)))?;
         Ok(opened.insert(bucket).clone())
     }
 }

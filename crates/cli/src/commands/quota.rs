@@ -178,7 +178,8 @@ fn table(limits: &[Shown]) -> String {
 }
 
 fn metric(text: &str) -> Result<QuotaMetric, String> {
-    QuotaMetric::from_code(text).ok_or_else(|| "content_requests, content_bytes or imports expected".to_owned())
+    QuotaMetric::from_code(text)
+        .ok_or_else(|| "content_requests, content_bytes or imports expected".to_owned())
 }
 
 fn window(text: &str) -> Result<QuotaWindow, String> {

@@ -36,7 +36,8 @@ impl Limited {
         let quota = mesh.backend.service(mesh.scratch(), "quota", &quota)?;
         let mut layout = LayoutWriter::create(&mesh.scratch().path("layout"))?;
         let tar = busybox()?.directory("data");
-        let tar = (0..FILES).fold(tar, |tar, file| tar.file(&format!("data/{file:02}"), &noise(file, FILE_LEN)));
+        let tar =
+            (0..FILES).fold(tar, |tar, file| tar.file(&format!("data/{file:02}"), &noise(file, FILE_LEN)));
         layout.image("app", &ImageSpec::new([tar.finish()]))?;
         let limited = Limited { reference: layout.reference("app"), _quota: quota, mesh, admin };
         limited.until("the quota service answers", || Ok(limited.shown().is_ok()))?;

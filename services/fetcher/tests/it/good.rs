@@ -268,8 +268,12 @@ async fn an_import_costs_once_and_one_too_many_is_refused_for_want_of_quota() {
     layout.image("v2", &ImageSpec::new([layer(2)])).unwrap();
     let (first, second) = (layout.reference("v1"), layout.reference("v2"));
     harness.import(&first).await.unwrap();
-    let refused = Refused::of(&harness.import(&second).await.unwrap_err()).expect("a refusal for want of quota");
-    assert_eq!((refused.subject.as_str(), refused.limit.as_str()), ("project:default", "imports_per_project_day"));
+    let refused =
+        Refused::of(&harness.import(&second).await.unwrap_err()).expect("a refusal for want of quota");
+    assert_eq!(
+        (refused.subject.as_str(), refused.limit.as_str()),
+        ("project:default", "imports_per_project_day")
+    );
     // What is here already costs nothing.
     harness.import(&first).await.unwrap();
 }

@@ -63,8 +63,8 @@ struct Request {
 
 impl Content {
     /// Delivers every one of `chunks` to `out`, each once, verified or with the reason why not.
-    /// Demand is tried for as long as the options say, lower classes for one cycle: whoever
-    /// wants them comes back later. Ends early when `out` is closed.
+    /// Demand is tried for as long as the options say, longer while it is a quota that is waited for, lower classes for one
+    /// cycle: whoever wants them comes back later. Ends early when `out` is closed.
     pub(crate) async fn fetch(
         &self,
         class: Class,
@@ -73,21 +73,27 @@ impl Content {
         out: mpsc::Sender<Fetched>,
     ) {
         let request = Arc::new(Request { class, gate, out });
-        let patience_ends = Instant::now() + self.mesh.options.demand_patience;
+        let (begun, options) = (Instant::now(), self.mesh.options);
+        let mut patience_ends = begun + options.demand_patience;
         let mut wanted: Vec<Wanted> = chunks.into_iter().map(Wanted::new).collect();
         let mut bearing = Bearing::default();
         for cycle in 0.. {
+            let cycle_began = Instant::now();
             wanted = self.cycle(cycle, &request, wanted).await;
             let short = wanted.iter().filter_map(|one| one.failed.short_for()).min();
             if short.is_some() {
                 wanted = self.past_the_quota(&request, &bearing, wanted).await;
             }
             let pause = match short {
-                Some(retry) => bearing.wait(class, retry, self.mesh.options.quota_wait),
+                Some(retry) => bearing.wait(class, retry, options.quota_wait),
                 None if class == Class::Demand || cycle + 1 < STORE_AFTER_CYCLES => Some(backoff(cycle + 1)),
                 None => None,
             };
-            let pause = pause.filter(|pause| class != Class::Demand || Instant::now() + *pause < patience_ends);
+            if short.is_some() && begun.elapsed() < options.quota_patience {
+                patience_ends += cycle_began.elapsed() + pause.unwrap_or_default();
+            }
+            let pause =
+                pause.filter(|pause| class != Class::Demand || Instant::now() + *pause < patience_ends);
             let Some(pause) = pause.filter(|_| !wanted.is_empty() && !request.out.is_closed()) else { break };
             sleep(pause).await;
         }

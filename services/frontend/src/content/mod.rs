@@ -77,6 +77,8 @@ pub struct Options {
     pub indexes_at_once: usize,
     /// How long a process waits for a quota before the store is asked, and a mount before it is refused.
     pub quota_wait: Duration,
+    /// How long a process waits for a quota in all. Not part of `demand_patience`: while it is refused nothing is amiss.
+    pub quota_patience: Duration,
     /// Whether the store is asked at all for what a quota refuses.
     pub quota_bypass: bool,
 }
@@ -88,6 +90,7 @@ impl Default for Options {
             demand_patience: Duration::from_secs(120),
             indexes_at_once: 8,
             quota_wait: Duration::from_secs(10),
+            quota_patience: Duration::from_secs(25 * 60 * 60),
             quota_bypass: false,
         }
     }

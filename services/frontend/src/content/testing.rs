@@ -20,8 +20,8 @@ use proto::gatekeeper::GRANT_METADATA;
 use proto::quota::limit_name;
 use proto::refusal::Exhausted;
 use proto::{
-    ChunkFrame, ChunksRequest, IndexFrame, IndexRequest, LocateReply, LocateRequest, QuotaMetric, QuotaWindow,
-    Refusal, Signed,
+    ChunkFrame, ChunksRequest, IndexFrame, IndexRequest, LocateReply, LocateRequest, QuotaMetric,
+    QuotaWindow, Refusal, Signed,
 };
 use store::{Index, ProjectStore, Store};
 use tempfile::TempDir;
@@ -305,7 +305,13 @@ impl ContentService for TestReplica {
 /// A refusal for want of quota.
 pub(crate) fn used_up(retry: Duration) -> Status {
     let limit = limit_name(QuotaMetric::ContentRequests, QuotaWindow::Minute);
-    Refusal::quota(&Exhausted { project: "default", metric: "content_requests", limit: &limit, value: 10, retry })
+    Refusal::quota(&Exhausted {
+        project: "default",
+        metric: "content_requests",
+        limit: &limit,
+        value: 10,
+        retry,
+    })
 }
 
 /// Patience for tests: short where a failure is expected, and never what makes a test pass.

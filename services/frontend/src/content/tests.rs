@@ -260,7 +260,8 @@ async fn a_quota_is_not_got_around_by_asking_others_or_the_store() {
     let first = super::endpoints::ranked_urls(&site.urls(), &chunks[0].digest)[0];
     site.replicas[first].set(short(Duration::from_secs(3600)));
     for class in [Class::Demand, Class::Prefetch, Class::Background] {
-        let fetched = fetch(&site.content(true, impatient()), class, &chunks[..1]).await;
+        let options = Options { quota_patience: Duration::from_millis(300), ..impatient() };
+        let fetched = fetch(&site.content(true, options), class, &chunks[..1]).await;
         assert!(is_short(fetched[0].result.as_ref().unwrap_err()), "{class:?}");
     }
     assert!(site.replicas.iter().all(|replica| replica.sent().is_empty()));
@@ -293,6 +294,23 @@ async fn a_read_waits_for_the_quota_and_lower_classes_do_not() {
     let told = site.bus.events().recent();
     assert_eq!((told[0].kind(), told[0].reason.as_str()), (proto::EventKind::Quota, "content-quota"));
     assert_eq!(told[0].details["metric"], "content_requests");
+}
+
+#[tokio::test]
+async fn a_read_that_waits_for_a_quota_is_more_patient_than_others() {
+    let site = Site::new(1).await;
+    let chunks = chunks(&site, 2).await;
+    site.replicas[0].set(short(Duration::from_millis(200)));
+    let options = Options { demand_patience: Duration::from_millis(250), ..impatient() };
+    let content = site.content(false, options);
+    let read = fetch(&content, Class::Demand, &chunks);
+    let raised = async {
+        // Longer than anything else is waited for.
+        site.replicas[0].refusals(8).await;
+        site.replicas[0].set(Faults::default());
+    };
+    let (fetched, ()) = tokio::join!(read, raised);
+    check_all_came(&chunks, &fetched);
 }
 
 #[tokio::test]
