@@ -1,7 +1,7 @@
 //! The contract between the services: messages, subjects and signatures.
 //!
 //! `mesh.proto` holds what is asked over the bus, `events.proto` what is told on it, `content.proto` the bulk bytes,
-//! `node.proto` what a frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
+//! `quota.proto` how allowances are drawn, `node.proto` what a frontend answers on its own machine. [`subjects`] shows the entire conversation. [`containerd`] and
 //! [`cri`] are not ours: what a container runtime asks of a snapshotter and answers about its images, and what Kubernetes
 //! asks of a runtime.
 
@@ -64,6 +64,7 @@ mod facts;
 pub mod gatekeeper;
 mod pairs;
 pub mod placement;
+pub mod quota;
 pub mod refusal;
 pub mod signed;
 pub mod subjects;

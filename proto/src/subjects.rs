@@ -41,6 +41,9 @@ conversation! {
     "sluice.v1.policy.plan": PlanRequest -> PlanReply, Frontend => Policy;
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply, Operator => Policy;
     "sluice.v1.policy.record": RecordRequest -> RecordReply, Operator => Policy;
+    "sluice.v1.quota.claim": QuotaClaimRequest -> QuotaClaimReply, Fetcher | Cache => Quota;
+    "sluice.v1.quota.show": QuotaShowRequest -> QuotaShowReply, Operator => Quota;
+    "sluice.v1.admin.quota.set": QuotaSetRequest -> QuotaSetReply, Operator => Quota;
     "sluice.v1.cache.locate": LocateRequest -> LocateReply, Frontend => Cache;
     "sluice.v1.cache.refresh": RefreshRequest -> RefreshReply, Fetcher => Cache;
     "sluice.v1.cache.present": PresentRequest -> LocateReply, Cache => Cache;
@@ -48,6 +51,8 @@ conversation! {
 
 /// Events are told on `sluice.v1.event.<kind>`.
 pub const EVENTS: &str = "sluice.v1.event";
+/// Sums of counters are kept on `sluice.v1.counter.<name>.<key>`, in a stream for each name.
+pub const COUNTERS: &str = "sluice.v1.counter";
 /// Decisions of policies, each a `RecordedDecision`, for as long as somebody asks for them.
 pub const DECISIONS: &str = "sluice.v1.policy.decision";
 

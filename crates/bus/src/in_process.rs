@@ -13,8 +13,10 @@ use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::counters::Sums;
 use crate::endpoint::Endpoint;
 use crate::lease::Lease;
+use crate::table::Rows;
 use crate::{GATHERED_MAX, Undelivered, wire};
 
 /// Messages that a slow listener may lag behind; it then misses the oldest.
@@ -27,6 +29,8 @@ pub(crate) struct InProcess {
     /// Those who listen to what is told on a subject.
     told: Mutex<HashMap<&'static str, broadcast::Sender<Bytes>>>,
     leases: Arc<Leases>,
+    counters: Mutex<HashMap<String, Arc<Sums>>>,
+    tables: Mutex<HashMap<String, Arc<Rows>>>,
 }
 
 struct Listener {
@@ -110,6 +114,15 @@ impl InProcess {
         lock(&self.leases.held)
             .insert(name.to_owned())
             .then(|| Lease::in_process(Held { name: name.to_owned(), leases: self.leases.clone() }))
+    }
+
+    pub(crate) fn sums(&self, name: &str, kept: Duration) -> Arc<Sums> {
+        let mut counters = lock(&self.counters);
+        counters.entry(name.to_owned()).or_insert_with(|| Arc::new(Sums::new(kept))).clone()
+    }
+
+    pub(crate) fn rows(&self, name: &str) -> Arc<Rows> {
+        lock(&self.tables).entry(name.to_owned()).or_default().clone()
     }
 }
 

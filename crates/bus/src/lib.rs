@@ -10,12 +10,15 @@
 //! at most [`Answer::in_flight`] at a time; one more is told "busy" at once, and waits nowhere.
 
 mod call;
+mod counters;
 mod endpoint;
 mod events;
 mod in_process;
+mod key;
 mod lease;
 mod nats;
 mod resolve;
+mod table;
 mod told;
 mod wire;
 
@@ -35,12 +38,14 @@ use tonic::Status;
 
 use endpoint::Endpoint;
 use in_process::InProcess;
-use nats::Nats;
+use nats::{Nats, NatsCounters, NatsTable};
 
+pub use counters::Counters;
 pub use events::{EventStream, Events};
 pub use lease::Lease;
 pub use nats::NatsConfig;
 pub use resolve::Step;
+pub use table::{Change, Entry, Table, TableChanges, VALUE_MAX};
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 
@@ -194,6 +199,22 @@ impl Bus {
         match &self.transport {
             Transport::InProcess(bus) => Ok(bus.lease(name)),
             Transport::Nats(bus) => bus.lease(name, ttl).await,
+        }
+    }
+
+    /// The counters of this name, which is one token. A sum is forgotten when nothing was added to it for as long as it is `kept`.
+    pub fn counters(&self, name: &str, kept: Duration) -> Counters {
+        match &self.transport {
+            Transport::InProcess(bus) => Counters::in_process(bus.sums(name, kept)),
+            Transport::Nats(bus) => Counters::nats(NatsCounters::new(bus.clone(), name, kept)),
+        }
+    }
+
+    /// The table of this name, which is one token.
+    pub fn table(&self, name: &str) -> Table {
+        match &self.transport {
+            Transport::InProcess(bus) => Table::in_process(bus.rows(name)),
+            Transport::Nats(bus) => Table::nats(NatsTable::new(bus.clone(), name)),
         }
     }
 }

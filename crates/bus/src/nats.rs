@@ -3,7 +3,9 @@
 //! The loop of a subscription only takes a message and hands it on; it never waits for a handler.
 //! Whatever happens to the connection, it is made again, without end.
 
+mod counters;
 mod lease;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,9 @@ use tonic::Status;
 
 use crate::endpoint::Endpoint;
 use crate::{GATHERED_MAX, Share, Undelivered, wire};
+
+pub(crate) use counters::NatsCounters;
+pub(crate) use table::NatsTable;
 
 /// Requests that may wait in one subscription: at a megabyte each at worst, and mostly a kilobyte.
 /// The loop empties it at once; beyond it NATS drops, and the caller's deadline ends the wait.
@@ -52,7 +57,7 @@ pub struct NatsConfig {
     /// PEM certificate and key to show to the server; both or neither.
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
-    /// Copies of the lease bucket that a cluster keeps.
+    /// Copies that a cluster keeps of leases, counters and tables.
     pub replicas: usize,
 }
 

@@ -115,6 +115,8 @@ pub enum Command {
     #[command(subcommand)]
     Policy(commands::policy::PolicyCommand),
     #[command(subcommand)]
+    Quota(commands::quota::QuotaCommand),
+    #[command(subcommand)]
     Config(commands::config::ConfigCommand),
     Completions(commands::completions::CompletionsArgs),
     #[command(hide = true)]
@@ -168,6 +170,10 @@ mod tests {
             &["policy", "pull", "oci://registry.example/mine:1", "-o", "mine.wasm"],
             &["policy", "sign", "mine.wasm", "--key", "mine.pem"],
             &["policy", "keygen"],
+            &["quota", "show", "--region", "eu-1"],
+            &["quota", "set", "content_requests", "minute", "100000", "--shadow"],
+            &["quota", "set", "content_bytes", "day", "10GiB", "--every-project"],
+            &["quota", "set", "imports", "day", "forget"],
             &["completions", "bash"],
             &["install", "--restart", "--socket", "/run/s.sock"],
             &["install", "--root", "/mnt/image", "--frontend", "/bin/frontend", "--memory", "64GiB"],
@@ -197,6 +203,10 @@ mod tests {
             &["policy", "run", "mine.wasm", "debian:12", "--facts", "facts.json"],
             &["policy", "push", "mine.wasm", "registry.example/mine:1"],
             &["policy", "sign", "mine.wasm"],
+            &["quota", "set", "imports", "day", "many"],
+            &["quota", "set", "imports", "day", "-1"],
+            &["quota", "set", "imports", "week", "1"],
+            &["quota", "set", "reads", "day", "1"],
             &["compare", "x", "--ready-http", "80", "--ready-line", "up"],
             &["install", "--root", "/mnt/image", "--restart"],
             &["install", "--images", "--restart"],

@@ -13,6 +13,7 @@ pub mod link;
 pub mod ls;
 pub mod mount;
 pub mod policy;
+pub mod quota;
 pub mod reserve;
 pub mod rm;
 pub mod run;
@@ -109,6 +110,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Events(args) => events::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
         Command::Policy(command) => policy::run(&context, command).await,
+        Command::Quota(command) => quota::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
         Command::Completions(_)
         | Command::Config(_)

@@ -1,7 +1,7 @@
 //! The services in this process: sluice alone, with no server.
 //!
-//! Which of them run depends on the command: those that only import need the fetcher and its policies, a node all four, unless
-//! the mesh that it belongs to has the policies.
+//! Which of them run depends on the command: those that only import need the fetcher, its policies and the quota service, a node all
+//! five, unless the mesh that it belongs to has policies and quotas.
 //! They share one shutdown; [`Embedded::stop`] waits for them, a drop only tells them to end.
 
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use fetcher::Fetcher;
 use frontend::Frontend;
 use policy::Policies;
 use proto::{Event, EventKind};
+use quota::Quota;
 use store::Store;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -35,19 +36,37 @@ pub struct Embedded {
     cache: Option<Cache>,
     frontend: Option<Frontend>,
     policies: Option<Policies>,
+    quota: Option<Quota>,
 }
 
 impl Embedded {
     /// No service yet; those that are started speak over `bus`.
     pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Embedded {
-        Embedded { bus, tasks, shutdown, fetcher: None, cache: None, frontend: None, policies: None }
+        Embedded {
+            bus,
+            tasks,
+            shutdown,
+            fetcher: None,
+            cache: None,
+            frontend: None,
+            policies: None,
+            quota: None,
+        }
     }
 
-    /// The fetcher, and policies for it to ask: for commands that mount nothing.
+    /// The fetcher, and policies and the quota service for it to ask: for commands that mount nothing.
     pub async fn fetcher_only(settings: &Settings) -> anyhow::Result<Embedded> {
         let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
         embedded.start_policies(settings).await?;
+        embedded.start_quota(settings).await?;
         embedded.start_fetcher(settings).await?;
+        Ok(embedded)
+    }
+
+    /// The quota service alone: for what is asked of it.
+    pub async fn quota_only(settings: &Settings) -> anyhow::Result<Embedded> {
+        let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
+        embedded.start_quota(settings).await?;
         Ok(embedded)
     }
 
@@ -65,8 +84,8 @@ impl Embedded {
         Ok(Some(embedded))
     }
 
-    /// Policies, fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
-    /// fetcher and cache too; policies are the mesh's then, unless the settings say which this node has.
+    /// Policies, quotas, fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
+    /// fetcher and cache too; policies and quotas are the mesh's then, unless the settings say which this node has.
     pub async fn node(
         settings: &Settings,
         tasks: TaskTracker,
@@ -79,6 +98,9 @@ impl Embedded {
         let mut embedded = Embedded::new(bus, tasks, shutdown);
         if settings.runs_policies() {
             embedded.start_policies_sooner_or_later(settings).await;
+        }
+        if settings.runs_quota() {
+            embedded.start_quota(settings).await?;
         }
         embedded.start_fetcher(settings).await?;
         embedded.start_cache(settings).await?;
@@ -139,6 +161,14 @@ impl Embedded {
                 }
             }
         });
+    }
+
+    /// Before those who spend: they ask it first.
+    pub async fn start_quota(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let config = settings.quota.clone();
+        let quota = Quota::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
+        self.quota = Some(quota.await.context("start the embedded quota service")?);
+        Ok(())
     }
 
     pub async fn start_fetcher(&mut self, settings: &Settings) -> anyhow::Result<()> {

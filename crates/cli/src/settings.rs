@@ -39,6 +39,7 @@ pub struct Settings {
     pub cache: cache::Config,
     pub frontend: frontend::Config,
     pub policy: policy::Config,
+    pub quota: quota::Config,
 }
 
 impl Default for Settings {
@@ -55,6 +56,7 @@ impl Default for Settings {
             cache: cache::Config::default(),
             frontend: frontend::Config::default(),
             policy: policy::Config::default(),
+            quota: quota::Config::default(),
         }
     }
 }
@@ -119,6 +121,7 @@ impl Settings {
         self.cache.check()?;
         self.fetcher.judging.check()?;
         self.policy.limits.check()?;
+        self.quota.check()?;
         if let Some(reason) = self.impatient() {
             bail!(reason);
         }
@@ -130,6 +133,12 @@ impl Settings {
     pub fn runs_policies(&self) -> bool {
         let told = self.policy.file.is_some() || self.policy.set != policy::SetConfig::default();
         self.nats.is_none() || told
+    }
+
+    /// Whether a node runs a quota service. In a mesh all who answer draw from the same counters, so there it leaves that to the mesh's own,
+    /// unless it is told the limits.
+    pub fn runs_quota(&self) -> bool {
+        self.nats.is_none() || self.quota != quota::Config::default()
     }
 
     /// Where fetcher and policies run in one process: that the fetcher would not wait for the policies' own answer, by which they say
@@ -234,6 +243,18 @@ mod tests {
         assert!(settings.runs_policies());
         settings.policy = policy::Config { file: Some("policies.toml".into()), ..policy::Config::default() };
         assert!(settings.runs_policies());
+    }
+
+    #[test]
+    fn a_node_of_a_mesh_hands_out_quotas_only_when_it_is_told_the_limits() {
+        let mut settings = Settings::default();
+        assert!(settings.runs_quota());
+        settings.nats = Some(bus::NatsConfig::default());
+        assert!(!settings.runs_quota());
+        settings.quota.limits.imports.day = Some(quota::Amount::Limit(1));
+        assert!(settings.runs_quota());
+        settings.quota.spenders = 0;
+        assert!(settings.check().unwrap_err().to_string().contains("quota.spenders"));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Config {
     pub disk: Option<Disk>,
     /// Public keys of the fetchers whose grants count, in hexadecimal.
     pub trusted_keys: Vec<String>,
+    /// How allowances are spent: content requests and bytes.
+    pub quota: allowance::Config,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,7 @@ impl Default for Config {
             memory: ByteSize::mib(256),
             disk: None,
             trusted_keys: Vec::new(),
+            quota: allowance::Config::default(),
         }
     }
 }

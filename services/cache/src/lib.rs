@@ -1,7 +1,7 @@
 //! Serves content to nodes: trees, maps and chunks, from memory and disk in front of the object store.
 //!
 //! ```text
-//! serve   gRPC content.v1: who may read (grant), streams of frames in the order asked for
+//! serve   gRPC content.v1: who may read (grant) and what it costs (costs), streams of frames in the order asked for
 //!   └─ content   memory -> one flight per name: disk -> store, verified before anyone sees it
 //!        ├─ tiers    memory and disk under byte budgets
 //!        └─ repair   asks the fetcher to bring back what the store has lost or spoilt
@@ -14,6 +14,7 @@
 
 mod config;
 mod content;
+mod costs;
 mod meters;
 mod presence;
 mod refresh;
@@ -24,6 +25,7 @@ mod tiers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use allowance::Allowances;
 use anyhow::Context;
 use bus::Bus;
 use proto::gatekeeper::Gatekeeper;
@@ -66,9 +68,11 @@ impl Cache {
         let tiers = Tiers::open(&config).await?;
         let repairs = Repairs::new(bus.clone(), tasks.clone(), shutdown.clone());
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
+        let allowances = Allowances::new(bus.clone(), config.quota.clone());
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), shutdown.clone());
+        let served =
+            serve::serve(listener, content.clone(), Gatekeeper::new(trusted), allowances, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 // Whoever runs it is of no use without it.

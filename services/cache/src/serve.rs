@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use allowance::Allowances;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use image::Digest;
@@ -30,6 +31,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};
+use crate::costs::Costs;
 use crate::meters;
 use crate::repair::Image;
 use crate::tiers::Kind;
@@ -61,10 +63,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     content: Arc<Content>,
     gatekeeper: Gatekeeper,
+    allowances: Allowances,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service = Service { content, gatekeeper, streams, shutdown: shutdown.clone() };
+    let service = Service { content, gatekeeper, allowances, streams, shutdown: shutdown.clone() };
     let service = ContentServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -83,6 +86,7 @@ pub(crate) async fn serve(
 struct Service {
     content: Arc<Content>,
     gatekeeper: Gatekeeper,
+    allowances: Allowances,
     streams: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -106,8 +110,11 @@ impl ContentService for Service {
         };
         let digest = digest(&asked.digest)?;
         let reader = self.reader(&project, &grant, "", Priority::Demand)?;
+        let costs = Costs::of(&self.allowances, &project, Priority::Demand);
+        costs.request().await?;
         let stored = self.content.get(&reader, Kind::Index(index), digest).await?;
-        let frames = split(stored).map(|data| IndexFrame { data: data.to_vec() });
+        costs.sending(stored.len()).await?;
+        let frames = split(stored).map(|data| Ok(IndexFrame { data: data.to_vec() }));
         Ok(Response::new(place.hold(stream::iter(frames))))
     }
 
@@ -126,7 +133,8 @@ impl ContentService for Service {
         }
         let digests: Vec<Digest> =
             asked.digests.iter().map(|bytes| digest(bytes)).collect::<Result<_, _>>()?;
-        Ok(Response::new(place.hold(chunks(self.content.clone(), reader, digests))))
+        let costs = Costs::of(&self.allowances, &project, asked.priority());
+        Ok(Response::new(place.hold(chunks(self.content.clone(), reader, costs, digests))))
     }
 }
 
@@ -163,7 +171,10 @@ struct Place {
 
 impl Place {
     /// `frames` until the cache ends; the place is free when the stream is gone.
-    fn hold<T: Send + 'static>(self, frames: impl Stream<Item = T> + Send + 'static) -> Frames<T> {
+    fn hold<T: Send + 'static>(
+        self,
+        frames: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Frames<T> {
         let state = Some((self, Box::pin(frames)));
         Box::pin(stream::unfold(state, |state| async {
             let (place, mut frames) = state?;
@@ -172,7 +183,10 @@ impl Place {
                 () = place.shutdown.cancelled() => {
                     Some((Err(Status::unavailable("the cache is shutting down")), None))
                 }
-                frame = frames.next() => Some((Ok(frame?), Some((place, frames)))),
+                frame = frames.next() => match frame? {
+                    Ok(frame) => Some((Ok(frame), Some((place, frames)))),
+                    Err(status) => Some((Err(status), None)),
+                },
             }
         }))
     }
@@ -184,15 +198,28 @@ impl Drop for Place {
     }
 }
 
-fn chunks(content: Arc<Content>, reader: Reader, digests: Vec<Digest>) -> impl Stream<Item = ChunkFrame> {
+/// Chunks until the last one, or until one is refused: for want of quota, as all that follow would be.
+fn chunks(
+    content: Arc<Content>,
+    reader: Reader,
+    costs: Costs,
+    digests: Vec<Digest>,
+) -> impl Stream<Item = Result<ChunkFrame, Status>> {
     let ahead = match reader.class {
         Priority::Demand | Priority::Prefetch => READ_AHEAD,
         Priority::Background => READ_AHEAD_BACKGROUND,
     };
-    let reader = Arc::new(reader);
+    let (reader, costs) = (Arc::new(reader), Arc::new(costs));
     let get = move |digest| {
-        let (content, reader) = (content.clone(), reader.clone());
-        let get = async move { content.get(&reader, Kind::Chunk, digest).await };
+        let (content, reader, costs) = (content.clone(), reader.clone(), costs.clone());
+        let get = async move {
+            costs.request().await?;
+            let outcome = content.get(&reader, Kind::Chunk, digest).await;
+            if let Ok(stored) = &outcome {
+                costs.sending(stored.len()).await?;
+            }
+            Ok(outcome)
+        };
         AbortOnDropHandle::new(tokio::spawn(get))
     };
     stream::iter((0..).zip(digests))
@@ -202,8 +229,12 @@ fn chunks(content: Arc<Content>, reader: Reader, digests: Vec<Digest>) -> impl S
         })
         .buffered(ahead)
         .flat_map(|(index, outcome)| {
-            let outcome = outcome.unwrap_or_else(|error| Err(Unserved::Unavailable(error.to_string())));
-            stream::iter(chunk_frames(index, outcome))
+            let outcome = outcome.unwrap_or_else(|error| Ok(Err(Unserved::Unavailable(error.to_string()))));
+            let frames = match outcome {
+                Ok(outcome) => chunk_frames(index, outcome).into_iter().map(Ok).collect(),
+                Err(refused) => vec![Err(refused)],
+            };
+            stream::iter(frames)
         })
 }
 

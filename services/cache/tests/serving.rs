@@ -14,8 +14,10 @@ use image::Digest;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::index_request::Kind;
+use proto::quota::Refused;
 use proto::signed::TrustedKeys;
 use proto::{ChunksRequest, IndexRequest, LocateRequest, RefreshRequest, RepairReply, RepairRequest};
+use quota::{Amount, MetricLimits, ProjectLimits, Quota};
 use store::{Index, verify};
 use tonic::Code;
 
@@ -307,4 +309,60 @@ async fn the_disk_tier_serves_after_a_restart_and_heals_the_store() {
     };
     deadline(healed).await;
     assert_eq!(setup.project().chunk(digest).await.unwrap(), stored);
+}
+
+/// A quota service with limits of a day.
+async fn limited(setup: &Setup, requests: Option<u64>, bytes: Option<u64>) -> Quota {
+    let of_day =
+        |limit: Option<u64>| MetricLimits { day: limit.map(Amount::Limit), ..MetricLimits::default() };
+    let limits = ProjectLimits {
+        content_requests: of_day(requests),
+        content_bytes: of_day(bytes),
+        ..ProjectLimits::default()
+    };
+    let config = quota::Config { limits, spenders: 1, ..quota::Config::default() };
+    let quota = Quota::start(config, setup.bus.clone(), &setup.tasks, setup.shutdown.clone()).await.unwrap();
+    deadline(async {
+        while quota.probe()().await.is_err() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    quota
+}
+
+#[tokio::test]
+async fn a_stream_ends_where_the_quota_does_and_says_which_one() {
+    let chunks: Vec<_> = (0..8_u8).map(|seed| chunk(seed, 1000)).collect();
+    let size = chunks[0].1.len() as u64;
+    for (requests, bytes, metric) in
+        [(Some(5), None, "content_requests"), (None, Some(5 * size), "content_bytes")]
+    {
+        let setup = Setup::start().await;
+        let _quota = limited(&setup, requests, bytes).await;
+        for (digest, stored) in &chunks {
+            setup.project().put_chunk(*digest, stored.clone()).await.unwrap();
+        }
+        let (mut stream, mut came) = (setup.request(&chunks, Priority::Demand).await.unwrap(), 0);
+        let status = loop {
+            match stream.message().await {
+                Ok(frame) => came += usize::from(frame.expect("the stream ends with a refusal").last),
+                Err(status) => break status,
+            }
+        };
+        // Those that are read ahead race for the last tickets.
+        assert!(came <= 5, "{came}");
+        let refused = Refused::of(&status).expect("a refusal for want of quota");
+        assert_eq!(refused.metric, metric);
+        assert!(status.message().contains("project default"), "{status}");
+        // And so does the next one, of any class, and a tree.
+        for priority in [Priority::Demand, Priority::Background] {
+            let refused = setup.chunks(&chunks, priority).await.unwrap_err();
+            assert!(Refused::of(&refused).is_some(), "{refused}");
+        }
+        let tree = Bytes::from(verify::seal_index(b"a tree").unwrap());
+        setup.project().put_index(Index::Tree, Digest::of(b"a tree"), tree).await.unwrap();
+        let refused = setup.index(Kind::Tree, Digest::of(b"a tree")).await.unwrap_err();
+        assert!(Refused::of(&refused).is_some(), "{refused}");
+    }
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub limits: Limits,
     pub source: SourceConfig,
     pub judging: Judging,
+    /// How allowances are spent: imports. Its region is that of `judging` where it has none of its own.
+    pub quota: allowance::Config,
 }
 
 /// How policies are asked, and what they are told.
@@ -101,7 +103,19 @@ impl Default for Config {
             limits: Limits::default(),
             source: SourceConfig::default(),
             judging: Judging::default(),
+            quota: allowance::Config::default(),
         }
+    }
+}
+
+impl Config {
+    /// How imports are paid for, and where.
+    pub(crate) fn spending(&self) -> allowance::Config {
+        let mut quota = self.quota.clone();
+        if quota.region.is_empty() {
+            quota.region = self.judging.region.clone().unwrap_or_default();
+        }
+        quota
     }
 }
 

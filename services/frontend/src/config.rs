@@ -66,6 +66,15 @@ pub struct Config {
     /// How long a read waits for missing bytes, all retries included, before it fails.
     #[serde(with = "humantime_serde")]
     pub read_timeout: Duration,
+    /// How long a read waits for a quota that is used up before the object store is asked, where that is allowed, and a mount before
+    /// its image is pulled the ordinary way.
+    #[serde(with = "humantime_serde")]
+    pub quota_wait: Duration,
+    /// How long a read waits for a quota in all, before it fails: longer than a quota lasts.
+    #[serde(with = "humantime_serde")]
+    pub quota_read_timeout: Duration,
+    /// Read from the object store itself, past the caches, what a quota refuses.
+    pub quota_bypass_store: bool,
     /// A start is over when nothing new was read for this long; then its profile is reported.
     #[serde(with = "humantime_serde")]
     pub start_settled: Duration,
@@ -107,6 +116,9 @@ impl Default for Config {
             import_timeout: Duration::from_secs(30 * 60),
             import_queue_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(120),
+            quota_wait: Duration::from_secs(10),
+            quota_read_timeout: Duration::from_secs(25 * 60 * 60),
+            quota_bypass_store: false,
             start_settled: Duration::from_secs(5),
             report_starts: true,
             read_ahead: ByteSize::kib(256),

@@ -5,6 +5,7 @@
 use bus::Events;
 use image::Digest;
 use names::Reference;
+use proto::quota::Refused;
 use proto::{DownloadProgress, Event, EventKind};
 
 use crate::downloads::ReadError;
@@ -89,6 +90,15 @@ impl NodeEvents {
     pub(crate) fn past_caches(&self, manifest: &str) {
         let message = "no cache has what is read: it is read from the object store itself";
         self.tell("", manifest, Event::new(EventKind::Degraded, "past-caches", message));
+    }
+
+    /// Content is refused for want of quota: who reads it waits.
+    pub(crate) fn quota(&self, manifest: &str, refused: &Refused) {
+        let event = Event::new(EventKind::Quota, "content-quota", refused.message.clone())
+            .with("metric", &refused.metric)
+            .with("limit", &refused.limit)
+            .with("retry_seconds", refused.retry.as_secs());
+        self.tell("", manifest, event);
     }
 
     /// What arrived is not what was asked for; it was dropped.

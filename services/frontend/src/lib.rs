@@ -200,5 +200,12 @@ fn content_options(config: &Config) -> content::Options {
     let all = content::Options::default();
     let fit = config.memory_budget() / MEMORY_PER_INDEX;
     let indexes_at_once = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, all.indexes_at_once);
-    content::Options { demand_patience: config.read_timeout, indexes_at_once, ..all }
+    content::Options {
+        demand_patience: config.read_timeout,
+        indexes_at_once,
+        quota_wait: config.quota_wait,
+        quota_patience: config.quota_read_timeout,
+        quota_bypass: config.quota_bypass_store,
+        ..all
+    }
 }

@@ -14,7 +14,11 @@ const CHUNK_SECONDS: &str = "sluice_frontend_chunk_seconds";
 const CHUNKS_CORRUPT: &str = "sluice_frontend_chunks_corrupt_total";
 /// Trees and maps whose bytes did not match their name.
 const INDEXES_CORRUPT: &str = "sluice_frontend_indexes_corrupt_total";
-/// Chunk streams that stopped early, by reason: stalled, refused, protocol, unwanted.
+/// Requests for content that a cache refused for want of quota.
+const QUOTA_REFUSED: &str = "sluice_frontend_quota_refused_total";
+/// Reads of processes that waited for a quota.
+const READS_SHORT: &str = "sluice_frontend_reads_waited_for_quota_total";
+/// Chunk streams that stopped early, by reason: stalled, refused, quota, protocol, unwanted.
 const REPLICA_FAILURES: &str = "sluice_frontend_replica_failures_total";
 /// Chunks and indexes that came from the object store, past the replicas.
 const STORE_READS: &str = "sluice_frontend_store_reads_total";
@@ -72,6 +76,14 @@ pub(crate) fn index_corrupt() {
 
 pub(crate) fn replica_failed(reason: &'static str) {
     counter!(REPLICA_FAILURES, "reason" => reason).increment(1);
+}
+
+pub(crate) fn quota_refused() {
+    counter!(QUOTA_REFUSED).increment(1);
+}
+
+pub(crate) fn read_waits_for_quota() {
+    counter!(READS_SHORT).increment(1);
 }
 
 pub(crate) fn read_from_store() {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Nats;
+use crate::key;
 use crate::lease::Lease;
 
 const BUCKET: &str = "sluice-leases";
@@ -51,7 +52,8 @@ impl Nats {
         let bucket = self.leases.get_or_try_init(|| self.open_leases()).await?.clone();
         let context = jetstream::new(self.client.clone());
         let ttl = Duration::from_secs(ttl.max(TTL_MIN).as_secs());
-        let mut keeper = Keeper { bucket, context, key: key(name), ttl, revision: 0 };
+        let mut keeper =
+            Keeper { bucket, context, key: format!("lease/{}", key::escaped(name)), ttl, revision: 0 };
         if !keeper.acquire().await? {
             return Ok(None);
         }
@@ -137,28 +139,5 @@ impl Keeper {
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Written::Conflict),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// A bucket's key for any name: what a key may not hold is written as `=` and two digits.
-fn key(name: &str) -> String {
-    name.bytes().fold(String::from("lease/"), |mut key, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => key.push(char::from(byte)),
-            other => key.push_str(&format!("={other:02x}")),
-        }
-        key
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::key;
-
-    #[test]
-    fn every_name_has_its_own_valid_key() {
-        assert_eq!(key("import"), "lease/import");
-        assert_eq!(key("sha256:ab"), "lease/sha256=3aab");
-        assert_ne!(key("a:b"), key("a=3ab"));
     }
 }

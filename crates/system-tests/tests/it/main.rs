@@ -29,6 +29,7 @@ mod policy_registry;
 mod private;
 mod projects;
 mod protocol;
+mod quotas;
 mod reading;
 mod ready;
 mod reboot;

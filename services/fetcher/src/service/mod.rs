@@ -18,6 +18,7 @@ mod starts;
 use std::sync::Arc;
 use std::time::Duration;
 
+use allowance::Allowances;
 use bus::{Answer, Answering, Bus};
 use names::ImageName;
 use proto::Call;
@@ -59,6 +60,7 @@ struct Service {
     local_sources: bool,
     refused_after_deaths: Duration,
     judging: Judging,
+    allowances: Allowances,
     records: Records,
     store: Store,
     sources: Sources,
@@ -137,6 +139,7 @@ impl Service {
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),
+            allowances: Allowances::new(bus.clone(), config.spending()),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use allowance::Class;
 use names::ImageName;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
-    FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, ResolveReply, ResolveRequest, Resolved,
+    FollowRequest, ImportTicket, Platform, QuotaMetric, RepairReply, RepairRequest, ResolveReply,
+    ResolveRequest, Resolved,
 };
 use store::ProjectStore;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +74,7 @@ impl Service {
         };
         let order =
             Order { image: name.to_string(), project: project.clone(), source, found, origin, repair };
+        self.pay(&order).await?;
         let job = self.begin(order);
         let ticket = self.jobs.issue(job.clone(), project.name(), &request.node)?;
         Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
@@ -135,6 +138,14 @@ impl Service {
         let source = self.sources.open(name, access).await.map_err(source_status)?;
         let found = source.manifest(platform).await.map_err(source_status)?;
         Ok((source, found))
+    }
+
+    /// Spends an import, unless one is under way here already. What restores the store is free: nobody asked for more.
+    async fn pay(&self, order: &Order) -> Result<(), Status> {
+        if order.repair || self.jobs.runs(&key(&order.project, &order.found)) {
+            return Ok(());
+        }
+        self.allowances.of(order.project.name(), QuotaMetric::Imports).take(1, Class::Demand).await
     }
 
     /// The job that imports `order`; begins it when there is none.

@@ -4,8 +4,10 @@ use image::Digest;
 use prost::Message;
 use proto::credential::{Basic, Kind};
 use proto::layer_progress::State;
+use proto::quota::Refused;
 use proto::signed::{Domain, verify};
 use proto::{AskerFacts, Credential, Grant, InspectRequest, ListRequest};
+use quota::{Amount, MetricLimits, ProjectLimits, Quota};
 use testkit::layout::sha256;
 use testkit::registry::{PASSWORD, USER};
 use testkit::{Compression, ImageSpec, Tarball};
@@ -248,4 +250,30 @@ async fn inspect_tells_without_importing() {
     let reply = harness.bus.call(request, DEADLINE).await.unwrap();
     assert!(reply.imported && reply.image.is_some());
     assert_eq!(facts(&reply), [(false, false, true), (true, false, true), (false, true, true)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_costs_once_and_one_too_many_is_refused_for_want_of_quota() {
+    let harness = Harness::start().await;
+    let imports = MetricLimits { day: Some(Amount::Limit(1)), ..MetricLimits::default() };
+    let limits = ProjectLimits { imports, ..ProjectLimits::default() };
+    let config = quota::Config { limits, ..quota::Config::default() };
+    let (bus, shutdown) = (harness.bus.clone(), harness.shutdown.clone());
+    let quota = Quota::start(config, bus, &harness.tasks, shutdown).await.unwrap();
+    while quota.probe()().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let mut layout = harness.layout();
+    layout.image("v1", &ImageSpec::new([layer(1)])).unwrap();
+    layout.image("v2", &ImageSpec::new([layer(2)])).unwrap();
+    let (first, second) = (layout.reference("v1"), layout.reference("v2"));
+    harness.import(&first).await.unwrap();
+    let refused =
+        Refused::of(&harness.import(&second).await.unwrap_err()).expect("a refusal for want of quota");
+    assert_eq!(
+        (refused.subject.as_str(), refused.limit.as_str()),
+        ("project:default", "imports_per_project_day")
+    );
+    // What is here already costs nothing.
+    harness.import(&first).await.unwrap();
 }

@@ -14,6 +14,7 @@ use image::record::ChunkRef;
 use proto::ChunksRequest;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
+use proto::quota::Refused;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
@@ -21,7 +22,8 @@ use tonic::metadata::BinaryMetadataValue;
 
 use super::endpoints::{Replica, ranked};
 use super::frames::{Assembly, Ended};
-use super::{Class, Content, FetchError, STORE_AFTER_CYCLES, backoff};
+use super::quota::Bearing;
+use super::{Class, Content, FetchError, Options, STORE_AFTER_CYCLES, backoff};
 use crate::metrics;
 
 /// Chunks asked of the store at a time when the replicas failed: two, so that one is on its way while
@@ -61,8 +63,8 @@ struct Request {
 
 impl Content {
     /// Delivers every one of `chunks` to `out`, each once, verified or with the reason why not.
-    /// Demand is tried for as long as the options say, lower classes for one cycle: whoever
-    /// wants them comes back later. Ends early when `out` is closed.
+    /// Demand is tried for as long as the options say, longer while it is a quota that is waited for, lower classes for one
+    /// cycle: whoever wants them comes back later. Ends early when `out` is closed.
     pub(crate) async fn fetch(
         &self,
         class: Class,
@@ -71,18 +73,29 @@ impl Content {
         out: mpsc::Sender<Fetched>,
     ) {
         let request = Arc::new(Request { class, gate, out });
-        let patience_ends = Instant::now() + self.mesh.options.demand_patience;
+        let (begun, options) = (Instant::now(), self.mesh.options);
+        let mut patience_ends = begun + options.demand_patience;
         let mut wanted: Vec<Wanted> = chunks.into_iter().map(Wanted::new).collect();
+        let mut bearing = Bearing::default();
         for cycle in 0.. {
-            sleep(backoff(cycle)).await;
+            let cycle_began = Instant::now();
             wanted = self.cycle(cycle, &request, wanted).await;
-            let last = match class {
-                Class::Demand => Instant::now() + backoff(cycle + 1) >= patience_ends,
-                Class::Prefetch | Class::Background => cycle + 1 >= STORE_AFTER_CYCLES,
-            };
-            if last || wanted.is_empty() || request.out.is_closed() {
-                break;
+            let short = wanted.iter().filter_map(|one| one.failed.short_for()).min();
+            if short.is_some() {
+                wanted = self.past_the_quota(&request, &bearing, wanted).await;
             }
+            let pause = match short {
+                Some(retry) => bearing.wait(class, retry, options.quota_wait),
+                None if class == Class::Demand || cycle + 1 < STORE_AFTER_CYCLES => Some(backoff(cycle + 1)),
+                None => None,
+            };
+            if short.is_some() && begun.elapsed() < options.quota_patience {
+                patience_ends += cycle_began.elapsed() + pause.unwrap_or_default();
+            }
+            let pause =
+                pause.filter(|pause| class != Class::Demand || Instant::now() + *pause < patience_ends);
+            let Some(pause) = pause.filter(|_| !wanted.is_empty() && !request.out.is_closed()) else { break };
+            sleep(pause).await;
         }
         for missed in wanted {
             // Nobody listens when the image was removed: nothing to tell then.
@@ -93,21 +106,43 @@ impl Content {
     /// Asks every replica once, in each chunk's own order, and then, when it is due, the store.
     async fn cycle(&self, cycle: u32, request: &Arc<Request>, mut wanted: Vec<Wanted>) -> Vec<Wanted> {
         let replicas = self.mesh.endpoints.current().await;
+        let mut short = Vec::new();
         for rank in 0..replicas.len() {
             if wanted.is_empty() {
-                return wanted;
+                return short;
             }
-            wanted = self.round(rank, &replicas, request, wanted).await;
+            let missed = self.round(rank, &replicas, request, wanted).await;
+            // What is refused for want of quota is nobody else's to give.
+            let (refused, others) = missed.into_iter().partition(|one| one.failed.short_for().is_some());
+            wanted = others;
+            short.extend::<Vec<Wanted>>(refused);
         }
         if wanted.is_empty() {
-            return wanted;
+            return short;
         }
         self.mesh.endpoints.doubt();
         if replicas.is_empty() || cycle + 1 >= STORE_AFTER_CYCLES {
-            self.ask_store(request, wanted).await
-        } else {
-            wanted
+            wanted = self.ask_store(request, wanted).await;
         }
+        short.extend(wanted);
+        short
+    }
+
+    /// Asks the store for what a process waits for in vain, where that is allowed.
+    async fn past_the_quota(
+        &self,
+        request: &Arc<Request>,
+        bearing: &Bearing,
+        wanted: Vec<Wanted>,
+    ) -> Vec<Wanted> {
+        let Options { quota_wait, quota_bypass, .. } = self.mesh.options;
+        if !quota_bypass || request.class != Class::Demand || !bearing.is_over(quota_wait) {
+            return wanted;
+        }
+        let (short, others) = wanted.into_iter().partition(|one| one.failed.short_for().is_some());
+        let mut left: Vec<Wanted> = others;
+        left.extend(self.ask_store(request, short).await);
+        left
     }
 
     /// Asks for each chunk the replica of rank `rank` in its order.
@@ -158,6 +193,9 @@ impl Content {
                 self.mesh.endpoints.reconnect(&replica.url);
             }
             metrics::replica_failed(stopped.label());
+            if let Some(refused) = stopped.for_want_of_quota() {
+                self.is_short(refused);
+            }
             tracing::debug!(replica = %replica.url, error = %stopped, "a chunk stream stopped");
             for (one, _) in wanted.iter_mut().zip(&delivered).filter(|(_, delivered)| !**delivered) {
                 one.failed = stopped.for_chunk(one);
@@ -204,6 +242,7 @@ impl Content {
             };
             match arrived {
                 Ok(plain) => {
+                    self.comes();
                     delivered[index as usize] = true;
                     request.deliver(one.chunk, plain).await.map_err(|()| Stopped::Unwanted)?;
                 }
@@ -285,6 +324,7 @@ impl Stopped {
     fn label(&self) -> &'static str {
         match self {
             Stopped::Stalled => "stalled",
+            Stopped::Refused(status) if Refused::of(status).is_some() => "quota",
             Stopped::Refused(_) => "refused",
             Stopped::Protocol(_) => "protocol",
             Stopped::Unwanted => "unwanted",
@@ -294,6 +334,13 @@ impl Stopped {
     /// Said before anything is sent, so nothing comes twice.
     fn for_want_of_a_grant(&self) -> bool {
         matches!(self, Stopped::Refused(status) if status.code() == Code::Unauthenticated)
+    }
+
+    fn for_want_of_quota(&self) -> Option<Refused> {
+        match self {
+            Stopped::Refused(status) => Refused::of(status),
+            _ => None,
+        }
     }
 
     fn for_chunk(&self, one: &Wanted) -> FetchError {

@@ -171,6 +171,13 @@ pub(super) fn ranked(replicas: &[Replica], digest: &Digest) -> Vec<usize> {
     proto::placement::rank(&urls, digest.as_bytes()).into_iter().filter_map(index_of).collect()
 }
 
+/// [`ranked`], by address alone.
+#[cfg(test)]
+pub(super) fn ranked_urls(urls: &[String], digest: &Digest) -> Vec<usize> {
+    let index_of = |url: &str| urls.iter().position(|other| other == url);
+    proto::placement::rank(urls, digest.as_bytes()).into_iter().filter_map(index_of).collect()
+}
+
 fn known_or_new(known: &[Replica], url: &str) -> Option<Replica> {
     if let Some(replica) = known.iter().find(|replica| replica.url == url) {
         return Some(replica.clone());

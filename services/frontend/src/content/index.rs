@@ -22,7 +22,8 @@ use tonic::Status;
 use tonic::metadata::BinaryMetadataValue;
 
 use super::endpoints::{Replica, ranked};
-use super::{Class, Content, FetchError, STORE_AFTER_CYCLES, backoff};
+use super::quota::Bearing;
+use super::{Class, Content, FetchError, Options, STORE_AFTER_CYCLES, backoff};
 use crate::metrics;
 
 /// Why there is no tree or no map.
@@ -36,7 +37,8 @@ pub enum IndexError {
 }
 
 impl Content {
-    /// Brings a tree or a map into a writer that `into` makes, one for each attempt. Tried for as long as a demand read.
+    /// Brings a tree or a map into a writer that `into` makes, one for each attempt. Tried for as long as a demand read; less long
+    /// where a quota is used up, as an image can be pulled the ordinary way.
     pub async fn index<W, F>(&self, kind: Index, index: IndexRef, into: F) -> Result<W, IndexError>
     where
         W: Write + Send + 'static,
@@ -44,17 +46,28 @@ impl Content {
     {
         let into = Arc::new(into);
         let patience_ends = Instant::now() + self.mesh.options.demand_patience;
-        let mut cycle = 0;
+        let Options { quota_wait, quota_bypass, .. } = self.mesh.options;
+        let (mut cycle, mut bearing) = (0, Bearing::default());
         loop {
-            sleep(backoff(cycle)).await;
             let error = match self.try_index(cycle, kind, index, &into).await {
                 Err(IndexError::Fetch(error)) => error,
                 ended => return ended,
             };
             cycle += 1;
-            if Instant::now() + backoff(cycle) >= patience_ends {
+            let mut pause = backoff(cycle);
+            if let Some(retry) = error.short_for() {
+                if bearing.is_over(quota_wait) && quota_bypass && self.store.is_some() {
+                    return self.index_past_the_caches(kind, index, &into).await;
+                }
+                if bearing.is_over(quota_wait) {
+                    return Err(error.into());
+                }
+                pause = bearing.wait(Class::Demand, retry, quota_wait).unwrap_or(pause);
+            }
+            if Instant::now() + pause >= patience_ends {
                 return Err(error.into());
             }
+            sleep(pause).await;
             tracing::debug!(index = %index.digest, %error, "asking again for an index");
         }
     }
@@ -77,22 +90,42 @@ impl Content {
         for rank in ranked(&replicas, &index.digest) {
             error = match self.index_from_replica(&replicas[rank], kind, index, into).await {
                 Err(IndexError::Fetch(error)) => error,
-                ended => return ended,
+                ended => {
+                    self.comes();
+                    return ended;
+                }
             };
+            if let FetchError::Quota { refused, .. } = &error {
+                self.is_short(refused.clone());
+                return Err(error.into());
+            }
             self.tell_corrupt(&error);
         }
         self.mesh.endpoints.doubt();
         if self.store.is_some() && (replicas.is_empty() || cycle + 1 >= STORE_AFTER_CYCLES) {
-            let opened = self.index_from_store(kind, index, into).await;
-            if let Err(IndexError::Fetch(error)) = &opened {
-                self.tell_corrupt(error);
-            }
-            let opened = opened?;
-            metrics::read_from_store();
-            self.mesh.events.past_caches(&self.manifest_digest);
-            return Ok(opened);
+            return self.index_past_the_caches(kind, index, into).await;
         }
         Err(error.into())
+    }
+
+    async fn index_past_the_caches<W, F>(
+        &self,
+        kind: Index,
+        index: IndexRef,
+        into: &Arc<F>,
+    ) -> Result<W, IndexError>
+    where
+        W: Write + Send + 'static,
+        F: Fn() -> io::Result<W> + Send + Sync + 'static,
+    {
+        let opened = self.index_from_store(kind, index, into).await;
+        if let Err(IndexError::Fetch(error)) = &opened {
+            self.tell_corrupt(error);
+        }
+        let opened = opened?;
+        metrics::read_from_store();
+        self.mesh.events.past_caches(&self.manifest_digest);
+        Ok(opened)
     }
 
     async fn index_from_replica<W, F>(

@@ -5,7 +5,8 @@
 //!
 //! What failed on a replica (an error, a stall, a corrupt chunk) is asked of the next one in
 //! rendezvous order; after [`STORE_AFTER_CYCLES`] rounds over all of them also of the object store
-//! directly; then again with back-off, until the caller's patience ends. A replica that says that the grant does not count is
+//! directly; then again with back-off, until the caller's patience ends. What is refused for want of quota is asked of nobody
+//! else ([`quota`]). A replica that says that the grant does not count is
 //! asked once more under a newer one ([`right`]). Nothing leaves here that was
 //! not inflated within bounds and hashed, on a blocking thread.
 //!
@@ -16,6 +17,7 @@ mod chunks;
 mod endpoints;
 mod frames;
 mod index;
+mod quota;
 mod right;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,12 +32,14 @@ use image::Digest;
 use proto::Signed;
 use proto::chunks_request::Priority;
 use proto::gatekeeper::GRANT_METADATA;
+use proto::quota::Refused;
 use store::{ProjectStore, Store};
 use tokio::sync::Semaphore;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
 use crate::events::NodeEvents;
 use endpoints::Endpoints;
+use quota::Shortage;
 use right::Right;
 
 pub(crate) use chunks::{Fetched, Gate, Plain};
@@ -71,6 +75,12 @@ pub struct Options {
     pub demand_patience: Duration,
     /// Trees and maps that are inflated at once, each in up to 10 MiB.
     pub indexes_at_once: usize,
+    /// How long a process waits for a quota before the store is asked, and a mount before it is refused.
+    pub quota_wait: Duration,
+    /// How long a process waits for a quota in all. Not part of `demand_patience`: while it is refused nothing is amiss.
+    pub quota_patience: Duration,
+    /// Whether the store is asked at all for what a quota refuses.
+    pub quota_bypass: bool,
 }
 
 impl Default for Options {
@@ -79,6 +89,9 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(10),
             demand_patience: Duration::from_secs(120),
             indexes_at_once: 8,
+            quota_wait: Duration::from_secs(10),
+            quota_patience: Duration::from_secs(25 * 60 * 60),
+            quota_bypass: false,
         }
     }
 }
@@ -111,6 +124,7 @@ pub struct Content {
     project: Arc<str>,
     manifest_digest: Arc<str>,
     right: Arc<Right>,
+    shortage: Arc<Shortage>,
 }
 
 /// Why content did not come, after everything was tried.
@@ -123,6 +137,8 @@ pub enum FetchError {
     /// `ungranted`: under a newer grant it may come.
     #[error("no access to {digest}: {reason}")]
     Denied { digest: Digest, reason: String, ungranted: bool },
+    #[error("no quota for {digest}: {}", refused.message)]
+    Quota { digest: Digest, refused: Refused },
     #[error("failed to fetch {digest}: {reason}")]
     Unavailable { digest: Digest, reason: String },
     #[error("nobody needs {0} any more")]
@@ -149,6 +165,7 @@ impl Mesh {
             project: access.project.into(),
             manifest_digest: access.manifest_digest.into(),
             right: Arc::new(Right::new(access.grant)),
+            shortage: Arc::default(),
         })
     }
 }
@@ -208,6 +225,9 @@ impl FetchError {
     }
 
     fn from_status(digest: Digest, status: &tonic::Status) -> FetchError {
+        if let Some(refused) = Refused::of(status) {
+            return FetchError::Quota { digest, refused };
+        }
         let reason = format!("{:?}: {}", status.code(), status.message());
         match status.code() {
             tonic::Code::NotFound => FetchError::Missing(digest),

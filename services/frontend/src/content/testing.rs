@@ -17,7 +17,12 @@ use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::content_server::{Content as ContentService, ContentServer};
 use proto::gatekeeper::GRANT_METADATA;
-use proto::{ChunkFrame, ChunksRequest, IndexFrame, IndexRequest, LocateReply, LocateRequest, Signed};
+use proto::quota::limit_name;
+use proto::refusal::Exhausted;
+use proto::{
+    ChunkFrame, ChunksRequest, IndexFrame, IndexRequest, LocateReply, LocateRequest, QuotaMetric,
+    QuotaWindow, Refusal, Signed,
+};
 use store::{Index, ProjectStore, Store};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -37,6 +42,8 @@ pub(crate) struct Faults {
     pub(crate) refuse: bool,
     /// Refuse for lack of a grant.
     pub(crate) deny: bool,
+    /// Refuse for want of quota, and say that it is worth asking again after this.
+    pub(crate) short: Option<Duration>,
     /// Refuse all grants but this one.
     pub(crate) only: Option<Signed>,
     /// Send nothing more of these chunks' streams, and keep them open.
@@ -67,6 +74,8 @@ pub(crate) struct TestReplica {
     faults: watch::Sender<Faults>,
     /// Chunk streams that were asked for.
     streams: watch::Sender<usize>,
+    /// Requests with a grant that were refused for want of quota.
+    short: watch::Sender<usize>,
     sent: Arc<Mutex<Vec<Sent>>>,
 }
 
@@ -94,6 +103,10 @@ impl Site {
         });
         site._answering = (replicas > 0).then_some(answering.await.unwrap());
         site
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.replicas.iter().map(|replica| format!("http://{}", replica.address)).collect()
     }
 
     pub(crate) fn project(&self) -> ProjectStore {
@@ -173,6 +186,7 @@ impl TestReplica {
             store,
             faults: watch::Sender::default(),
             streams: watch::Sender::default(),
+            short: watch::Sender::default(),
             sent: Arc::default(),
         };
         let service = ContentServer::new(replica.clone());
@@ -195,6 +209,15 @@ impl TestReplica {
     /// Waits until so many chunk streams were asked for.
     pub(crate) async fn asked(&self, streams: usize) {
         self.streams.subscribe().wait_for(|asked| *asked >= streams).await.unwrap();
+    }
+
+    pub(crate) fn refused(&self) -> usize {
+        *self.short.borrow()
+    }
+
+    /// Waits until so many requests were refused for want of quota.
+    pub(crate) async fn refusals(&self, count: usize) {
+        self.short.subscribe().wait_for(|refused| *refused >= count).await.unwrap();
     }
 
     async fn frames(self, index: u32, digest: Digest, priority: Priority) -> Vec<Result<ChunkFrame, Status>> {
@@ -234,6 +257,10 @@ impl TestReplica {
         let good = faults.only.as_ref().map(Message::encode_to_vec);
         if good.is_some_and(|good| grant.is_some_and(|grant| grant != good)) {
             return Err(Status::unauthenticated("the grant expired"));
+        }
+        if let Some(retry) = faults.short {
+            self.short.send_modify(|refused| *refused += 1);
+            return Err(used_up(retry));
         }
         Ok(())
     }
@@ -275,12 +302,25 @@ impl ContentService for TestReplica {
     }
 }
 
+/// A refusal for want of quota.
+pub(crate) fn used_up(retry: Duration) -> Status {
+    let limit = limit_name(QuotaMetric::ContentRequests, QuotaWindow::Minute);
+    Refusal::quota(&Exhausted {
+        project: "default",
+        metric: "content_requests",
+        limit: &limit,
+        value: 10,
+        retry,
+    })
+}
+
 /// Patience for tests: short where a failure is expected, and never what makes a test pass.
 pub(crate) fn impatient() -> Options {
     Options {
         stall_timeout: Duration::from_millis(300),
         demand_patience: Duration::from_millis(700),
         indexes_at_once: 1,
+        ..Options::default()
     }
 }
 

@@ -239,3 +239,87 @@ fn the_wait_doubles_up_to_a_bound() {
     assert_eq!(waits, [0, 200, 400, 800, 1600, 3200, 5000, 5000]);
     assert_eq!(backoff(u32::MAX), BACKOFF_MAX);
 }
+
+/// Refused for want of quota, for a while.
+fn short(retry: Duration) -> Faults {
+    Faults { short: Some(retry), ..Faults::default() }
+}
+
+fn is_short(error: &FetchError) -> bool {
+    error.short_for().is_some()
+}
+
+#[tokio::test]
+async fn a_quota_is_not_got_around_by_asking_others_or_the_store() {
+    let site = Site::new(3).await;
+    let chunks = chunks(&site, 6).await;
+    let tree = Bytes::from(store::verify::seal_index(b"a tree").unwrap());
+    let index = IndexRef { digest: Digest::of(b"a tree"), plain_len: 6, stored_len: tree.len() as u64 };
+    site.project().put_index(Index::Tree, index.digest, tree).await.unwrap();
+    // All but one would give everything: that one is asked by nobody but whose chunks it has first.
+    let first = super::endpoints::ranked_urls(&site.urls(), &chunks[0].digest)[0];
+    site.replicas[first].set(short(Duration::from_secs(3600)));
+    for class in [Class::Demand, Class::Prefetch, Class::Background] {
+        let options = Options { quota_patience: Duration::from_millis(300), ..impatient() };
+        let fetched = fetch(&site.content(true, options), class, &chunks[..1]).await;
+        assert!(is_short(fetched[0].result.as_ref().unwrap_err()), "{class:?}");
+    }
+    assert!(site.replicas.iter().all(|replica| replica.sent().is_empty()));
+    site.replicas.iter().for_each(|replica| replica.set(short(Duration::from_secs(3600))));
+    let options = Options { quota_wait: Duration::from_millis(300), ..patient() };
+    let refused = site.content(true, options).index(Index::Tree, index, memory).await.unwrap_err();
+    assert!(matches!(refused, IndexError::Fetch(error) if is_short(&error)), "a pull has another way");
+}
+
+#[tokio::test]
+async fn a_read_waits_for_the_quota_and_lower_classes_do_not() {
+    let site = Site::new(1).await;
+    let chunks = chunks(&site, 3).await;
+    site.replicas[0].set(short(Duration::from_millis(50)));
+    let content = site.content(false, patient());
+    let mut shortage = content.shortage();
+    let refused = fetch(&content, Class::Background, &chunks).await;
+    assert!(refused.iter().all(|fetched| is_short(fetched.result.as_ref().unwrap_err())));
+    assert_eq!(site.replicas[0].refused(), 1, "once");
+    let read = fetch(&content, Class::Demand, &chunks);
+    let raised = async {
+        site.replicas[0].refusals(3).await;
+        let short = shortage.borrow_and_update().clone().unwrap();
+        assert_eq!(short.limit, "content_requests_per_project_region_minute");
+        site.replicas[0].set(Faults::default());
+    };
+    let (fetched, ()) = tokio::join!(read, raised);
+    check_all_came(&chunks, &fetched);
+    assert!(shortage.borrow().is_none(), "and it is over");
+    let told = site.bus.events().recent();
+    assert_eq!((told[0].kind(), told[0].reason.as_str()), (proto::EventKind::Quota, "content-quota"));
+    assert_eq!(told[0].details["metric"], "content_requests");
+}
+
+#[tokio::test]
+async fn a_read_that_waits_for_a_quota_is_more_patient_than_others() {
+    let site = Site::new(1).await;
+    let chunks = chunks(&site, 2).await;
+    site.replicas[0].set(short(Duration::from_millis(200)));
+    let options = Options { demand_patience: Duration::from_millis(250), ..impatient() };
+    let content = site.content(false, options);
+    let read = fetch(&content, Class::Demand, &chunks);
+    let raised = async {
+        // Longer than anything else is waited for.
+        site.replicas[0].refusals(8).await;
+        site.replicas[0].set(Faults::default());
+    };
+    let (fetched, ()) = tokio::join!(read, raised);
+    check_all_came(&chunks, &fetched);
+}
+
+#[tokio::test]
+async fn the_store_is_asked_past_a_quota_only_where_that_is_allowed_and_only_for_reads() {
+    let site = Site::new(1).await;
+    let chunks = chunks(&site, 3).await;
+    site.replicas[0].set(short(Duration::from_secs(3600)));
+    let options = Options { quota_wait: Duration::from_millis(100), quota_bypass: true, ..patient() };
+    let refused = fetch(&site.content(true, options), Class::Background, &chunks).await;
+    assert!(refused.iter().all(|fetched| is_short(fetched.result.as_ref().unwrap_err())));
+    check_all_came(&chunks, &fetch(&site.content(true, options), Class::Demand, &chunks).await);
+}

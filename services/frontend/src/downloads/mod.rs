@@ -45,6 +45,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::NodeEvents;
 use crate::objects::Objects;
+use crate::seldom::Seldom;
 use image::Image;
 use memory::Memory;
 use plan::Plan;
@@ -103,6 +104,8 @@ pub struct Downloads {
 struct Shared {
     objects: Arc<Objects>,
     events: NodeEvents,
+    /// Of reads that wait for a quota.
+    short_said: Seldom,
     memory: Mutex<Memory>,
     /// The present images, the newest last.
     images: RwLock<Arc<[Arc<Image>]>>,
@@ -120,6 +123,7 @@ impl Downloads {
         let shared = Arc::new(Shared {
             objects,
             events,
+            short_said: Seldom::default(),
             memory: Mutex::new(Memory::new(options.buffers.memory as usize)),
             images: RwLock::new(Arc::default()),
         });

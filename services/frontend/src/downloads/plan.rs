@@ -36,6 +36,8 @@ pub(super) struct Plan {
     missing: Vec<u32>,
     /// Positions to prefetch, in order.
     prefetch: VecDeque<u32>,
+    /// How many of the first of them were given out before, in vain.
+    again: usize,
     /// By position: earlier starts read it, and the prefetch brings it.
     expected: Bits,
     /// Where the background looks next.
@@ -69,6 +71,7 @@ impl Plan {
             local_bytes: 0,
             pieces: HashMap::new(),
             prefetch: VecDeque::new(),
+            again: 0,
             expected: Bits::new(map.chunks.len()),
             cursor: 0,
             map,
@@ -189,11 +192,21 @@ impl Plan {
     /// Takes the next position to prefetch.
     pub(super) fn next_prefetch(&mut self) -> Option<u32> {
         while let Some(position) = self.prefetch.pop_front() {
+            self.again = self.again.saturating_sub(1);
             if self.needs(position) {
                 return Some(position);
             }
         }
         None
+    }
+
+    /// A chunk of the prefetch did not come, and is to be asked for again, behind those of which the same was said before.
+    pub(super) fn prefetch_again(&mut self, chunk: &Digest) {
+        let position = self.positions_of(chunk).first().copied();
+        if let Some(position) = position.filter(|position| self.needs(*position)) {
+            self.prefetch.insert(self.again.min(self.prefetch.len()), position);
+            self.again += 1;
+        }
     }
 
     /// Whether earlier starts read the chunk at `position`, and the prefetch brings it.

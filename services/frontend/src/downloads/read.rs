@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use image::map::Slice;
 use image::record::ObjectPlace;
 use image::{Digest, Map};
+use proto::quota::Refused;
 use tokio::sync::oneshot;
 
 use super::Downloads;
@@ -203,7 +204,8 @@ impl Downloads {
             parts.push(match coming {
                 Coming::Here(bytes) => bytes,
                 Coming::Later(arrival) => {
-                    let chunk = arrival.await.map_err(|_| stopped())?;
+                    let waiting = Waits { image, object, offset: slice.object_offset, size: slice.len };
+                    let chunk = self.arrived(arrival, &waiting).await.map_err(|_| stopped())?;
                     let chunk = chunk.map_err(|source| ReadError::Fetch { object: *object, source })?;
                     // A verified chunk of the length that the map says holds every slice of the map.
                     part(&chunk, &slice).ok_or_else(|| ReadError::Fetch {
@@ -214,6 +216,53 @@ impl Downloads {
             });
         }
         Ok(parts)
+    }
+}
+
+/// What a read waits for.
+struct Waits<'a> {
+    image: &'a Arc<Image>,
+    object: &'a Digest,
+    offset: u64,
+    size: u32,
+}
+
+impl Downloads {
+    /// Waits for a chunk, and says so when it is a quota that is waited for.
+    async fn arrived<T>(
+        &self,
+        mut arrival: oneshot::Receiver<T>,
+        waiting: &Waits<'_>,
+    ) -> Result<T, oneshot::error::RecvError> {
+        let mut shortage = waiting.image.content.shortage();
+        tokio::select! {
+            biased;
+            arrived = &mut arrival => return arrived,
+            short = shortage.wait_for(Option::is_some) => if let Ok(short) = short {
+                metrics::read_waits_for_quota();
+                self.say_short(waiting, short.as_deref());
+            },
+        }
+        arrival.await
+    }
+
+    fn say_short(&self, waiting: &Waits<'_>, short: Option<&Refused>) {
+        let (Some(refused), Some(unsaid)) = (short, self.shared.short_said.due()) else { return };
+        let Waits { image, object, offset, size } = waiting;
+        // Of which layer an object is, and under which names, no map says: it is named as the node stores it.
+        tracing::warn!(
+            module = "frontend",
+            image = %image.id,
+            path = object.path(),
+            offset,
+            size,
+            metric = refused.metric,
+            limit = refused.limit,
+            retry = ?refused.retry,
+            unsaid,
+            error = refused.message,
+            "a read waits for a quota that is used up"
+        );
     }
 }
 

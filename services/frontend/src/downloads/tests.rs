@@ -662,3 +662,37 @@ async fn complete_objects_with_holes_take_the_room_of_their_data() {
     assert!(node.downloads.objects().measure().unwrap() <= 131_072);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn lower_classes_rest_while_a_quota_is_used_up_and_then_go_on_in_their_order() {
+    let site = Site::new(1).await;
+    let sample = site.sample(1, 12, 2).await;
+    let replica = &site.replicas[0];
+    replica.set(Faults { short: Some(Duration::from_millis(700)), ..Faults::default() });
+    let node = TestNode::start(&site, eager());
+    let order = [7, 3, 9, 1];
+    let id = node.add(&site, "image", &sample, sample.profile(order)).await;
+    replica.refusals(1).await;
+    // One request of all that the prefetch is short of; what a read needs is asked for again and again.
+    assert_eq!(replica.refused(), 1);
+    let object = sample.object_at(5);
+    let read = node.downloads.read(object, 0, 10);
+    let allowed = async {
+        replica.refusals(2).await;
+        replica.set(Faults::default());
+    };
+    let (read, ()) = tokio::join!(read, allowed);
+    assert_eq!(read.unwrap(), sample.bytes[&object][..10]);
+    assert!(node.downloads.completed(&id).await);
+    let prefetched: Vec<Digest> = replica
+        .sent()
+        .into_iter()
+        .filter(|(_, class)| *class == Priority::Prefetch)
+        .map(|(chunk, _)| chunk)
+        .collect();
+    let expected: Vec<Digest> = order.iter().map(|at| sample.map.chunks[*at].digest).collect();
+    let is_expected = |chunk: &Digest| prefetched.contains(chunk);
+    assert!(expected.iter().filter(|chunk| is_expected(chunk)).eq(prefetched.iter()), "{prefetched:?}");
+    assert!(prefetched.len() > 1, "what was refused is not forgotten");
+    node.stop().await;
+}

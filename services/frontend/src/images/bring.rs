@@ -340,6 +340,7 @@ fn fetch_status(what: &str, error: &FetchError) -> Status {
         FetchError::Missing(_) => Status::not_found(message),
         FetchError::Corrupt(_) => Status::data_loss(message),
         FetchError::Denied { .. } => Status::permission_denied(message),
+        FetchError::Quota { refused, .. } => refused.status(message),
         FetchError::Unavailable { .. } | FetchError::Cancelled(_) => Status::unavailable(message),
     }
 }

@@ -16,6 +16,8 @@ use crate::metrics;
 /// After a failed background request or write: the first wait, and the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// For how long a quota that is used up stops the lower classes at most: then it is asked again, as a limit may be raised.
+const SHORT_MAX: Duration = Duration::from_secs(5 * 60);
 
 impl Scheduler {
     pub(super) fn responded(&mut self, response: Response) {
@@ -67,7 +69,14 @@ impl Scheduler {
 
     fn failed(&mut self, image: &Arc<Image>, class: Class, chunk: ChunkRef, error: FetchError) {
         tracing::debug!(image = %image.id, chunk = %chunk.digest, ?class, %error, "a chunk did not come");
+        if let Some(retry) = error.short_for() {
+            // Of other images too: a quota is a project's.
+            let until = Instant::now() + retry.min(SHORT_MAX);
+            self.short_until = Some(self.short_until.map_or(until, |short| short.max(until)));
+            self.expect_again(image, class, &chunk.digest);
+        }
         if class != Class::Demand
+            && error.short_for().is_none()
             && let Some(present) = self.images.iter_mut().find(|present| Arc::ptr_eq(&present.image, image))
         {
             present.postpone();
@@ -81,6 +90,14 @@ impl Scheduler {
             for waiter in waiters {
                 let _ = waiter.send(Err(error.clone()));
             }
+        }
+    }
+
+    /// What a prefetch did not get for want of quota is still what the start reads next.
+    fn expect_again(&mut self, image: &Arc<Image>, class: Class, chunk: &Digest) {
+        let present = self.images.iter_mut().find(|present| Arc::ptr_eq(&present.image, image));
+        if let Some(present) = present.filter(|_| class == Class::Prefetch) {
+            present.plan.prefetch_again(chunk);
         }
     }
 

@@ -88,6 +88,8 @@ pub(super) struct Scheduler {
     /// The last first read of any chunk, wherever it was found.
     last_read: Option<Instant>,
     disk_full_until: Option<Instant>,
+    /// A quota is used up: until then only what reads need is asked for.
+    short_until: Option<Instant>,
     wake: Instant,
 }
 
@@ -136,6 +138,7 @@ impl Scheduler {
             last_demand: None,
             last_read: None,
             disk_full_until: None,
+            short_until: None,
             wake: now,
         }
     }

@@ -29,7 +29,7 @@ impl Scheduler {
         self.start_writers();
         self.queue_overdue(now);
         self.pump_demand(now);
-        if self.flights.outstanding(Class::Demand) == 0 && self.may_write(now) {
+        if self.flights.outstanding(Class::Demand) == 0 && !self.is_short(now) && self.may_write(now) {
             self.pump_prefetch(now);
             if self.options.background {
                 self.pump_background(now);
@@ -37,6 +37,13 @@ impl Scheduler {
         }
         let lowest = self.flights.lowest_reading();
         self.gate.send_if_modified(|gate| std::mem::replace(gate, lowest) != lowest);
+    }
+
+    /// Whether the lower classes rest for want of quota.
+    fn is_short(&mut self, now: Instant) -> bool {
+        let Some(until) = self.short_until.filter(|until| *until > now) else { return false };
+        self.wake = self.wake.min(until);
+        true
     }
 
     /// Reads that joined a lower class which does not deliver ask for themselves.
