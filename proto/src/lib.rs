@@ -59,10 +59,15 @@ pub mod containerd {
     pub use services::images::v1 as images;
     pub use services::snapshots::v1 as snapshots;
 }
+pub mod conversation;
 mod pairs;
 pub mod placement;
+mod says;
 pub mod signed;
+pub mod speaker;
 pub mod subjects;
 
+pub use conversation::Role;
 pub use generated::*;
+pub use says::Said;
 pub use subjects::Call;

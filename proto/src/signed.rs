@@ -15,6 +15,7 @@ pub enum Domain {
     ImageRecord,
     LayerRecord,
     Grant,
+    Revocations,
 }
 
 impl Domain {
@@ -23,6 +24,7 @@ impl Domain {
             Domain::ImageRecord => b"sluice image record v1",
             Domain::LayerRecord => b"sluice layer record v1",
             Domain::Grant => b"sluice grant v1",
+            Domain::Revocations => b"sluice revocations v1",
         }
     }
 

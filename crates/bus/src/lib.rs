@@ -25,8 +25,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use prost::Message;
-use proto::Call;
-use proto::subjects::EVENTS;
+use proto::subjects::{CONVERSATION, EVENTS};
+use proto::{Call, Role};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -84,7 +84,10 @@ impl Bus {
         let publisher = nats.clone();
         let events = Events::published(move |event| {
             let nats = publisher.clone();
-            async move { nats.publish(event.subject(), event.encode_to_vec().into()).await }
+            async move {
+                let subject = nats.own_subject(&event.subject(), None);
+                nats.publish(subject, event.encode_to_vec().into()).await
+            }
         });
         Ok(Bus { transport: Transport::Nats(nats), events })
     }
@@ -115,12 +118,14 @@ impl Bus {
     /// Asks whoever answers `C`. While nobody does, asks again until `deadline` has passed: services
     /// restart. The last answer is then `UNAVAILABLE`.
     pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
-        call::until_answered(&self.transport, C::SUBJECT, &request, deadline).await
+        let subject = self.asking(C::SUBJECT, &request);
+        call::until_answered(&self.transport, &subject, &request, deadline).await
     }
 
     /// Like [`Bus::call`], but `UNAVAILABLE` at once when nobody answers.
     pub async fn call_once<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
-        call::once(&self.transport, C::SUBJECT, &request, deadline).await
+        let subject = self.asking(C::SUBJECT, &request);
+        call::once(&self.transport, &subject, &request, deadline).await
     }
 
     /// Asks one instance. `UNAVAILABLE` at once when it is gone: what it knew went with it.
@@ -130,7 +135,7 @@ impl Bus {
         request: C,
         deadline: Duration,
     ) -> Result<C::Reply, Status> {
-        let subject = wire::instance_subject(C::SUBJECT, instance)?;
+        let subject = self.asking(&wire::instance_subject(C::SUBJECT, instance)?, &request);
         call::once(&self.transport, &subject, &request, deadline).await
     }
 
@@ -138,12 +143,20 @@ impl Bus {
     /// a valid outcome.
     pub async fn gather<C: Call>(&self, request: C, wait: Duration) -> Result<Vec<C::Reply>, Status> {
         let payload = wire::encode_request(C::SUBJECT, &request)?;
-        let subject = wire::all_subject(C::SUBJECT);
+        let subject = self.asking(&wire::all_subject(C::SUBJECT), &request);
         let replies = match &self.transport {
             Transport::InProcess(bus) => bus.gather(&subject, payload, wait).await,
             Transport::Nats(bus) => bus.gather(&subject, payload, wait).await?,
         };
         Ok(replies.into_iter().filter_map(|reply| wire::decode_reply(C::SUBJECT, reply).ok()).collect())
+    }
+
+    /// The subject on which this process asks: a node's ends with its name, which its user in NATS proves.
+    fn asking<C: Call>(&self, subject: &str, request: &C) -> String {
+        match &self.transport {
+            Transport::InProcess(_) => subject.to_owned(),
+            Transport::Nats(nats) => nats.own_subject(subject, request.says().project.as_deref()),
+        }
     }
 
     /// Has `handler` answer `C`; requests are taken from when this returns.
@@ -159,6 +172,13 @@ impl Bus {
         let mut subjects = vec![(C::SUBJECT.to_owned(), Share::Queue), (all, Share::All)];
         if let Some(instance) = &answer.instance {
             subjects.push((wire::instance_subject(C::SUBJECT, instance)?, Share::Queue));
+        }
+        // Nodes ask with their names.
+        if matches!(self.transport, Transport::Nats(_)) && is_asked_by_nodes(C::SUBJECT) {
+            let named = |subject: &String| (proto::speaker::subject(subject, "*", "*"), Share::Queue);
+            let queued = subjects.iter().filter(|(_, share)| *share == Share::Queue);
+            let named: Vec<_> = queued.map(|(subject, _)| named(subject)).collect();
+            subjects.extend(named);
         }
         let answering = Answering { tasks: endpoint.tasks(), stop: stop.clone().drop_guard() };
         for (subject, share) in subjects {
@@ -193,7 +213,9 @@ impl Bus {
             Transport::InProcess(_) => Ok(self.events.next()),
             Transport::Nats(bus) => {
                 let told = bus.subscribe(format!("{EVENTS}.*")).await?;
-                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::decoded(&message.payload)))))
+                let of_nodes = bus.subscribe(proto::speaker::subject(&format!("{EVENTS}.*"), "*", "*")).await?;
+                let told = futures::stream::select(told, of_nodes);
+                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::event(&message)))))
             }
         }
     }
@@ -232,6 +254,11 @@ impl Answering {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+fn is_asked_by_nodes(subject: &str) -> bool {
+    let asked = CONVERSATION.iter().find(|asked| asked.subject == subject);
+    asked.is_some_and(|asked| asked.by.contains(&Role::Frontend))
 }
 
 /// Who of those who listen on a subject gets a request.
