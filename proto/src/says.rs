@@ -7,11 +7,8 @@ use std::borrow::Cow;
 
 use prost::Message as _;
 
-use crate::speaker::Speaker;
+use crate::speaker::{DEFAULT_PROJECT, Speaker};
 use crate::{AskerFacts, Facts, Grant, PlanRequest, RenewRequest, ReportRequest, ResolveRequest};
-
-/// What an empty project means.
-const DEFAULT_PROJECT: &str = "default";
 
 /// The project and the node that a request names as its sender's; none where it names none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 use crate::conversation::Role;
 
 const AS: &str = "as";
+/// What an empty project means.
+pub const DEFAULT_PROJECT: &str = "default";
 
 /// Somebody whom the connection proves to be a node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -20,13 +20,13 @@ mod wire;
 
 use std::future::{Future, Ready, ready};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use prost::Message;
 use proto::subjects::{CONVERSATION, EVENTS};
-use proto::{Call, Role};
+use proto::{Call, HelloReply, HelloRequest, Role};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -38,7 +38,7 @@ use nats::Nats;
 
 pub use events::{EventStream, Events};
 pub use lease::Lease;
-pub use nats::NatsConfig;
+pub use nats::{NatsConfig, update_account};
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 
@@ -53,6 +53,24 @@ pub struct Bus {
 enum Transport {
     InProcess(Arc<InProcess>),
     Nats(Nats),
+}
+
+/// What a service says of itself when it is asked who is there.
+pub struct Introduction {
+    pub version: &'static str,
+    /// Whether it can take work, or why not.
+    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Settings by which it speaks to other machines without TLS.
+    pub insecure: Vec<String>,
+}
+
+/// Answers to "who is there" at a time: operators ask.
+const HELLOS_MAX: usize = 8;
+
+impl std::fmt::Debug for Introduction {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Introduction").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// How a call is answered.
@@ -201,6 +219,24 @@ impl Bus {
 }
 
 impl Bus {
+    /// Says on request that this process is there, which version it is and whether it can take work.
+    pub async fn introduce(&self, role: Role, about: Introduction) -> anyhow::Result<Answering> {
+        let instance = format!("{}-{:08x}", role.name(), rand::random::<u32>());
+        let about = Arc::new(about);
+        self.answer(Answer { in_flight: HELLOS_MAX, instance: None }, move |_: HelloRequest| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            ready(Ok(HelloReply {
+                role: role.name().to_owned(),
+                instance: instance.clone(),
+                version: about.version.to_owned(),
+                now_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+                unready: (about.ready)().err().unwrap_or_default(),
+                insecure: about.insecure.clone(),
+            }))
+        })
+        .await
+    }
+
     /// The events of this process: all clones of a bus share them.
     pub fn events(&self) -> &Events {
         &self.events

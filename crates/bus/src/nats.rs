@@ -36,10 +36,11 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 const QUEUE: &str = "sluice";
 /// For a request that names no deadline, which none of ours does.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// Where servers take accounts, and how long that may take.
+const UPDATE_ACCOUNT: &str = "$SYS.REQ.CLAIMS.UPDATE";
+const UPDATE_MAX: Duration = Duration::from_secs(5);
 /// How each inbox begins: nobody has a reply sent anywhere else.
 const INBOX: &str = "_INBOX";
-/// What an empty project means.
-const DEFAULT_PROJECT: &str = "default";
 
 /// Where the NATS servers are and how to log in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +103,7 @@ impl Default for NatsConfig {
             key_file: None,
             inbox_prefix: None,
             node: None,
-            project: DEFAULT_PROJECT.to_owned(),
+            project: speaker::DEFAULT_PROJECT.to_owned(),
             insecure: false,
             replicas: 1,
         }
@@ -323,6 +324,18 @@ fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow
         }
         (None, None) => Ok(options),
     }
+}
+
+/// Tells running servers what an account is from now on, as a user of their system account.
+pub async fn update_account(config: &NatsConfig, jwt: String) -> anyhow::Result<()> {
+    let nats = Nats::connect(config).await?;
+    nats.answers_within(UPDATE_MAX).await?;
+    let asked = nats.client.request(UPDATE_ACCOUNT, jwt.into());
+    let reply = tokio::time::timeout(UPDATE_MAX, asked).await.context("no server took the account in time")?;
+    let reply: serde_json::Value = serde_json::from_slice(&reply.context("no server took the account")?.payload)
+        .context("reading what a server says of the account")?;
+    anyhow::ensure!(reply.get("error").is_none(), "a server refused the account: {}", reply["error"]);
+    Ok(())
 }
 
 /// Without TLS only this machine, unless it is said that no other can listen.

@@ -122,6 +122,7 @@ impl Authority {
             Purpose::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             Purpose::Dial => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
+        params.serial_number = Some(rand::random::<[u8; 16]>().to_vec().into());
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = validity(life)?;
         let certificate = params.signed_by(key, &self.issuer).context("signing a certificate")?;

@@ -5,7 +5,7 @@
 //! with one token, asked of two servers, one is refused; the same key may ask again, as its answer may have been lost.
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -128,21 +128,31 @@ impl Tokens {
     }
 
     fn note_use(&self, file: &TokenFile, key: &[u8]) -> Result<(), Refused> {
-        let user = hex::encode(Sha256::digest(key));
-        let failed = |path: &Path| format!("noting the use of a token in {}", path.display());
-        for number in 0..file.uses {
-            let path = self.folder.join(format!("{}.used.{number}", file.id));
-            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-                Ok(mut used) => {
-                    let noted = used.write_all(user.as_bytes()).and_then(|()| used.sync_all());
-                    return Ok(noted.with_context(|| failed(&path))?);
+        let user = self.folder.join(format!("{}.by.{}", file.id, hex::encode(Sha256::digest(key))));
+        if user.exists() {
+            return Ok(());
+        }
+        let slot = |number: u32| self.folder.join(format!("{}.used.{number}", file.id));
+        // Slots are taken in order, so the first free one is soon found, however many there are.
+        let (mut taken, mut free) = (0, file.uses);
+        while taken < free {
+            let middle = taken + (free - taken) / 2;
+            match slot(middle).exists() {
+                true => taken = middle + 1,
+                false => free = middle,
+            }
+        }
+        for path in (taken..file.uses).map(slot) {
+            match make(&path) {
+                Ok(()) => {
+                    make(&user).with_context(|| format!("noting who used a token in {}", user.display()))?;
+                    return Ok(());
                 }
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    if std::fs::read_to_string(&path).is_ok_and(|by| by == user) {
-                        return Ok(());
-                    }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    let noting = format!("noting the use of a token in {}", path.display());
+                    return Err(anyhow::Error::new(error).context(noting).into());
                 }
-                Err(error) => return Err(anyhow::Error::new(error).context(failed(&path)).into()),
             }
         }
         Err(Refused::Used)
@@ -151,6 +161,11 @@ impl Tokens {
     fn file(&self, id: &str) -> PathBuf {
         self.folder.join(format!("{id}.json"))
     }
+}
+
+/// A file that one process alone makes, and that is there after a loss of power.
+fn make(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.sync_all()
 }
 
 fn fits(pattern: &str, node: &str) -> bool {

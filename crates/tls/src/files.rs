@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::RootCertStore;
 
@@ -64,6 +64,26 @@ impl Files {
             self.look(&mut state);
         }
         state.loaded.clone()
+    }
+
+    pub(crate) fn counts_at(&self, at: SystemTime) -> Result<(), Error> {
+        let loaded = self.current();
+        let Some(certified) = &loaded.certified else { return Ok(()) };
+        let path = self.pair.as_ref().map_or(&self.ca, |pair| &pair.0);
+        let unusable = |reason: &dyn std::fmt::Display| unusable(path, reason);
+        let certificate = certified.end_entity_cert().map_err(|error| unusable(&error))?;
+        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|error| unusable(&error))?;
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let verified = parsed.verify_for_usage(
+            loaded.provider.signature_verification_algorithms.all,
+            &loaded.roots.roots,
+            certified.cert.get(1..).unwrap_or_default(),
+            UnixTime::since_unix_epoch(since),
+            webpki::KeyUsage::client_auth(),
+            None,
+            None,
+        );
+        verified.map(drop).map_err(|error| unusable(&error))
     }
 
     fn look(&self, state: &mut State) {

@@ -19,6 +19,7 @@ mod server;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -94,6 +95,11 @@ impl Tls {
     /// What our own certificate proves; none without one.
     pub fn own(&self) -> Option<Arc<Peer>> {
         self.files.as_ref().and_then(|files| files.current().own.clone())
+    }
+
+    /// Whether those who believe the same authority would believe our certificate at that time.
+    pub fn counts_at(&self, at: SystemTime) -> Result<(), Error> {
+        self.files.as_ref().map_or(Ok(()), |files| files.counts_at(at))
     }
 
     /// How addresses of what is served here begin.

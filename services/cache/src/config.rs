@@ -27,6 +27,8 @@ pub struct Config {
     pub disk: Option<Disk>,
     /// Public keys of the fetchers whose grants count, in hexadecimal.
     pub trusted_keys: Vec<String>,
+    /// What it shows to nodes, and what nodes must show.
+    pub tls: tls::Config,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,7 @@ impl Default for Config {
             memory: ByteSize::mib(256),
             disk: None,
             trusted_keys: Vec::new(),
+            tls: tls::Config::default(),
         }
     }
 }
@@ -93,7 +96,10 @@ impl Config {
             None if address.ip().is_unspecified() => {
                 bail!("cache.listen is {address}: cache.advertise must say how nodes reach it")
             }
-            None => Ok(format!("http://{address}")),
+            None => {
+                let scheme = if self.tls.certificate_file.is_some() { "https" } else { "http" };
+                Ok(format!("{scheme}://{address}"))
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod content;
 mod grant;
 mod meters;
 mod presence;
+mod proof;
 mod refresh;
 mod repair;
 mod serve;
@@ -28,7 +29,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use bus::Bus;
 use ed25519_dalek::VerifyingKey;
+use revocations::Revocations;
 use store::Store;
+use tls::Clients;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,6 +39,7 @@ use tokio_util::task::TaskTracker;
 use content::Content;
 use grant::Gatekeeper;
 use presence::Presence;
+use proof::Proof;
 use repair::Repairs;
 use tiers::Tiers;
 
@@ -64,12 +68,16 @@ impl Cache {
         let listener = TcpListener::bind(config.listen).await.with_context(binding)?;
         let address = listener.local_addr().with_context(binding)?;
         let endpoint = config.endpoint(address)?;
+        let incoming = config.tls.open()?.listen("cache", listener, Clients::Proven)?;
+        let revocations = (store.clone(), bus.clone(), trusted.clone());
+        let revocations =
+            Revocations::follow(revocations.0, revocations.1, revocations.2, tasks, shutdown.clone()).await;
         let tiers = Tiers::open(&config).await?;
         let repairs = Repairs::new(bus.clone(), tasks.clone(), shutdown.clone());
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), shutdown.clone());
+        let served = serve::serve(incoming, content.clone(), Gatekeeper::new(trusted), Proof::new(revocations), shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 // Whoever runs it is of no use without it.

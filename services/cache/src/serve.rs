@@ -18,20 +18,23 @@ use proto::content_server::{Content as ContentService, ContentServer};
 use proto::index_request::Kind as IndexKind;
 use proto::{ChunkFrame, ChunksRequest, Grant, IndexFrame, IndexRequest};
 use store::Index;
-use tokio::net::TcpListener;
+use tls::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};
 use crate::grant::{Gatekeeper, named};
 use crate::meters;
+use crate::proof::Proof;
 use crate::repair::Image;
 use crate::tiers::Kind;
 
+/// As the table of methods names them.
+const GET_INDEX: &str = "/sluice.v1.Content/GetIndex";
+const GET_CHUNKS: &str = "/sluice.v1.Content/GetChunks";
 /// A frame's data; larger chunks come in several, so that streams of one connection take turns.
 const FRAME_MAX: usize = 1024 * 1024;
 /// Chunks of one request: at 32 bytes each half a megabyte, and more than a large image has.
@@ -56,13 +59,14 @@ type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves `listener` until `shutdown`.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    incoming: Incoming,
     content: Arc<Content>,
     gatekeeper: Gatekeeper,
+    proof: Proof,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service = Service { content, gatekeeper, streams, shutdown: shutdown.clone() };
+    let service = Service { content, gatekeeper, proof, streams, shutdown: shutdown.clone() };
     let service = ContentServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -71,16 +75,14 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(service)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled_owned(),
-        )
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
 }
 
 struct Service {
     content: Arc<Content>,
     gatekeeper: Gatekeeper,
+    proof: Proof,
     streams: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl ContentService for Service {
         request: Request<IndexRequest>,
     ) -> Result<Response<Frames<IndexFrame>>, Status> {
         let grant = self.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
+        self.proof.check(GET_INDEX, &request, &grant)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let index = match asked.kind() {
@@ -113,6 +116,7 @@ impl ContentService for Service {
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
         let grant = self.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
+        self.proof.check(GET_CHUNKS, &request, &grant)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let reader = self.reader(&asked.project, &grant, &asked.manifest_digest, asked.priority())?;

@@ -22,8 +22,8 @@ const TOKEN_LIFE: &str = "1h";
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
-  sluice keys init /etc/sluice/mesh --host nats.example --nats tls://nats.example:4222
-  sluice keys token /etc/sluice/mesh --node worker-1            what `sluice enroll` shows on that node
+  sluice keys init /etc/sluice/mesh --host nats.example --url tls://nats.example:4222
+  sluice keys token /etc/sluice/mesh --for-node worker-1        what `sluice enroll` shows on that node
   sluice keys show /etc/sluice/mesh
   sluice keys revoke /etc/sluice/mesh worker-1 --push
 

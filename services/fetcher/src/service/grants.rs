@@ -34,6 +34,7 @@ impl Grants {
             node: node.to_owned(),
             manifest_digest: manifest_digest.to_owned(),
             expires_unix: expires(SystemTime::now(), self.ttl),
+            ..Grant::default()
         };
         self.keys.sign(Domain::Grant, grant.encode_to_vec())
     }
@@ -101,6 +102,7 @@ mod tests {
             node: "n".to_owned(),
             manifest_digest: "sha256:m".to_owned(),
             expires_unix: unix_now() - 10,
+            ..Grant::default()
         };
         let expired = given.keys.sign(Domain::Grant, grant.encode_to_vec());
         let grant = grants(folder.path(), 0, 100).renewable(&expired).unwrap();

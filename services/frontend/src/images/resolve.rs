@@ -169,7 +169,7 @@ impl Resolver {
         grant: Signed,
         timeout: Duration,
     ) -> Result<Signed, Status> {
-        let reply = self.bus.call(RenewRequest { grant: Some(grant) }, timeout).await?;
+        let reply = self.bus.call(RenewRequest { grant: Some(grant), ..RenewRequest::default() }, timeout).await?;
         let renewed = reply.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
         self.check_grant(record, node, &renewed)?;
         Ok(renewed)
