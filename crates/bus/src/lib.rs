@@ -64,6 +64,18 @@ pub struct Introduction {
     pub insecure: Vec<String>,
 }
 
+impl Introduction {
+    /// `insecure`: settings that allow speaking without TLS, and whether they are set.
+    pub fn of(
+        version: &'static str,
+        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+        insecure: &[(&str, bool)],
+    ) -> Introduction {
+        let set = insecure.iter().filter(|(_, set)| *set).map(|(name, _)| (*name).to_owned());
+        Introduction { version, ready: Box::new(ready), insecure: set.collect() }
+    }
+}
+
 /// Answers to "who is there" at a time: operators ask.
 const HELLOS_MAX: usize = 8;
 

@@ -85,6 +85,11 @@ impl Settings {
         if self.frontend.state == frontend.state {
             self.frontend.state.clone_from(state);
         }
+        for tls in [&mut self.cache.tls, &mut self.frontend.tls] {
+            if *tls == tls::Config::default() {
+                tls.clone_from(&self.tls);
+            }
+        }
         if self.policy.kept == policy.kept {
             self.policy.kept = state.join("plugins");
         }

@@ -53,12 +53,6 @@ impl Snippet<'_> {
                 line(format!("node = {node:?}\nproject = {project:?}"));
             }
         }
-        if matches!(Role::from_name(self.role), Some(Role::Cache | Role::Frontend)) || self.role == IDENTITY {
-            line("\n[tls]".to_owned());
-            for (key, name) in pair {
-                line(format!("{key} = {}", file(name)));
-            }
-        }
         match Role::from_name(self.role) {
             Some(Role::Fetcher) => line(format!("\n[fetcher]\nsigning_key_file = {}", file("fetcher.key"))),
             Some(Role::Cache) => line(format!("\n[cache]\n{trusted}")),
@@ -69,6 +63,18 @@ impl Snippet<'_> {
                 }
             }
             _ => {}
+        }
+        let section = match self.role {
+            IDENTITY => Some("tls"),
+            "cache" => Some("cache.tls"),
+            "frontend" => Some("frontend.tls"),
+            _ => None,
+        };
+        if let Some(section) = section {
+            line(format!("\n[{section}]"));
+            for (key, name) in pair {
+                line(format!("{key} = {}", file(name)));
+            }
         }
         if self.role == IDENTITY {
             line(format!("\n[identity]\nauthority = {}", file("authority")));

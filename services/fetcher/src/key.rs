@@ -53,6 +53,11 @@ impl Keys {
         Ok(Keys { own: Arc::new(own), trusted: trusted.into() })
     }
 
+    /// Whose signatures are believed.
+    pub(crate) fn trusted(&self) -> Vec<VerifyingKey> {
+        self.trusted.to_vec()
+    }
+
     pub(crate) fn sign(&self, domain: Domain, payload: Vec<u8>) -> Signed {
         sign(&self.own, domain, payload)
     }

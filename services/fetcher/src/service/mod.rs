@@ -12,6 +12,7 @@ mod judging;
 mod part;
 mod recompressing;
 mod resolve;
+mod revoke;
 mod seeding;
 mod starts;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use bus::{Answer, Answering, Bus};
 use proto::Call;
+use revocations::Revocations;
 use store::{ProjectStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +44,9 @@ const REQUESTS_IN_FLIGHT: usize = 64;
 const FOLLOWERS_IN_FLIGHT: usize = 1024;
 /// A collection walks the whole store: one is enough.
 const COLLECTIONS_IN_FLIGHT: usize = 1;
+
+/// Operators revoke; each change waits for the one before.
+const REVOCATIONS_IN_FLIGHT: usize = 8;
 
 /// A running fetcher. Dropped, it takes no more requests; its imports end with the `shutdown` it got.
 #[derive(Debug)]
@@ -80,7 +85,9 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         config.judging.check()?;
         let keys = Keys::load(&config)?;
-        let service = Service::new(config, keys, store, &bus, tasks, shutdown)?;
+        let (kept, trusted) = (store.clone(), keys.trusted());
+        let revocations = Revocations::follow(kept, bus.clone(), trusted, tasks, shutdown.clone()).await;
+        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
@@ -91,6 +98,7 @@ impl Fetcher {
             service.answer(&bus, COLLECTIONS_IN_FLIGHT, Service::collect).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::report).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::repair).await?,
+            service.answer(&bus, REVOCATIONS_IN_FLIGHT, Service::revoke).await?,
         ];
         Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
     }
@@ -104,7 +112,8 @@ impl Fetcher {
         shutdown: CancellationToken,
     ) -> anyhow::Result<Fetcher> {
         let keys = Keys::existing(&config)?;
-        let service = Service::new(config, keys, store, &bus, tasks, shutdown)?;
+        let revocations = Revocations::unknown(store.clone(), keys.trusted());
+        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,
@@ -123,6 +132,7 @@ impl Service {
     fn new(
         config: Config,
         keys: Keys,
+        revocations: Revocations,
         store: Store,
         bus: &Bus,
         tasks: &TaskTracker,
@@ -132,7 +142,7 @@ impl Service {
         let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();
         Ok(Arc::new(Service {
             instance: instance.clone(),
-            grants: Grants::new(keys, config.grant_ttl, config.grant_renewal),
+            grants: Grants::new(keys, config.grant_ttl, config.grant_renewal, revocations),
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),

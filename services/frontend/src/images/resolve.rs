@@ -18,6 +18,7 @@ use proto::{
     FollowRequest, Grant, ImportProgress, ImportSummary, ImportTicket, RenewRequest, ResolveReply,
     ResolveRequest, Resolved, Signed,
 };
+use tls::Tls;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -42,6 +43,8 @@ const DEFAULT_PROJECT: &str = "default";
 pub(super) struct Resolver {
     bus: Bus,
     trusted: Vec<VerifyingKey>,
+    /// With which this node shows its grants.
+    tls: Tls,
 }
 
 impl Patience {
@@ -77,8 +80,13 @@ pub(super) struct Patience {
 }
 
 impl Resolver {
-    pub(super) fn new(bus: Bus, trusted: Vec<VerifyingKey>) -> Resolver {
-        Resolver { bus, trusted }
+    pub(super) fn new(bus: Bus, trusted: Vec<VerifyingKey>, tls: Tls) -> Resolver {
+        Resolver { bus, trusted, tls }
+    }
+
+    /// The key that grants are to be for; empty without TLS.
+    fn node_key(&self) -> Vec<u8> {
+        self.tls.own().map(|own| own.thumbprint.to_vec()).unwrap_or_default()
     }
 
     /// Asks until the image is imported; `importing` hears how that goes.
@@ -88,6 +96,7 @@ impl Resolver {
         patience: Patience,
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
+        let request = &ResolveRequest { node_key: self.node_key(), ..request.clone() };
         let (asked, mut queued) = (Instant::now(), None);
         let mut restarts = 0;
         let mut reply = self.bus.call(request.clone(), patience.answer).await?;
@@ -169,7 +178,7 @@ impl Resolver {
         grant: Signed,
         timeout: Duration,
     ) -> Result<Signed, Status> {
-        let reply = self.bus.call(RenewRequest { grant: Some(grant), ..RenewRequest::default() }, timeout).await?;
+        let reply = self.bus.call(RenewRequest { grant: Some(grant), node_key: self.node_key() }, timeout).await?;
         let renewed = reply.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
         self.check_grant(record, node, &renewed)?;
         Ok(renewed)
