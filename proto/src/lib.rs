@@ -60,8 +60,11 @@ pub mod containerd {
     pub use services::snapshots::v1 as snapshots;
 }
 pub mod conversation;
+mod facts;
+pub mod gatekeeper;
 mod pairs;
 pub mod placement;
+pub mod refusal;
 mod says;
 pub mod signed;
 pub mod speaker;
@@ -69,5 +72,6 @@ pub mod subjects;
 
 pub use conversation::Role;
 pub use generated::*;
+pub use refusal::Refusal;
 pub use says::Said;
 pub use subjects::Call;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use proto::Call;
 use proto::speaker::Speaker;
+use proto::{Call, Refusal};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -75,7 +75,7 @@ impl Endpoint {
     {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             tracing::warn!(subject = self.subject, "refused a request: busy");
-            return reply(Err(Status::resource_exhausted("busy"))).await;
+            return reply(Err(Refusal::Busy.status(format!("{} is busy", self.subject)))).await;
         };
         let endpoint = self.clone();
         self.tasks.spawn(async move {
@@ -106,7 +106,7 @@ fn believe<C: Call>(request: &C, speaker: &Speaker) -> Result<(), Status> {
     metrics::counter!(IMPOSTORS, "subject" => C::SUBJECT).increment(1);
     let Speaker { project, node } = speaker;
     tracing::warn!(subject = C::SUBJECT, project, node, other, "refused a request in another's name");
-    Err(Status::permission_denied(format!(
+    Err(Refusal::Denied.status(format!(
         "node {node:?} of project {project:?} asked {} as {other}",
         C::SUBJECT
     )))

@@ -14,13 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::Bus;
-use ed25519_dalek::VerifyingKey;
 use futures::StreamExt as _;
 use prost::Message as _;
 use proto::revocation::Scope;
-use proto::signed::{Domain, verify};
+use proto::signed::{Domain, TrustedKeys};
 use proto::subjects::REVOCATIONS;
-use proto::{Grant, Revocation, Revocations as List, Signed};
+use proto::{Grant, Refusal, Revocation, Revocations as List, Signed};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,7 +54,7 @@ pub struct Revocations {
 #[derive(Debug)]
 struct Shared {
     store: Store,
-    trusted: Vec<VerifyingKey>,
+    trusted: TrustedKeys,
     known: Mutex<Option<Known>>,
 }
 
@@ -84,7 +83,7 @@ impl Revocations {
     pub async fn follow(
         store: Store,
         bus: Bus,
-        trusted: Vec<VerifyingKey>,
+        trusted: TrustedKeys,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Revocations {
@@ -101,7 +100,7 @@ impl Revocations {
     }
 
     /// A list that nobody reads, for who gives nothing and admits nothing.
-    pub fn unknown(store: Store, trusted: Vec<VerifyingKey>) -> Revocations {
+    pub fn unknown(store: Store, trusted: TrustedKeys) -> Revocations {
         Revocations { shared: Arc::new(Shared { store, trusted, known: Mutex::default() }) }
     }
 
@@ -215,7 +214,7 @@ impl Shared {
     fn believe(&self, signed: &Signed) -> Result<(), Status> {
         let refused = |error: String| Status::permission_denied(format!("the list of revocations is not to be trusted: {error}"));
         let payload =
-            verify(&self.trusted, Domain::Revocations, signed).map_err(|error| refused(error.to_string()))?;
+            self.trusted.verify(Domain::Revocations, signed).map_err(|error| refused(error.to_string()))?;
         self.take(List::decode(payload).map_err(|error| refused(error.to_string()))?);
         Ok(())
     }
@@ -272,8 +271,8 @@ impl Refused {
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Status {
         match refused {
-            Refused::Unknown => Status::unavailable(refused.to_string()),
-            _ => Status::permission_denied(refused.to_string()),
+            Refused::Unknown => Refusal::Unreachable.status(refused.to_string()),
+            _ => Refusal::Denied.status(refused.to_string()),
         }
     }
 }
@@ -339,7 +338,7 @@ mod tests {
         }
 
         async fn follow(&self) -> Revocations {
-            let trusted = vec![self.key.verifying_key()];
+            let trusted = vec![self.key.verifying_key()].into();
             Revocations::follow(self.store.clone(), self.bus.clone(), trusted, &self.tasks, self.shutdown.clone()).await
         }
 

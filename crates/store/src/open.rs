@@ -114,7 +114,7 @@ impl Store {
 
     /// The part of the store that belongs to `project`; the empty name means "default".
     pub fn project(&self, project: &str) -> Result<ProjectStore, StoreError> {
-        ProjectStore::new(Arc::clone(&self.objects), if project.is_empty() { "default" } else { project })
+        ProjectStore::new(Arc::clone(&self.objects), project)
     }
 
     /// What was revoked, as it was signed; none where nothing was. Of no project: no project's name begins so.

@@ -14,7 +14,6 @@
 
 mod config;
 mod content;
-mod grant;
 mod meters;
 mod presence;
 mod proof;
@@ -28,7 +27,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bus::Bus;
-use ed25519_dalek::VerifyingKey;
+use proto::gatekeeper::Gatekeeper;
+use proto::signed::TrustedKeys;
 use revocations::Revocations;
 use store::Store;
 use tls::Clients;
@@ -37,13 +37,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use content::Content;
-use grant::Gatekeeper;
 use presence::Presence;
 use proof::Proof;
 use repair::Repairs;
 use tiers::Tiers;
 
-pub use config::{Config, Disk, Settings, verifying_keys};
+pub use config::{Config, Disk, Settings};
 
 /// A cache that serves.
 #[derive(Debug)]
@@ -59,7 +58,7 @@ impl Cache {
         config: Config,
         store: Store,
         bus: Bus,
-        trusted: Vec<VerifyingKey>,
+        trusted: TrustedKeys,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Cache> {

@@ -3,7 +3,7 @@
 //! A grant that leaks is of no use to others: the connection must prove the node that it names, with the key that it was given for.
 //! Where there is no TLS, which is on one machine or where somebody said so, a grant that names no key is all there is.
 
-use proto::Grant;
+use proto::{Grant, Refusal};
 use proto::conversation::may_call;
 use proto::speaker::DEFAULT_PROJECT;
 use revocations::Revocations;
@@ -39,7 +39,7 @@ fn proves(connection: &ConnectInfo, method: &str, grant: &Grant) -> Result<(), (
             let role = peer.role().and_then(proto::Role::from_name);
             if !role.is_some_and(|role| may_call(role, method)) {
                 let message = format!("{method} is not for {:?}", peer.role().unwrap_or("nobody"));
-                return Err(("role", Status::permission_denied(message)));
+                return Err(("role", Refusal::Denied.status(message)));
             }
             belongs_to(grant, peer)
         }
@@ -47,7 +47,7 @@ fn proves(connection: &ConnectInfo, method: &str, grant: &Grant) -> Result<(), (
         (false, _) if grant.node_key.is_empty() => Ok(()),
         (false, _) => {
             let message = "the grant is for a node's key, which a connection without TLS does not prove";
-            Err(("key", Status::permission_denied(message)))
+            Err(("key", Refusal::Denied.status(message)))
         }
     }
 }
@@ -56,7 +56,7 @@ fn belongs_to(grant: &Grant, peer: &Peer) -> Result<(), (&'static str, Status)> 
     let project = if grant.project.is_empty() { DEFAULT_PROJECT } else { &grant.project };
     if !peer.is_node(project, &grant.node) {
         let message = format!("the grant is for node {:?}, which this connection does not prove", grant.node);
-        return Err(("node", Status::permission_denied(message)));
+        return Err(("node", Refusal::Denied.status(message)));
     }
     if !grant.node_key.is_empty() && grant.node_key != peer.thumbprint {
         // A node that has a new key renews its grants, and asks again.
