@@ -117,8 +117,10 @@ impl Bus {
         let events = Events::published(move |event| {
             let nats = publisher.clone();
             async move {
-                let subject = nats.own_subject(&event.subject(), None);
-                nats.publish(subject, event.encode_to_vec().into()).await
+                // In its first project a node may always speak.
+                if let Ok(subject) = nats.own_subject(&event.subject(), None) {
+                    nats.publish(subject, event.encode_to_vec().into()).await;
+                }
             }
         });
         Ok(Bus { transport: Transport::Nats(nats), events })
@@ -150,13 +152,13 @@ impl Bus {
     /// Asks whoever answers `C`. While nobody does, or all are busy, asks again until `deadline` has passed: services
     /// restart. The last answer is then `UNAVAILABLE`, or that they are busy ([`proto::Refusal`]).
     pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
-        let subject = self.asking(C::SUBJECT, &request);
+        let subject = self.asking(C::SUBJECT, &request)?;
         call::until_answered(&self.transport, &subject, &request, deadline).await
     }
 
     /// Like [`Bus::call`], but `UNAVAILABLE` at once when nobody answers.
     pub async fn call_once<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
-        let subject = self.asking(C::SUBJECT, &request);
+        let subject = self.asking(C::SUBJECT, &request)?;
         call::once(&self.transport, &subject, &request, deadline).await
     }
 
@@ -167,7 +169,7 @@ impl Bus {
         request: C,
         deadline: Duration,
     ) -> Result<C::Reply, Status> {
-        let subject = self.asking(&wire::instance_subject(C::SUBJECT, instance)?, &request);
+        let subject = self.asking(&wire::instance_subject(C::SUBJECT, instance)?, &request)?;
         call::once(&self.transport, &subject, &request, deadline).await
     }
 
@@ -175,7 +177,7 @@ impl Bus {
     /// a valid outcome.
     pub async fn gather<C: Call>(&self, request: C, wait: Duration) -> Result<Vec<C::Reply>, Status> {
         let payload = wire::encode_request(C::SUBJECT, &request)?;
-        let subject = self.asking(&wire::all_subject(C::SUBJECT), &request);
+        let subject = self.asking(&wire::all_subject(C::SUBJECT), &request)?;
         let replies = match &self.transport {
             Transport::InProcess(bus) => bus.gather(&subject, payload, wait).await,
             Transport::Nats(bus) => bus.gather(&subject, payload, wait).await?,
@@ -184,9 +186,9 @@ impl Bus {
     }
 
     /// The subject on which this process asks: a node's ends with its name, which its user in NATS proves.
-    fn asking<C: Call>(&self, subject: &str, request: &C) -> String {
+    fn asking<C: Call>(&self, subject: &str, request: &C) -> Result<String, Status> {
         match &self.transport {
-            Transport::InProcess(_) => subject.to_owned(),
+            Transport::InProcess(_) => Ok(subject.to_owned()),
             Transport::Nats(nats) => nats.own_subject(subject, request.says().project.as_deref()),
         }
     }

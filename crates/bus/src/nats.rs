@@ -16,7 +16,7 @@ use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Mess
 use bytes::Bytes;
 use futures::StreamExt;
 use nkeys::KeyPair;
-use proto::speaker;
+use proto::{Refusal, speaker};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -61,9 +61,9 @@ pub struct NatsConfig {
     pub key_file: Option<PathBuf>,
     /// How the inbox for replies begins, as the user's permissions have it; with credentials the user's key follows.
     pub inbox_prefix: Option<String>,
-    /// Of a node: its name, which its user may say it is, and the project that it speaks for where a request names none.
+    /// Of a node: its name, and the projects that it may speak for, as its user has them; the first where a request names none.
     pub node: Option<String>,
-    pub project: String,
+    pub projects: Vec<String>,
     /// Speak to other machines without TLS: for networks that nobody else can reach.
     pub insecure: bool,
     /// Copies of the lease bucket that a cluster keeps.
@@ -88,7 +88,7 @@ pub(crate) struct Nats {
 #[derive(Debug)]
 struct Own {
     node: String,
-    project: String,
+    projects: Vec<String>,
 }
 
 impl Default for NatsConfig {
@@ -103,7 +103,7 @@ impl Default for NatsConfig {
             key_file: None,
             inbox_prefix: None,
             node: None,
-            project: speaker::DEFAULT_PROJECT.to_owned(),
+            projects: vec![speaker::DEFAULT_PROJECT.to_owned()],
             insecure: false,
             replicas: 1,
         }
@@ -124,20 +124,22 @@ impl Nats {
         let client = options.connect(servers).await.context("connecting to NATS (nats.url)")?;
         let servers = shown.join(", ").into();
         let own = config.node.as_ref().map(|node| {
-            Arc::new(Own { node: speaker::token(node), project: config.project.clone() })
+            Arc::new(Own { node: node.clone(), projects: config.projects.clone() })
         });
         Ok(Nats { client, servers, disturbed, own, replicas: config.replicas, leases: Arc::default() })
     }
 
-    /// The subject on which this process asks or tells `subject`; `project`: of what is asked, where it names one.
-    pub(crate) fn own_subject(&self, subject: &str, project: Option<&str>) -> String {
-        match &self.own {
-            None => subject.to_owned(),
-            Some(own) => {
-                let project = project.filter(|project| !project.is_empty()).unwrap_or(&own.project);
-                speaker::subject(subject, &speaker::token(project), &own.node)
-            }
+    /// The subject on which this process asks or tells `subject`; `project`: of what is asked, where it names one. A server says nothing to
+    /// whoever asks where it may not, so that is said here.
+    pub(crate) fn own_subject(&self, subject: &str, project: Option<&str>) -> Result<String, Status> {
+        let Some(own) = &self.own else { return Ok(subject.to_owned()) };
+        let first = own.projects.first().map_or(speaker::DEFAULT_PROJECT, String::as_str);
+        let project = project.filter(|project| !project.is_empty()).unwrap_or(first);
+        if !own.projects.iter().any(|own| own == project) {
+            let node = &own.node;
+            return Err(Refusal::Denied.status(format!("node {node:?} does not speak for project {project:?}")));
         }
+        Ok(speaker::subject(subject, &speaker::token(project), &speaker::token(&own.node)))
     }
 
     pub(crate) fn connected(&self) -> Result<(), String> {
@@ -219,7 +221,9 @@ impl Nats {
     /// Like [`Nats::publish`], and waits until it was written to the server, so that the client's buffer never holds
     /// more than one of these.
     pub(crate) async fn hand_over(&self, subject: &'static str, payload: Bytes) {
-        self.publish(self.own_subject(subject, None), payload).await;
+        if let Ok(subject) = self.own_subject(subject, None) {
+            self.publish(subject, payload).await;
+        }
         if let Err(error) = self.client.flush().await {
             tracing::debug!(%error, "publishing failed");
         }

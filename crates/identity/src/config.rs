@@ -22,8 +22,8 @@ pub struct Snippet<'a> {
     pub nats_url: &'a str,
     /// Public keys of fetchers, in hex.
     pub trusted_keys: &'a [String],
-    /// Of a node: its name and its first project.
-    pub node: Option<(&'a str, &'a str)>,
+    /// Of a node: its name and its projects.
+    pub node: Option<(&'a str, &'a [String])>,
 }
 
 impl Snippet<'_> {
@@ -49,8 +49,8 @@ impl Snippet<'_> {
             if let Some(role) = Role::from_name(self.role) {
                 line(format!("inbox_prefix = {:?}", speaker::inbox(role)));
             }
-            if let Some((node, project)) = self.node {
-                line(format!("node = {node:?}\nproject = {project:?}"));
+            if let Some((node, projects)) = self.node {
+                line(format!("node = {node:?}\nprojects = {projects:?}"));
             }
         }
         match Role::from_name(self.role) {

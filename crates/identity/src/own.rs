@@ -85,7 +85,7 @@ impl Own {
             role: proto::Role::Frontend.name(),
             nats_url: &given.nats_url,
             trusted_keys: &given.trusted_keys,
-            node: given.projects.first().map(|project| (given.node.as_str(), project.as_str())),
+            node: Some((&given.node, &given.projects)),
         };
         let mut settings = snippet.text();
         if !given.identity_url.is_empty() {

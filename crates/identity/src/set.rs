@@ -130,7 +130,7 @@ impl Set {
             files::write(&key_file(&folder, name), key.seed()?)?;
         }
         for role in Role::ALL {
-            files::write(&key_file(&folder, role.name()), KeyPair::new_account().seed()?)?;
+            files::write(&key_file(&folder, &of_role(role)), KeyPair::new_account().seed()?)?;
         }
         files::write(&folder.join("fetcher.key"), rand::random::<[u8; 32]>())?;
         Authority::make(&folder.join(AUTHORITY))?;
@@ -260,13 +260,13 @@ impl Set {
 
     /// A node whose keys are made here, where no identity service is to run: whoever copies the folder is the node.
     pub fn add_node(&mut self, name: &str, projects: &[String]) -> anyhow::Result<PathBuf> {
-        let project = projects.first().context("a node of no project is of no use")?.clone();
+        ensure!(!projects.is_empty(), "a node of no project is of no use");
         let names: Result<Vec<Name>, _> = projects.iter().map(|project| Name::node(project, name)).collect();
         self.refuse_taken(name, Kind::Node)?;
         let folder = self.folder.join("nodes").join(name);
         self.write_user(&folder, Role::Frontend, name, projects, Kind::Node)?;
         self.write_certificate(&self.authority()?, &folder, &names?)?;
-        self.write_snippet(&folder, "frontend", Role::Frontend.name(), Some((name, &project)))?;
+        self.write_snippet(&folder, "frontend", Role::Frontend.name(), Some((name, projects)))?;
         self.save()?;
         Ok(folder)
     }
@@ -318,7 +318,7 @@ impl Set {
         projects: &[String],
         kind: Kind,
     ) -> anyhow::Result<()> {
-        let signer = self.key(role.name())?;
+        let signer = self.key(&of_role(role))?;
         let user = KeyPair::new_user();
         let expires_unix = now_unix() + SERVICE_LIFE.as_secs();
         let tokens: Vec<String> = projects.iter().map(|project| speaker::token(project)).collect();
@@ -367,7 +367,7 @@ impl Set {
         folder: &Path,
         file: &str,
         role: &str,
-        node: Option<(&str, &str)>,
+        node: Option<(&str, &[String])>,
     ) -> anyhow::Result<()> {
         let trusted_keys = [self.trusted_key()?];
         let stands = self.base().join(folder.strip_prefix(&self.folder).unwrap_or(folder));
@@ -393,7 +393,7 @@ impl Set {
             account: self.manifest.account.clone(),
             nats_url: self.manifest.nats_url.clone(),
             trusted_keys: vec![self.trusted_key()?],
-            seed: self.key(Role::Frontend.name())?.seed()?,
+            seed: self.key(&of_role(Role::Frontend))?.seed()?,
         };
         files::write_json(&self.folder.join(AUTHORITY).join(ISSUER), &file)
     }
@@ -402,7 +402,7 @@ impl Set {
         let scopes: anyhow::Result<Vec<Scope>> = Role::ALL
             .into_iter()
             .map(|role| {
-                let key = self.key(role.name())?.public_key();
+                let key = self.key(&of_role(role))?.public_key();
                 Ok(Scope { role: role.name().to_owned(), key, permissions: permissions(role) })
             })
             .collect();
@@ -539,6 +539,11 @@ fn enrolled(authority: &Path) -> anyhow::Result<Vec<Entry>> {
 
 fn revoked_file(authority: &Path, node: &str) -> PathBuf {
     authority.join("revoked").join(speaker::token(node))
+}
+
+/// The key that signs a role's users, among the roots.
+fn of_role(role: Role) -> String {
+    format!("roles/{}", role.name())
 }
 
 fn key_file(folder: &Path, name: &str) -> PathBuf {

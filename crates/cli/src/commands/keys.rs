@@ -79,8 +79,8 @@ pub struct AddArgs {
     #[arg(long, value_name = "NAME", group = "who")]
     operator: Option<String>,
     /// A node. Better: `sluice keys token`, with which a node makes its own key
-    #[arg(long = "for-node", value_name = "NAME", group = "who")]
-    node: Option<String>,
+    #[arg(long, value_name = "NAME", group = "who")]
+    for_node: Option<String>,
     /// Projects that a node may speak for
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "default")]
     projects: Vec<String>,
@@ -91,8 +91,8 @@ pub struct AddArgs {
 pub struct TokenArgs {
     dir: PathBuf,
     /// The node's name; with a `*` at its end any that begins so
-    #[arg(long = "for-node", value_name = "NAME")]
-    node: String,
+    #[arg(long, value_name = "NAME")]
+    for_node: String,
     /// Projects that the node may speak for
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "default")]
     projects: Vec<String>,
@@ -165,7 +165,7 @@ fn init(global: &Global, args: InitArgs) -> anyhow::Result<()> {
 
 fn add(global: &Global, args: AddArgs) -> anyhow::Result<()> {
     let mut set = Set::open(&args.dir)?;
-    let (name, folder) = match (&args.operator, &args.node) {
+    let (name, folder) = match (&args.operator, &args.for_node) {
         (Some(name), _) => (name, set.add_operator(name)),
         (None, Some(name)) => (name, set.add_node(name, &args.projects)),
         (None, None) => anyhow::bail!("--operator or --for-node expected"),
@@ -177,7 +177,7 @@ fn add(global: &Global, args: AddArgs) -> anyhow::Result<()> {
 fn token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
     let set = Set::open(&args.dir)?;
     let authority = set.authority()?.fingerprint();
-    let made = set.tokens().make(&args.node, &args.projects, args.life, args.uses, authority);
+    let made = set.tokens().make(&args.for_node, &args.projects, args.life, args.uses, authority);
     let (token, file) = made.context("make a token")?;
     match global.json {
         true => render::json(&serde_json::json!({

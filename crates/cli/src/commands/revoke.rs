@@ -56,7 +56,7 @@ pub async fn run(context: &Context, command: RevokeCommand) -> anyhow::Result<Ex
         }
         RevokeCommand::Image(ImageArgs { image }) => {
             let name = context.requests()?.resolve(&image)?.reference;
-            (Scope::Image, context.settings.project.clone(), name, false)
+            (Scope::Image, context.settings.project.to_string(), name, false)
         }
         RevokeCommand::Project(ProjectArgs { name }) => (Scope::Project, name, String::new(), false),
     };

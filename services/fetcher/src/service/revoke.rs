@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use names::ImageName;
 use prost::Message as _;
 use proto::revocation::Scope;
 use proto::signed::Domain;
@@ -11,7 +12,6 @@ use tonic::Status;
 
 use super::Service;
 use crate::import::unix_now;
-use crate::source::ImageName;
 
 /// Of two fetchers that revoke at once one waits: what each writes is the whole list.
 const LEASE: &str = "revocations";

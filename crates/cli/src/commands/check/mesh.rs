@@ -42,7 +42,7 @@ pub(super) async fn check(bus: Option<&Bus>, report: &mut Report) {
         (Role::Events, ""),
     ] {
         let found = by_role.remove(&role).unwrap_or_default();
-        let what = format!("a {} answers", role.name());
+        let what = format!("the {} service answers", role.name());
         match (found.is_empty(), needed.is_empty()) {
             (true, false) => report.bad(MESH, what, needed, "start it, and look at its log", "services"),
             (true, true) => report.warning(MESH, what, "none does: the mesh goes on without", "", "services"),
