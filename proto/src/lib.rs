@@ -66,6 +66,7 @@ mod pairs;
 pub mod placement;
 pub mod refusal;
 mod says;
+pub mod sealed;
 pub mod signed;
 pub mod speaker;
 pub mod subjects;

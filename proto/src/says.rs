@@ -25,7 +25,8 @@ impl<'a> Said<'a> {
 
     /// An error: what it says instead.
     pub fn agrees_with(&self, speaker: &Speaker) -> Result<(), String> {
-        let same = |said: &Option<Cow<'_, str>>, proven: &str| said.as_ref().is_none_or(|said| said == proven);
+        let same =
+            |said: &Option<Cow<'_, str>>, proven: &str| said.as_ref().is_none_or(|said| said == proven);
         match same(&self.project, &speaker.project) && same(&self.node, &speaker.node) {
             true => Ok(()),
             false => {

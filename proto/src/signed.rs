@@ -20,6 +20,7 @@ pub enum Domain {
     LayerRecord,
     Grant,
     Revocations,
+    SealingKey,
 }
 
 impl Domain {
@@ -29,6 +30,7 @@ impl Domain {
             Domain::LayerRecord => b"sluice layer record v1",
             Domain::Grant => b"sluice grant v1",
             Domain::Revocations => b"sluice revocations v1",
+            Domain::SealingKey => b"sluice sealing key v1",
         }
     }
 

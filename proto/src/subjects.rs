@@ -39,6 +39,7 @@ macro_rules! conversation {
 conversation! {
     "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply, Frontend | Operator => Fetcher, says resolve;
     "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply, Frontend | Operator => Fetcher;
+    "sluice.v1.fetcher.sealing": SealingRequest -> SealingReply, Frontend | Operator => Fetcher;
     "sluice.v1.fetcher.renew": RenewRequest -> RenewReply, Frontend => Fetcher, says renew;
     "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply, Operator => Fetcher;
     "sluice.v1.fetcher.list": ListRequest -> ListReply, Operator => Fetcher;
@@ -79,12 +80,7 @@ pub const TOLD: &[Told] = &[
         to: &[Role::Events, Role::Operator],
         message: "Event",
     },
-    Told {
-        subject: REVOCATIONS,
-        by: &[Role::Fetcher],
-        to: &[Role::Fetcher, Role::Cache],
-        message: "Signed",
-    },
+    Told { subject: REVOCATIONS, by: &[Role::Fetcher], to: &[Role::Fetcher, Role::Cache], message: "Signed" },
     Told { subject: DECISIONS, by: &[Role::Policy], to: &[Role::Operator], message: "RecordedDecision" },
 ];
 

@@ -106,8 +106,6 @@ fn believe<C: Call>(request: &C, speaker: &Speaker) -> Result<(), Status> {
     metrics::counter!(IMPOSTORS, "subject" => C::SUBJECT).increment(1);
     let Speaker { project, node } = speaker;
     tracing::warn!(subject = C::SUBJECT, project, node, other, "refused a request in another's name");
-    Err(Refusal::Denied.status(format!(
-        "node {node:?} of project {project:?} asked {} as {other}",
-        C::SUBJECT
-    )))
+    Err(Refusal::Denied
+        .status(format!("node {node:?} of project {project:?} asked {} as {other}", C::SUBJECT)))
 }

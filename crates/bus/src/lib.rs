@@ -16,6 +16,7 @@ mod in_process;
 mod lease;
 mod nats;
 mod resolve;
+mod sealing;
 mod told;
 mod wire;
 
@@ -41,6 +42,7 @@ pub use events::{EventStream, Events};
 pub use lease::Lease;
 pub use nats::{NatsConfig, update_account};
 pub use resolve::Step;
+pub use sealing::Sealer;
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 
@@ -281,7 +283,8 @@ impl Bus {
             Transport::InProcess(_) => Ok(self.events.next()),
             Transport::Nats(bus) => {
                 let told = bus.subscribe(format!("{EVENTS}.*")).await?;
-                let of_nodes = bus.subscribe(proto::speaker::subject(&format!("{EVENTS}.*"), "*", "*")).await?;
+                let of_nodes =
+                    bus.subscribe(proto::speaker::subject(&format!("{EVENTS}.*"), "*", "*")).await?;
                 let told = futures::stream::select(told, of_nodes);
                 Ok(Box::pin(told.filter_map(|message| std::future::ready(told::event(&message)))))
             }

@@ -123,9 +123,10 @@ impl Nats {
         let options = options(config, disturbed.clone())?;
         let client = options.connect(servers).await.context("connecting to NATS (nats.url)")?;
         let servers = shown.join(", ").into();
-        let own = config.node.as_ref().map(|node| {
-            Arc::new(Own { node: node.clone(), projects: config.projects.clone() })
-        });
+        let own = config
+            .node
+            .as_ref()
+            .map(|node| Arc::new(Own { node: node.clone(), projects: config.projects.clone() }));
         Ok(Nats { client, servers, disturbed, own, replicas: config.replicas, leases: Arc::default() })
     }
 
@@ -137,7 +138,9 @@ impl Nats {
         let project = project.filter(|project| !project.is_empty()).unwrap_or(first);
         if !own.projects.iter().any(|own| own == project) {
             let node = &own.node;
-            return Err(Refusal::Denied.status(format!("node {node:?} does not speak for project {project:?}")));
+            return Err(
+                Refusal::Denied.status(format!("node {node:?} does not speak for project {project:?}"))
+            );
         }
         Ok(speaker::subject(subject, &speaker::token(project), &speaker::token(&own.node)))
     }
@@ -335,9 +338,11 @@ pub async fn update_account(config: &NatsConfig, jwt: String) -> anyhow::Result<
     let nats = Nats::connect(config).await?;
     nats.answers_within(UPDATE_MAX).await?;
     let asked = nats.client.request(UPDATE_ACCOUNT, jwt.into());
-    let reply = tokio::time::timeout(UPDATE_MAX, asked).await.context("no server took the account in time")?;
-    let reply: serde_json::Value = serde_json::from_slice(&reply.context("no server took the account")?.payload)
-        .context("reading what a server says of the account")?;
+    let reply =
+        tokio::time::timeout(UPDATE_MAX, asked).await.context("no server took the account in time")?;
+    let reply: serde_json::Value =
+        serde_json::from_slice(&reply.context("no server took the account")?.payload)
+            .context("reading what a server says of the account")?;
     anyhow::ensure!(reply.get("error").is_none(), "a server refused the account: {}", reply["error"]);
     Ok(())
 }
@@ -365,7 +370,8 @@ fn check_secured(config: &NatsConfig, servers: &[&str]) -> anyhow::Result<()> {
 fn authenticate(path: &Path, nonce: &[u8]) -> anyhow::Result<Auth> {
     let credentials = read(path)?;
     let jwt = between(&credentials, "USER JWT");
-    let jwt = jwt.with_context(|| format!("reading NATS credentials {}: they hold no JWT", path.display()))?;
+    let jwt =
+        jwt.with_context(|| format!("reading NATS credentials {}: they hold no JWT", path.display()))?;
     let mut auth = Auth::new();
     auth.jwt = Some(jwt.to_owned());
     auth.signature = Some(key_pair(path)?.sign(nonce).context("signing for NATS")?);

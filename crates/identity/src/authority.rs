@@ -66,7 +66,8 @@ impl Authority {
 
     pub fn load(folder: &Path) -> anyhow::Result<Authority> {
         let name = files::read(&folder.join("ca.name"))?;
-        let key = KeyPair::from_pem(&files::read(&folder.join(KEY))?).context("reading the authority's key")?;
+        let key =
+            KeyPair::from_pem(&files::read(&folder.join(KEY))?).context("reading the authority's key")?;
         let pem = files::read(&folder.join(CERTIFICATE))?;
         let der = pem::parse(&pem).context("reading the authority's certificate")?.into_contents();
         Ok(Authority { issuer: Issuer::new(params(&name), key), pem, der: CertificateDer::from(der) })

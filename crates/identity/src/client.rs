@@ -91,7 +91,9 @@ pub async fn keep_renewed(config: Config, shutdown: CancellationToken) {
                     }
                 }
                 Ok(None) => tracing::warn!(folder = %folder.display(), "this node has no identity"),
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "the node's identity cannot be read"),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the node's identity cannot be read")
+                }
             }
             sleep(PAUSE).await;
         }
@@ -102,7 +104,10 @@ pub async fn keep_renewed(config: Config, shutdown: CancellationToken) {
 fn channel(address: &str, connector: Connector) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(address.to_owned())
         .with_context(|| format!("{address:?} is no address: https://host:port expected"))?;
-    anyhow::ensure!(address.starts_with("https://"), "{address}: an identity is asked for over https:// alone");
+    anyhow::ensure!(
+        address.starts_with("https://"),
+        "{address}: an identity is asked for over https:// alone"
+    );
     Ok(endpoint.connect_timeout(CONNECT_MAX).connect_with_connector_lazy(connector))
 }
 

@@ -41,7 +41,11 @@ impl Snippet<'_> {
         }
         let pair = [("ca_file", CA), ("certificate_file", CERTIFICATE), ("key_file", KEY)];
         if self.role != IDENTITY {
-            line(format!("\n[nats]\nurl = {:?}\nname = {:?}", self.nats_url, self.node.map_or(self.role, |node| node.0)));
+            line(format!(
+                "\n[nats]\nurl = {:?}\nname = {:?}",
+                self.nats_url,
+                self.node.map_or(self.role, |node| node.0)
+            ));
             line(format!("credentials_file = {}", file(CREDENTIALS)));
             for (key, name) in pair {
                 line(format!("{key} = {}", file(name)));

@@ -15,13 +15,12 @@ pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>) -> anyhow::Result<()> 
     let folder = path.parent().with_context(writing)?;
     lifecycle::private::make(folder).with_context(writing)?;
     let draft = folder.join(format!(".{:016x}.new", rand::random::<u64>()));
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(
-        |mut file| {
+    let written =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
             file.write_all(bytes.as_ref())?;
             file.sync_all()?;
             fs::rename(&draft, path)
-        },
-    );
+        });
     if written.is_err() {
         let _ = fs::remove_file(&draft);
     }

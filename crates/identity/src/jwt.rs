@@ -10,8 +10,8 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::permissions::Permissions;
 use crate::now_unix;
+use crate::permissions::Permissions;
 
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 const UNLIMITED: i64 = -1;
@@ -110,7 +110,10 @@ pub(crate) fn scoped_user(
     projects: &[String],
     expires_unix: u64,
 ) -> anyhow::Result<String> {
-    ensure!(nkeys::from_public_key(user).is_ok() && user.starts_with('U'), "{user:?} is no user's public key");
+    ensure!(
+        nkeys::from_public_key(user).is_ok() && user.starts_with('U'),
+        "{user:?} is no user's public key"
+    );
     let tags: Vec<String> = projects.iter().map(|project| format!("project:{project}")).collect();
     let mut nats = json!({ "type": "user", "version": 2, "issuer_account": account });
     if !tags.is_empty() {
@@ -189,8 +192,7 @@ mod tests {
     fn a_user_is_read_as_it_was_written() {
         let (role, user) = (KeyPair::new_account(), KeyPair::new_user());
         let projects = ["default".to_owned(), "p2".to_owned()];
-        let jwt =
-            scoped_user(&role, "AACCOUNT", "n1", &user.public_key(), &projects, 1_900_000_000).unwrap();
+        let jwt = scoped_user(&role, "AACCOUNT", "n1", &user.public_key(), &projects, 1_900_000_000).unwrap();
         let parts: Vec<&str> = jwt.split('.').collect();
         let signature = BASE64_URL_SAFE_NO_PAD.decode(parts[2]).unwrap();
         role.verify(format!("{}.{}", parts[0], parts[1]).as_bytes(), &signature).unwrap();

@@ -149,7 +149,10 @@ mod tests {
     #[test]
     fn a_node_speaks_only_as_itself_and_hears_only_itself() {
         let Permissions { publish, subscribe } = permissions(Role::Frontend);
-        assert!(publish.iter().all(|subject| subject.ends_with(&format!(".as.{PROJECT}.{NAME}"))), "{publish:?}");
+        assert!(
+            publish.iter().all(|subject| subject.ends_with(&format!(".as.{PROJECT}.{NAME}"))),
+            "{publish:?}"
+        );
         assert_eq!(subscribe, ["_INBOX_frontend.{{subject()}}.>"]);
     }
 
@@ -161,7 +164,9 @@ mod tests {
         for role in Role::ALL {
             let Permissions { publish, subscribe } = permissions(role);
             for list in [publish, subscribe] {
-                assert!(!list.iter().any(|subject| matches!(subject.as_str(), ">" | "_INBOX.>" | "$JS.API.>")));
+                assert!(
+                    !list.iter().any(|subject| matches!(subject.as_str(), ">" | "_INBOX.>" | "$JS.API.>"))
+                );
             }
         }
     }

@@ -24,9 +24,7 @@ use crate::config::{CA, CERTIFICATE, CREDENTIALS, KEY, Snippet, nats_server};
 use crate::jwt::{self, Scope};
 use crate::own::Given;
 use crate::token::Tokens;
-use crate::{
-    Authority, IDENTITY, NATS, NODE_LIFE, SERVICE_LIFE, files, now_unix, permissions,
-};
+use crate::{Authority, IDENTITY, NATS, NODE_LIFE, SERVICE_LIFE, files, now_unix, permissions};
 
 const MANIFEST: &str = "mesh.json";
 const AUTHORITY: &str = "authority";
@@ -175,7 +173,9 @@ impl Set {
     pub fn trusted_key(&self) -> anyhow::Result<String> {
         let file = self.folder.join("fetcher.key");
         let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-        let bytes = <[u8; 32]>::try_from(bytes).ok().with_context(|| format!("{}: 32 bytes expected", file.display()))?;
+        let bytes = <[u8; 32]>::try_from(bytes)
+            .ok()
+            .with_context(|| format!("{}: 32 bytes expected", file.display()))?;
         Ok(hex::encode(ed25519_dalek::SigningKey::from_bytes(&bytes).verifying_key().as_bytes()))
     }
 
@@ -238,7 +238,11 @@ impl Set {
             self.add_node(&entry.name, &entry.projects)?;
             done.push(entry.name.clone());
         }
-        ensure!(!done.is_empty(), "nobody is called {:?} here: `sluice keys show` lists all", only.unwrap_or_default());
+        ensure!(
+            !done.is_empty(),
+            "nobody is called {:?} here: `sluice keys show` lists all",
+            only.unwrap_or_default()
+        );
         self.write_issuer()?;
         self.write_nats()?;
         self.save()?;
@@ -323,8 +327,7 @@ impl Set {
         let expires_unix = now_unix() + SERVICE_LIFE.as_secs();
         let tokens: Vec<String> = projects.iter().map(|project| speaker::token(project)).collect();
         let (account, public) = (&self.manifest.account, user.public_key());
-        let jwt =
-            jwt::scoped_user(&signer, account, &speaker::token(name), &public, &tokens, expires_unix)?;
+        let jwt = jwt::scoped_user(&signer, account, &speaker::token(name), &public, &tokens, expires_unix)?;
         files::write(&folder.join(CREDENTIALS), jwt::credentials(&jwt, &user.seed()?))?;
         let known = self.manifest.entries.iter().position(|entry| entry.name == name);
         let mut entry = match known {

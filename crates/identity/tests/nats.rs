@@ -127,10 +127,7 @@ async fn a_node_speaks_as_itself_alone() {
     // In a project that its user does not have; the server would not even say so.
     let refused = node.call(resolve("team.b", "n1"), WAIT).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    let lying = NatsConfig {
-        projects: vec!["team.b".to_owned()],
-        ..config(&mesh.identity(Role::Frontend))
-    };
+    let lying = NatsConfig { projects: vec!["team.b".to_owned()], ..config(&mesh.identity(Role::Frontend)) };
     let lying = Bus::connect_within(&lying, WAIT).await.unwrap();
     assert!(lying.call(resolve("team.b", "n1"), Duration::from_secs(1)).await.is_err(), "the server refuses");
     let other = mesh.bus_of(&mesh.set.folder().join("nodes/n.2")).await;
@@ -250,7 +247,9 @@ async fn what_the_table_does_not_say_is_refused() {
         for everything in [">", "_INBOX.>", "$JS.API.STREAM.LIST", "$SYS.>", "sluice.v1.>"] {
             subscribed.insert(everything.to_owned(), false);
         }
-        for forbidden in ["$JS.API.STREAM.LIST", "$JS.API.STREAM.DELETE.KV_sluice-leases", "$SYS.REQ.SERVER.PING"] {
+        for forbidden in
+            ["$JS.API.STREAM.LIST", "$JS.API.STREAM.DELETE.KV_sluice-leases", "$SYS.REQ.SERVER.PING"]
+        {
             published.insert(forbidden.to_owned(), false);
         }
         for subject in published.keys() {
@@ -264,7 +263,10 @@ async fn what_the_table_does_not_say_is_refused() {
         for (kind, subjects) in [("publish", published), ("subscription", subscribed)] {
             for (subject, may) in subjects {
                 if raw.was_refused(kind, &subject) == may {
-                    wrong.push(format!("{role:?} {kind} {subject}: expected {}", if may { "allowed" } else { "refused" }));
+                    wrong.push(format!(
+                        "{role:?} {kind} {subject}: expected {}",
+                        if may { "allowed" } else { "refused" }
+                    ));
                 }
             }
         }

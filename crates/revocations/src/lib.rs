@@ -149,7 +149,9 @@ impl Revocations {
             list.entries.push(Revocation { epoch: list.epoch, at_unix: now_unix, ..entry });
         }
         match list.entries.len() > ENTRIES_MAX {
-            true => Err(Status::resource_exhausted(format!("{ENTRIES_MAX} revocations stand: undo those of nodes that are gone"))),
+            true => Err(Status::resource_exhausted(format!(
+                "{ENTRIES_MAX} revocations stand: undo those of nodes that are gone"
+            ))),
             false => Ok(list),
         }
     }
@@ -172,8 +174,9 @@ impl Revocations {
                 if bytes.len() > BYTES_MAX {
                     return Err(Status::data_loss("the list of revocations is too large"));
                 }
-                let signed = Signed::decode(bytes)
-                    .map_err(|error| Status::data_loss(format!("the list of revocations cannot be read: {error}")))?;
+                let signed = Signed::decode(bytes).map_err(|error| {
+                    Status::data_loss(format!("the list of revocations cannot be read: {error}"))
+                })?;
                 self.shared.believe(&signed)?;
             }
         }
@@ -199,7 +202,10 @@ impl Revocations {
                 Ok(mut told) => {
                     while let Some(signed) = told.next().await {
                         if let Err(status) = self.shared.believe(&signed) {
-                            tracing::warn!(error = status.message(), "a told list of revocations is not believed");
+                            tracing::warn!(
+                                error = status.message(),
+                                "a told list of revocations is not believed"
+                            );
                         }
                     }
                 }
@@ -212,7 +218,9 @@ impl Revocations {
 
 impl Shared {
     fn believe(&self, signed: &Signed) -> Result<(), Status> {
-        let refused = |error: String| Status::permission_denied(format!("the list of revocations is not to be trusted: {error}"));
+        let refused = |error: String| {
+            Status::permission_denied(format!("the list of revocations is not to be trusted: {error}"))
+        };
         let payload =
             self.trusted.verify(Domain::Revocations, signed).map_err(|error| refused(error.to_string()))?;
         self.take(List::decode(payload).map_err(|error| refused(error.to_string()))?);
@@ -316,7 +324,12 @@ mod tests {
     }
 
     fn entry(scope: Scope, project: &str, name: &str) -> Revocation {
-        Revocation { scope: scope.into(), project: project.to_owned(), name: name.to_owned(), ..Revocation::default() }
+        Revocation {
+            scope: scope.into(),
+            project: project.to_owned(),
+            name: name.to_owned(),
+            ..Revocation::default()
+        }
     }
 
     struct Site {
@@ -339,7 +352,14 @@ mod tests {
 
         async fn follow(&self) -> Revocations {
             let trusted = vec![self.key.verifying_key()].into();
-            Revocations::follow(self.store.clone(), self.bus.clone(), trusted, &self.tasks, self.shutdown.clone()).await
+            Revocations::follow(
+                self.store.clone(),
+                self.bus.clone(),
+                trusted,
+                &self.tasks,
+                self.shutdown.clone(),
+            )
+            .await
         }
 
         async fn revoke(&self, at: &Revocations, entry: Revocation, undo: bool) {
@@ -379,7 +399,9 @@ mod tests {
         revocations.admit_node("p", "m").unwrap();
         site.revoke(&revocations, entry(Scope::Node, "", "n"), true).await;
         revocations.admit_node("q", "n").unwrap();
-        for wrong in [entry(Scope::Unspecified, "p", "n"), entry(Scope::Image, "", "i"), entry(Scope::Project, "", "")] {
+        for wrong in
+            [entry(Scope::Unspecified, "p", "n"), entry(Scope::Image, "", "i"), entry(Scope::Project, "", "")]
+        {
             assert!(revocations.changed(wrong, false, 0, 0).await.is_err());
         }
         site.shutdown.cancel();

@@ -51,7 +51,9 @@ impl Connector {
         let trust = match (&loaded, self.pinned) {
             (Some(loaded), _) => Trust::Roots(loaded.roots.clone()),
             (None, Some(pinned)) => Trust::Pinned(pinned),
-            (None, None) => return Err(TlsError::General("there is no authority to believe (tls.ca_file)".to_owned())),
+            (None, None) => {
+                return Err(TlsError::General("there is no authority to believe (tls.ca_file)".to_owned()));
+            }
         };
         let verifier = RoleVerifier { provider: provider.clone(), trust, role: self.role };
         let builder = ClientConfig::builder_with_provider(provider)
@@ -129,8 +131,8 @@ impl ServerCertVerifier for RoleVerifier {
             Trust::Roots(roots) => roots.clone(),
             Trust::Pinned(pinned) => {
                 let authority = intermediates.iter().find(|sent| fingerprint(sent) == *pinned);
-                let authority = authority
-                    .ok_or(TlsError::InvalidCertificate(CertificateError::UnknownIssuer))?;
+                let authority =
+                    authority.ok_or(TlsError::InvalidCertificate(CertificateError::UnknownIssuer))?;
                 let mut roots = RootCertStore::empty();
                 roots.add(authority.clone().into_owned())?;
                 Arc::new(roots)
@@ -139,7 +141,8 @@ impl ServerCertVerifier for RoleVerifier {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
-        let peer = Peer::of(end_entity).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
+        let peer =
+            Peer::of(end_entity).map_err(|_| TlsError::InvalidCertificate(CertificateError::BadEncoding))?;
         match peer.is_service(self.role) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(TlsError::InvalidCertificate(CertificateError::NotValidForName)),

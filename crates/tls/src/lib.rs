@@ -15,6 +15,7 @@ mod address;
 mod client;
 mod files;
 mod peer;
+pub mod sealing;
 mod server;
 
 use std::path::PathBuf;
@@ -137,12 +138,7 @@ impl Tls {
         }
     }
 
-    fn allow_insecure(
-        &self,
-        what: &'static str,
-        section: &'static str,
-        address: &str,
-    ) -> Result<(), Error> {
+    fn allow_insecure(&self, what: &'static str, section: &'static str, address: &str) -> Result<(), Error> {
         if !self.insecure {
             return Err(Error::Insecure { what, section, address: address.to_owned() });
         }

@@ -97,17 +97,20 @@ impl Peer {
     }
 
     pub fn is_node(&self, project: &str, node: &str) -> bool {
-        self.names.iter().any(
-            |name| matches!(name, Name::Node { project: of, node: own } if of == project && own == node),
-        )
+        self.names
+            .iter()
+            .any(|name| matches!(name, Name::Node { project: of, node: own } if of == project && own == node))
     }
 
     /// The role that it has; a node is a frontend.
     pub fn role(&self) -> Option<&str> {
-        self.names.iter().map(|name| match name {
-            Name::Service(role) => role.as_str(),
-            Name::Node { .. } => "frontend",
-        }).next()
+        self.names
+            .iter()
+            .map(|name| match name {
+                Name::Service(role) => role.as_str(),
+                Name::Node { .. } => "frontend",
+            })
+            .next()
     }
 
     /// The node that it is.
@@ -135,8 +138,13 @@ mod tests {
             assert_eq!(name.to_string().parse(), Ok(name));
         }
         for wrong in [
-            "sluice://node/p", "sluice://node/p/n/x", "sluice://service/", "http://service/cache",
-            "sluice://node/../n", "sluice://node/p/n*", "sluice://node/p/",
+            "sluice://node/p",
+            "sluice://node/p/n/x",
+            "sluice://service/",
+            "http://service/cache",
+            "sluice://node/../n",
+            "sluice://node/p/n*",
+            "sluice://node/p/",
         ] {
             assert!(wrong.parse::<Name>().is_err(), "{wrong}");
         }

@@ -90,7 +90,9 @@ impl Config {
     pub(crate) fn endpoint(&self, address: SocketAddr) -> anyhow::Result<String> {
         match &self.advertise {
             Some(endpoint) if endpoint.starts_with("http://") && self.tls.certificate_file.is_some() => {
-                bail!("cache.advertise is {endpoint:?}, but this cache serves TLS alone: https://host:port is expected")
+                bail!(
+                    "cache.advertise is {endpoint:?}, but this cache serves TLS alone: https://host:port is expected"
+                )
             }
             Some(endpoint) if endpoint.starts_with("http://") || endpoint.starts_with("https://") => {
                 Ok(endpoint.trim_end_matches('/').to_owned())

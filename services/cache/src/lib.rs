@@ -76,7 +76,13 @@ impl Cache {
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served = serve::serve(incoming, content.clone(), Gatekeeper::new(trusted), Proof::new(revocations), shutdown.clone());
+        let served = serve::serve(
+            incoming,
+            content.clone(),
+            Gatekeeper::new(trusted),
+            Proof::new(revocations),
+            shutdown.clone(),
+        );
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 // Whoever runs it is of no use without it.

@@ -24,7 +24,8 @@ async fn main() -> anyhow::Result<()> {
         service.ready.depend_on("trusted keys").fails(reason);
     }
     let ready = service.ready.clone();
-    let insecure = [("nats.insecure", settings.nats.insecure), ("cache.tls.insecure", settings.cache.tls.insecure)];
+    let insecure =
+        [("nats.insecure", settings.nats.insecure), ("cache.tls.insecure", settings.cache.tls.insecure)];
     let about = Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
     let _there = bus.introduce(Role::Cache, about).await?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());

@@ -3,9 +3,9 @@
 //! A grant that leaks is of no use to others: the connection must prove the node that it names, with the key that it was given for.
 //! Where there is no TLS, which is on one machine or where somebody said so, a grant that names no key is all there is.
 
-use proto::{Grant, Refusal};
 use proto::conversation::may_call;
 use proto::speaker::DEFAULT_PROJECT;
+use proto::{Grant, Refusal};
 use revocations::Revocations;
 use tls::{ConnectInfo, Peer};
 use tonic::{Request, Status};
@@ -110,7 +110,10 @@ mod tests {
         }
         let service = connection(Name::service("policy").unwrap());
         assert_eq!(code(&service, METHOD, &grant("", "n1", &[7; 32])), Code::PermissionDenied);
-        assert_eq!(code(&node, "/sluice.v1.Other/Method", &grant("", "n1", &[7; 32])), Code::PermissionDenied);
+        assert_eq!(
+            code(&node, "/sluice.v1.Other/Method", &grant("", "n1", &[7; 32])),
+            Code::PermissionDenied
+        );
     }
 
     #[test]

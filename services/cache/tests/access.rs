@@ -52,7 +52,8 @@ impl Site {
         let tls = files(&set.folder().join("services/cache"));
         let config = Config { tls, ..Config::default() };
         let trusted = vec![key.verifying_key()].into();
-        let cache = Cache::start(config, store, bus.clone(), trusted, &tasks, shutdown.clone()).await.unwrap();
+        let cache =
+            Cache::start(config, store, bus.clone(), trusted, &tasks, shutdown.clone()).await.unwrap();
         Site { _folder: folder, set, bus, cache, key, shutdown }
     }
 

@@ -72,7 +72,10 @@ pub async fn start(
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
-    anyhow::ensure!(tls.is_on(), "tls.ca_file, certificate_file and key_file: identities are given over TLS alone");
+    anyhow::ensure!(
+        tls.is_on(),
+        "tls.ca_file, certificate_file and key_file: identities are given over TLS alone"
+    );
     let issuer = Issuer::open(&config.authority).context("opening the authority (identity.authority)")?;
     let binding = || format!("binding the identity service to {}", config.listen);
     let listener = TcpListener::bind(config.listen).await.with_context(binding)?;
@@ -192,19 +195,25 @@ impl Refusal {
     fn status(self) -> Status {
         let (reason, status) = match self {
             Refusal::Busy => ("busy", Status::unavailable("the identity service is busy: ask again")),
-            Refusal::NoProof => ("proof", Status::unauthenticated("the request does not prove that its key is the asker's")),
-            Refusal::NoNode => {
-                ("certificate", Status::unauthenticated("renewing needs the node's own certificate, and one node's alone"))
+            Refusal::NoProof => {
+                ("proof", Status::unauthenticated("the request does not prove that its key is the asker's"))
             }
+            Refusal::NoNode => (
+                "certificate",
+                Status::unauthenticated("renewing needs the node's own certificate, and one node's alone"),
+            ),
             Refusal::Revoked(node) => ("revoked", Status::permission_denied(format!("{node} was revoked"))),
             Refusal::Failed(error) => return failed(&error),
             Refusal::Token(Refused::Failed(error)) => return failed(&error),
             // Not which of them it was: who guesses learns nothing. The log says it.
             Refusal::Token(refused) => {
                 tracing::warn!(%refused, "refused a token");
-                ("token", Status::permission_denied(
-                    "the token does not count: unknown, used, over, or for another node; `sluice keys token` makes a new one",
-                ))
+                (
+                    "token",
+                    Status::permission_denied(
+                        "the token does not count: unknown, used, over, or for another node; `sluice keys token` makes a new one",
+                    ),
+                )
             }
         };
         metrics::counter!(REFUSED, "reason" => reason).increment(1);

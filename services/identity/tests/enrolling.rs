@@ -38,8 +38,7 @@ impl Site {
             key_file: Some(own.join("tls.key")),
             insecure: false,
         };
-        let config =
-            Config { listen: ([127, 0, 0, 1], 0).into(), authority: set.folder().join("authority") };
+        let config = Config { listen: ([127, 0, 0, 1], 0).into(), authority: set.folder().join("authority") };
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let address =

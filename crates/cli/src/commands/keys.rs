@@ -203,7 +203,9 @@ fn done(global: &Global, set: &Set, folder: &Path, names: Vec<String>, what: &st
 /// Servers that run know the account as it was; those that start read the configuration.
 async fn tell_servers(set: &Set, push: bool) -> anyhow::Result<()> {
     if !push {
-        render::say("NATS servers that run know it after --push, or once they have read their configuration again");
+        render::say(
+            "NATS servers that run know it after --push, or once they have read their configuration again",
+        );
         return Ok(());
     }
     let (jwt, credentials) = set.account_jwt()?;

@@ -80,10 +80,17 @@ impl Page {
         let name = line.split(' ').next().unwrap_or_default().to_owned();
         if name == "sluice" {
             let output = self.output(&line)?;
-            ensure!(output.status.success(), "{line}\n{}{}\n{}", text(&output.stdout), text(&output.stderr), self.logs());
+            ensure!(
+                output.status.success(),
+                "{line}\n{}{}\n{}",
+                text(&output.stdout),
+                text(&output.stderr),
+                self.logs()
+            );
             return Ok(text(&output.stdout));
         }
-        let server = Server::spawn(self.shell(&line)?, &self.scratch.path(&format!("{name}.log")), "this workspace")?;
+        let server =
+            Server::spawn(self.shell(&line)?, &self.scratch.path(&format!("{name}.log")), "this workspace")?;
         self.services.push((name.clone(), server));
         let (socket, ports) = (self.scratch.path("run").join("node.sock"), (self.nats, self.identity));
         let (_, server) = self.services.last_mut().context("it was pushed")?;
@@ -93,7 +100,9 @@ impl Page {
             "frontend" => server.wait_until(&name, || socket.exists())?,
             "cache" => {
                 let log = self.scratch.path("cache.log");
-                server.wait_until(&name, || fs::read_to_string(&log).is_ok_and(|log| log.contains("serving content")))?;
+                server.wait_until(&name, || {
+                    fs::read_to_string(&log).is_ok_and(|log| log.contains("serving content"))
+                })?;
             }
             _ => {}
         }
@@ -108,7 +117,11 @@ impl Page {
     fn operator(&self, arguments: &str) -> anyhow::Result<Output> {
         let settings = self.scratch.path("etc/mesh/operators/operator/sluice.toml");
         let socket = self.scratch.path("run").join("node.sock");
-        self.output(&format!("sluice --config {} --node {} {arguments}", settings.display(), socket.display()))
+        self.output(&format!(
+            "sluice --config {} --node {} {arguments}",
+            settings.display(),
+            socket.display()
+        ))
     }
 
     fn logs(&self) -> String {
@@ -200,7 +213,9 @@ fn no_secret_is_told(page: &Page) -> anyhow::Result<()> {
     for file in files(&page.scratch.path("etc")) {
         let content = fs::read(&file).unwrap_or_default();
         let content = String::from_utf8_lossy(&content);
-        secrets.extend(content.lines().filter(|line| line.starts_with('S') && line.len() == 58).map(str::to_owned));
+        secrets.extend(
+            content.lines().filter(|line| line.starts_with('S') && line.len() == 58).map(str::to_owned),
+        );
     }
     assert!(secrets.len() > 8, "{} secrets were found", secrets.len());
     let logs = page.logs();

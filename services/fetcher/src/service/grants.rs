@@ -177,7 +177,11 @@ mod tests {
         let bus = bus::Bus::in_process();
         let revoke = async |entry| {
             let list = grants.revocations().changed(entry, false, 1, 0).await.unwrap();
-            grants.revocations().keep(&grants.sign(Domain::Revocations, list.encode_to_vec()), &bus).await.unwrap();
+            grants
+                .revocations()
+                .keep(&grants.sign(Domain::Revocations, list.encode_to_vec()), &bus)
+                .await
+                .unwrap();
         };
         revoke(image).await;
         let error = grants.renewable(&signed).unwrap_err();

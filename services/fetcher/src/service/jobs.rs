@@ -105,8 +105,7 @@ impl Jobs {
             return Err(Refusal::Busy.status(format!("{TICKETS_MAX} imports are being followed")));
         }
         let name = format!("{:032x}", rand::random::<u128>());
-        let ticket =
-            Ticket { job, project: project.to_owned(), holder, issued: Instant::now() };
+        let ticket = Ticket { job, project: project.to_owned(), holder, issued: Instant::now() };
         table.tickets.insert(name.clone(), ticket);
         Ok(name)
     }

@@ -13,6 +13,7 @@ mod part;
 mod recompressing;
 mod resolve;
 mod revoke;
+mod sealing;
 mod seeding;
 mod starts;
 
@@ -24,6 +25,7 @@ use names::ImageName;
 use proto::Call;
 use revocations::Revocations;
 use store::{ProjectStore, Store};
+use tls::sealing::SealingKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -61,6 +63,7 @@ pub struct Fetcher {
 struct Service {
     instance: Arc<str>,
     grants: Grants,
+    sealing: SealingKey,
     local_sources: bool,
     refused_after_deaths: Duration,
     judging: Judging,
@@ -92,6 +95,7 @@ impl Fetcher {
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
+            service.answer(&bus, REQUESTS_IN_FLIGHT, Service::sealing).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::renew).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::inspect).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
@@ -140,9 +144,11 @@ impl Service {
         shutdown: CancellationToken,
     ) -> anyhow::Result<Arc<Service>> {
         let records = Records::new(keys.clone());
+        let sealing = keys.sealing()?;
         let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();
         Ok(Arc::new(Service {
             instance: instance.clone(),
+            sealing,
             grants: Grants::new(keys, config.grant_ttl, config.grant_renewal, revocations),
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,

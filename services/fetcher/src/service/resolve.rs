@@ -45,7 +45,7 @@ impl Service {
         let name = self.image_name(&request.reference)?;
         let platform = request.platform.clone().unwrap_or_default();
         let access = Access {
-            credential: request.credential.clone().and_then(Credential::from_proto),
+            credential: self.credential(&request)?.and_then(Credential::from_proto),
             plain_http: request.plain_http,
         };
         let (source, found) = match self.granted(&project, &request).await? {

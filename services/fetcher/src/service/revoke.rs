@@ -37,7 +37,8 @@ impl Service {
         let (now, revocations) = (unix_now(), self.grants.revocations());
         for entry in entries {
             let Revocation { scope, project, name, .. } = entry.clone();
-            let list = revocations.changed(entry, undo, now, now.saturating_sub(self.grants.oldest())).await?;
+            let list =
+                revocations.changed(entry, undo, now, now.saturating_sub(self.grants.oldest())).await?;
             let signed = self.grants.sign(Domain::Revocations, list.encode_to_vec());
             revocations.keep(&signed, &self.bus).await?;
             let scope = Scope::try_from(scope).unwrap_or_default().as_str_name();
@@ -57,14 +58,19 @@ impl Service {
         };
         let records = self.all_records(&project).await?.believed.into_iter();
         let named = records.filter(|record| {
-            record.manifest_digest == asked.name || name.as_ref().is_ok_and(|name| record.references.contains(name))
+            record.manifest_digest == asked.name
+                || name.as_ref().is_ok_and(|name| record.references.contains(name))
         });
         let found: Vec<Revocation> = named.map(|record| of(record.manifest_digest)).collect();
         match found.is_empty() {
             false => Ok(found),
             // Its grants live on where an image was removed.
             true if asked.name.starts_with("sha256:") => Ok(vec![of(asked.name.clone())]),
-            true => Err(Status::not_found(format!("{}: no such image in the project {}", asked.name, project.name()))),
+            true => Err(Status::not_found(format!(
+                "{}: no such image in the project {}",
+                asked.name,
+                project.name()
+            ))),
         }
     }
 

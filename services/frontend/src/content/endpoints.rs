@@ -118,7 +118,8 @@ impl Endpoints {
                 urls.sort();
                 urls.dedup();
                 urls.truncate(REPLICAS_MAX);
-                known.replicas = urls.iter().filter_map(|url| known_or_new(&known.replicas, url, &self.tls)).collect();
+                known.replicas =
+                    urls.iter().filter_map(|url| known_or_new(&known.replicas, url, &self.tls)).collect();
                 known.doubted = false;
             }
             Err(status) => tracing::warn!(error = %status.message(), "failed to locate content replicas"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::{Bus, Step};
+use bus::{Bus, Sealer, Step};
 use image::{ImageRecord, Profile};
 use names::{ManifestDigest, NotAManifestDigest};
 use prost::Message as _;
@@ -25,6 +25,7 @@ pub(super) struct Resolver {
     trusted: TrustedKeys,
     /// With which this node shows its grants.
     tls: Tls,
+    sealer: Sealer,
 }
 
 impl Patience {
@@ -61,7 +62,8 @@ pub(super) struct Patience {
 
 impl Resolver {
     pub(super) fn new(bus: Bus, trusted: TrustedKeys, tls: Tls) -> Resolver {
-        Resolver { bus, trusted, tls }
+        let sealer = Sealer::new(bus.clone(), trusted.clone());
+        Resolver { bus, trusted, tls, sealer }
     }
 
     /// The key that grants are to be for; empty without TLS.
@@ -76,7 +78,8 @@ impl Resolver {
         patience: Patience,
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
-        let request = &ResolveRequest { node_key: self.node_key(), ..request.clone() };
+        let request = ResolveRequest { node_key: self.node_key(), ..request.clone() };
+        let request = &self.sealer.resolve(request).await?;
         let (asked, mut queued) = (Instant::now(), None);
         let resolved = self.bus.resolve(request, patience.answer, |step| {
             let ticket = match step {
@@ -144,7 +147,8 @@ impl Resolver {
         grant: Signed,
         timeout: Duration,
     ) -> Result<Signed, Status> {
-        let reply = self.bus.call(RenewRequest { grant: Some(grant), node_key: self.node_key() }, timeout).await?;
+        let reply =
+            self.bus.call(RenewRequest { grant: Some(grant), node_key: self.node_key() }, timeout).await?;
         let renewed = reply.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
         self.check_grant(record, node, &renewed)?;
         Ok(renewed)

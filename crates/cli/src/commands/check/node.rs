@@ -15,7 +15,9 @@ pub(super) async fn check(context: &Context, report: &mut Report) {
         Err(_) if context.settings.nats.is_none() => {
             report.good(NODE, "no node runs: the first `sluice mount` or `sluice run` starts one");
         }
-        Err(error) => report.bad(NODE, what, format!("{error:#}"), "start it: `frontend --config …`", "nodes"),
+        Err(error) => {
+            report.bad(NODE, what, format!("{error:#}"), "start it: `frontend --config …`", "nodes")
+        }
         Ok(mut node) => match node.status(false).await {
             Err(status) => report.bad(NODE, what, status.message(), "its log says more", "nodes"),
             Ok(status) => {

@@ -31,7 +31,10 @@ pub(super) fn check(settings: &Settings, report: &mut Report) {
     if signing.exists() {
         check_private("the fetcher's signing key is its owner's alone", signing, report);
     }
-    if settings.nats.is_some() && settings.trusted_keys.is_empty() && settings.frontend.trusted_keys.is_empty() {
+    if settings.nats.is_some()
+        && settings.trusted_keys.is_empty()
+        && settings.frontend.trusted_keys.is_empty()
+    {
         let reason = "trusted_keys is empty, so no image of this mesh is believed";
         report.warning(KEYS, "a fetcher's key is trusted", reason, "sluice keys show lists it", "settings");
     }
@@ -41,7 +44,8 @@ fn check_nats_keys(nats: &NatsConfig, report: &mut Report) {
     let Some(file) = &nats.credentials_file else {
         if nats.nkey_seed_file.is_none() {
             let reason = "neither nats.credentials_file nor nats.nkey_seed_file is set";
-            let hint = "whoever reaches this NATS server is trusted with everything; `sluice keys init` makes users";
+            let hint =
+                "whoever reaches this NATS server is trusted with everything; `sluice keys init` makes users";
             report.warning(KEYS, "NATS knows this user", reason, hint, "nats");
         }
         return;
@@ -50,7 +54,9 @@ fn check_nats_keys(nats: &NatsConfig, report: &mut Report) {
     let read = std::fs::read_to_string(file).map_err(anyhow::Error::new).and_then(|text| user_of(&text));
     let what = "the NATS credentials count";
     match read {
-        Err(error) => report.bad(KEYS, what, format!("{}: {error:#}", file.display()), "sluice keys rotate", "nats"),
+        Err(error) => {
+            report.bad(KEYS, what, format!("{}: {error:#}", file.display()), "sluice keys rotate", "nats")
+        }
         Ok(user) if user.expires_unix == 0 => report.good(KEYS, format!("{what} (user {})", user.name)),
         Ok(user) => {
             let left = user.expires_unix.saturating_sub(crate::render::now_unix());
@@ -60,7 +66,13 @@ fn check_nats_keys(nats: &NatsConfig, report: &mut Report) {
             match left {
                 0 => report.bad(KEYS, what, format!("those of {} are over", user.name), hint, "nats"),
                 left if left < SOON.as_secs() && !is_node => {
-                    report.warning(KEYS, what, format!("those of {} end in {} hours", user.name, left / 3_600), hint, "nats");
+                    report.warning(
+                        KEYS,
+                        what,
+                        format!("those of {} end in {} hours", user.name, left / 3_600),
+                        hint,
+                        "nats",
+                    );
                 }
                 _ => report.good(KEYS, format!("{what} (user {})", user.name)),
             }
@@ -73,7 +85,13 @@ fn check_tls(settings: &Settings, report: &mut Report) {
     for (on, name) in [(insecure, "nats.insecure"), (settings.tls.insecure, "tls.insecure")] {
         if on {
             let hint = "`sluice keys init` makes certificates";
-            report.warning(KEYS, "other machines are spoken to over TLS alone", format!("{name} is set"), hint, "tls");
+            report.warning(
+                KEYS,
+                "other machines are spoken to over TLS alone",
+                format!("{name} is set"),
+                hint,
+                "tls",
+            );
         }
     }
     let what = "the certificate counts";
