@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
 use bus::{Answer, Bus, Introduction, NatsConfig};
+use ed25519_dalek::SigningKey;
 use futures::StreamExt as _;
 use identity::{Options, Set};
+use prost::Message as _;
+use proto::signed::Domain;
 use proto::subjects::{CONVERSATION, TOLD};
 use proto::{
     Event as Told, EventKind, HelloRequest, JudgeReply, JudgeRequest, LocateReply, PresentRequest,
-    ResolveReply, ResolveRequest, Role, speaker,
+    ResolveReply, ResolveRequest, Role, SealingReply, SealingRequest, speaker,
 };
 use testkit::{Nats, port};
 use tonic::Code;
@@ -143,6 +146,43 @@ async fn a_node_speaks_as_itself_alone() {
     }
     let first = tokio::time::timeout(WAIT, heard.next()).await.unwrap().unwrap();
     assert_eq!((first.node.as_str(), first.image.as_str()), ("n1", "own"));
+}
+
+/// Whoever carries or overhears a request reads no credential, and only the fetcher that signed the key opens it.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_cross_sealed() {
+    let mesh = Mesh::start();
+    let (fetcher, node) = (mesh.bus(Role::Fetcher).await, mesh.bus(Role::Frontend).await);
+    let (own, thief) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    let sealing = Arc::new(tls::sealing::SealingKey::derive(own.as_bytes()).unwrap());
+    let key = proto::SealingKey { x25519: sealing.public().to_vec() }.encode_to_vec();
+    let signed = proto::signed::sign(&own, Domain::SealingKey, key);
+    let _names = fetcher
+        .answer(once(), move |_: SealingRequest| {
+            std::future::ready(Ok(SealingReply { key: Some(signed.clone()) }))
+        })
+        .await
+        .unwrap();
+    let basic = proto::credential::Basic { username: "me".to_owned(), password: "hunter2".to_owned() };
+    let credential =
+        proto::Credential { kind: Some(proto::credential::Kind::Basic(basic)) };
+    let request = ResolveRequest {
+        reference: "registry.example/app:1".to_owned(),
+        credential: Some(credential.clone()),
+        ..resolve("default", "n1")
+    };
+    let sealer = bus::Sealer::new(node.clone(), vec![own.verifying_key()].into());
+    let sealed = sealer.resolve(request.clone()).await.unwrap();
+    assert_eq!(sealed.credential, None);
+    assert!(!sealed.encode_to_vec().windows(7).any(|part| part == b"hunter2"));
+    let context = proto::sealed::context("default", "registry.example/app:1", "n1");
+    let opened = sealing.open(&sealed.sealed_credential, &context).unwrap();
+    assert_eq!(proto::Credential::decode(&*opened).unwrap(), credential);
+    let other = proto::sealed::context("default", "evil.example/app:1", "n1");
+    assert!(sealing.open(&sealed.sealed_credential, &other).is_err(), "it is for one request");
+    // Who believes another fetcher sends none.
+    let sealer = bus::Sealer::new(node.clone(), vec![thief.verifying_key()].into());
+    assert_eq!(sealer.resolve(request).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 /// Whoever is connected, and which subjects the server has refused it.

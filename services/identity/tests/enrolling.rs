@@ -91,6 +91,28 @@ async fn a_node_enrolls_once_and_renews_by_what_it_was_given() {
 }
 
 #[tokio::test]
+async fn a_node_renews_by_itself_when_two_thirds_are_over() {
+    let site = Site::start().await;
+    let given = site.enroll("n1", &site.token("n1", 1)).await.unwrap();
+    // As if it had been given long ago, and would end in an hour.
+    let state = site.place("n1").join("identity.json");
+    let mut kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&state).unwrap()).unwrap();
+    kept["given_unix"] = (given.expires_unix - 10 * 24 * 3_600).into();
+    kept["expires_unix"] = (given.expires_unix - 23 * 3_600).into();
+    std::fs::write(&state, kept.to_string()).unwrap();
+    let config = client::Config { address: Some(site.address.clone()), folder: Some(site.place("n1")) };
+    let renewing = tokio::spawn(client::keep_renewed(config, site.shutdown.clone()));
+    let renewed = async {
+        while !Own::given(&site.place("n1")).unwrap().is_some_and(|kept| kept.expires_unix >= given.expires_unix) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), renewed).await.unwrap();
+    site.shutdown.cancel();
+    renewing.await.unwrap();
+}
+
+#[tokio::test]
 async fn tokens_that_do_not_count_open_nothing() {
     let site = Site::start().await;
     let token = site.token("n1", 1);
