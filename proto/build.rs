@@ -7,6 +7,7 @@ fn main() -> anyhow::Result<()> {
         "sluice/v1/events.proto",
         "sluice/v1/node.proto",
         "sluice/v1/quota.proto",
+        "sluice/v1/identity.proto",
         "containerd/snapshots.proto",
         "containerd/images.proto",
         "containerd/content.proto",

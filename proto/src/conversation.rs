@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::subjects::{CONVERSATION, METHODS, TOLD};
+use crate::subjects::{CONVERSATION, HELLO, METHODS, TOLD};
 
 /// Who speaks on the mesh. A process has one role; the embedded `sluice` has all of them, and no server between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,7 +80,8 @@ pub fn publishes(role: Role) -> Vec<String> {
     // To whoever answers, to one instance, to all of them.
     let asks = asks.flat_map(|asked| [asked.subject.to_owned(), format!("{}.*", asked.subject)]);
     let tells = TOLD.iter().filter(|told| told.by.contains(&role)).map(|told| told.subject.to_owned());
-    asks.chain(tells).collect()
+    let greets = (role == Role::Operator).then(|| format!("{HELLO}.*"));
+    asks.chain(tells).chain(greets).collect()
 }
 
 /// What `role` subscribes to, beside the inbox where its own replies come.
@@ -88,7 +89,13 @@ pub fn subscribes(role: Role) -> Vec<String> {
     let answers = CONVERSATION.iter().filter(|asked| asked.of == role);
     let answers = answers.flat_map(|asked| [asked.subject.to_owned(), format!("{}.*", asked.subject)]);
     let hears = TOLD.iter().filter(|told| told.to.contains(&role)).map(|told| told.subject.to_owned());
-    answers.chain(hears).collect()
+    let greeted = is_service(role).then(|| [HELLO.to_owned(), format!("{HELLO}.*")]);
+    answers.chain(hears).chain(greeted.into_iter().flatten()).collect()
+}
+
+/// Whether it is neither a node nor a person: all services say that they are there.
+pub fn is_service(role: Role) -> bool {
+    !matches!(role, Role::Frontend | Role::Operator)
 }
 
 /// Whether `role` may call the gRPC method at `path`.
@@ -105,6 +112,7 @@ pub fn documentation() -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "| `{subject}` | {} | {} | `{request}` | `{reply}` |", names(by), of.name());
     }
+    let _ = writeln!(text, "| `{HELLO}` | operator | all services | `HelloRequest` | `HelloReply` |");
     text.push_str("\n| subject | told by | heard by | message |\n|---|---|---|---|\n");
     for Told { subject, by, to, message } in TOLD {
         let _ = writeln!(text, "| `{subject}` | {} | {} | `{message}` |", names(by), names(to));

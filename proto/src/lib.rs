@@ -66,10 +66,14 @@ mod pairs;
 pub mod placement;
 pub mod quota;
 pub mod refusal;
+mod says;
+pub mod sealed;
 pub mod signed;
+pub mod speaker;
 pub mod subjects;
 
 pub use conversation::Role;
 pub use generated::*;
 pub use refusal::Refusal;
+pub use says::Said;
 pub use subjects::Call;

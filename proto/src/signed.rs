@@ -19,6 +19,8 @@ pub enum Domain {
     ImageRecord,
     LayerRecord,
     Grant,
+    Revocations,
+    SealingKey,
 }
 
 impl Domain {
@@ -27,6 +29,8 @@ impl Domain {
             Domain::ImageRecord => b"sluice image record v1",
             Domain::LayerRecord => b"sluice layer record v1",
             Domain::Grant => b"sluice grant v1",
+            Domain::Revocations => b"sluice revocations v1",
+            Domain::SealingKey => b"sluice sealing key v1",
         }
     }
 

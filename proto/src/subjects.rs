@@ -2,19 +2,28 @@
 
 use crate as v1;
 use crate::conversation::{Asked, Method, Role, Told};
+use crate::says::{self, Said};
 
 /// One request the system can make.
 pub trait Call: prost::Message + Default + 'static {
     /// `sluice.v1.<service>.<verb>`; `sluice.v1.admin.<service>.<verb>` for what changes or deletes what others use.
     const SUBJECT: &'static str;
     type Reply: prost::Message + Default + 'static;
+
+    /// What it says of its sender: what a connection proves must be the same.
+    fn says(&self) -> Said<'_> {
+        Said::default()
+    }
 }
 
 macro_rules! conversation {
-    ($($subject:literal: $request:ident -> $reply:ident, $($by:ident)|+ => $of:ident;)*) => {
+    ($($subject:literal: $request:ident -> $reply:ident, $($by:ident)|+ => $of:ident $(, says $says:ident)?;)*) => {
         $(impl Call for v1::$request {
             const SUBJECT: &'static str = $subject;
             type Reply = v1::$reply;
+            $(fn says(&self) -> Said<'_> {
+                says::$says(self)
+            })?
         })*
         /// All requests: what is asked, by whom, and who answers.
         pub const CONVERSATION: &[Asked] = &[$(Asked {
@@ -28,17 +37,19 @@ macro_rules! conversation {
 }
 
 conversation! {
-    "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply, Frontend | Operator => Fetcher;
+    "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply, Frontend | Operator => Fetcher, says resolve;
     "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply, Frontend | Operator => Fetcher;
-    "sluice.v1.fetcher.renew": RenewRequest -> RenewReply, Frontend => Fetcher;
+    "sluice.v1.fetcher.sealing": SealingRequest -> SealingReply, Frontend | Operator => Fetcher;
+    "sluice.v1.fetcher.renew": RenewRequest -> RenewReply, Frontend => Fetcher, says renew;
     "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply, Operator => Fetcher;
     "sluice.v1.fetcher.list": ListRequest -> ListReply, Operator => Fetcher;
-    "sluice.v1.fetcher.report": ReportRequest -> ReportReply, Frontend => Fetcher;
+    "sluice.v1.fetcher.report": ReportRequest -> ReportReply, Frontend => Fetcher, says report;
     "sluice.v1.admin.fetcher.remove": RemoveRequest -> RemoveReply, Operator => Fetcher;
     "sluice.v1.admin.fetcher.collect": CollectRequest -> CollectReply, Operator => Fetcher;
     "sluice.v1.admin.fetcher.repair": RepairRequest -> RepairReply, Cache | Operator => Fetcher;
+    "sluice.v1.admin.fetcher.revoke": RevokeRequest -> RevokeReply, Operator => Fetcher;
     "sluice.v1.policy.judge": JudgeRequest -> JudgeReply, Fetcher => Policy;
-    "sluice.v1.policy.plan": PlanRequest -> PlanReply, Frontend => Policy;
+    "sluice.v1.policy.plan": PlanRequest -> PlanReply, Frontend => Policy, says plan;
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply, Operator => Policy;
     "sluice.v1.policy.record": RecordRequest -> RecordReply, Operator => Policy;
     "sluice.v1.quota.claim": QuotaClaimRequest -> QuotaClaimReply, Fetcher | Cache => Quota;
@@ -56,6 +67,16 @@ pub const COUNTERS: &str = "sluice.v1.counter";
 /// Decisions of policies, each a `RecordedDecision`, for as long as somebody asks for them.
 pub const DECISIONS: &str = "sluice.v1.policy.decision";
 
+/// All that was revoked, as a `Signed`, when it changes.
+pub const REVOCATIONS: &str = "sluice.v1.fetcher.revocations";
+/// Who is there: asked of everybody at once.
+pub const HELLO: &str = "sluice.v1.mesh.hello";
+
+impl Call for v1::HelloRequest {
+    const SUBJECT: &'static str = HELLO;
+    type Reply = v1::HelloReply;
+}
+
 /// All that is told.
 pub const TOLD: &[Told] = &[
     Told {
@@ -64,6 +85,7 @@ pub const TOLD: &[Told] = &[
         to: &[Role::Events, Role::Operator],
         message: "Event",
     },
+    Told { subject: REVOCATIONS, by: &[Role::Fetcher], to: &[Role::Fetcher, Role::Cache], message: "Signed" },
     Told { subject: DECISIONS, by: &[Role::Policy], to: &[Role::Operator], message: "RecordedDecision" },
 ];
 

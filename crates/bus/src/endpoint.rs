@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use proto::speaker::Speaker;
 use proto::{Call, Refusal};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -18,7 +19,10 @@ use crate::wire;
 /// The longest a handler may take, whatever a caller asks for: a forgotten request must end.
 const DEADLINE_MAX: Duration = Duration::from_secs(60 * 60);
 
-type Handler = Box<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, Status>> + Send + Sync>;
+type Handler = Box<dyn Fn(Bytes, Option<Speaker>) -> BoxFuture<'static, Result<Bytes, Status>> + Send + Sync>;
+
+/// Requests that named another project or node than the connection proves, by subject.
+const IMPOSTORS: &str = "sluice_bus_impostors_total";
 
 /// A handler, and who may run it now.
 pub(crate) struct Endpoint {
@@ -36,10 +40,13 @@ impl Endpoint {
         F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
     {
         let handler = Arc::new(handler);
-        let handler: Handler = Box::new(move |payload| {
+        let handler: Handler = Box::new(move |payload, speaker| {
             let handler = handler.clone();
             Box::pin(async move {
                 let request: C = wire::decode_request(C::SUBJECT, payload)?;
+                if let Some(speaker) = speaker {
+                    believe(&request, &speaker)?;
+                }
                 wire::encode_reply(C::SUBJECT, &handler(request).await?)
             })
         });
@@ -54,8 +61,15 @@ impl Endpoint {
 
     /// Handles one request in a task of its own and gives the outcome to `reply`; when busy,
     /// replies so without a task, which keeps a flood of requests from becoming a flood of tasks.
-    pub(crate) async fn accept<R, F>(self: &Arc<Self>, payload: Bytes, deadline: Duration, reply: R)
-    where
+    ///
+    /// `speaker`: the node that asks, where the transport has proven it.
+    pub(crate) async fn accept<R, F>(
+        self: &Arc<Self>,
+        payload: Bytes,
+        speaker: Option<Speaker>,
+        deadline: Duration,
+        reply: R,
+    ) where
         R: FnOnce(Result<Bytes, Status>) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
@@ -65,18 +79,33 @@ impl Endpoint {
         };
         let endpoint = self.clone();
         self.tasks.spawn(async move {
-            let outcome = endpoint.handle(payload, deadline.min(DEADLINE_MAX)).await;
+            let outcome = endpoint.handle(payload, speaker, deadline.min(DEADLINE_MAX)).await;
             drop(permit);
             reply(outcome).await;
         });
     }
 
-    async fn handle(&self, payload: Bytes, deadline: Duration) -> Result<Bytes, Status> {
-        let handled = AssertUnwindSafe(async { (self.handler)(payload).await }).catch_unwind();
+    async fn handle(
+        &self,
+        payload: Bytes,
+        speaker: Option<Speaker>,
+        deadline: Duration,
+    ) -> Result<Bytes, Status> {
+        let handled = AssertUnwindSafe(async { (self.handler)(payload, speaker).await }).catch_unwind();
         match tokio::time::timeout(deadline, handled).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_panic)) => Err(Status::internal(format!("the handler of {} panicked", self.subject))),
             Err(_) => Err(wire::deadline_exceeded(self.subject, deadline)),
         }
     }
+}
+
+/// A node speaks only as itself: what a request says of its sender is what the transport has proven.
+fn believe<C: Call>(request: &C, speaker: &Speaker) -> Result<(), Status> {
+    let Err(other) = request.says().agrees_with(speaker) else { return Ok(()) };
+    metrics::counter!(IMPOSTORS, "subject" => C::SUBJECT).increment(1);
+    let Speaker { project, node } = speaker;
+    tracing::warn!(subject = C::SUBJECT, project, node, other, "refused a request in another's name");
+    Err(Refusal::Denied
+        .status(format!("node {node:?} of project {project:?} asked {} as {other}", C::SUBJECT)))
 }

@@ -150,7 +150,7 @@ async fn ask(
         // The caller may have given up.
         let _ = sender.send(outcome);
     };
-    endpoint.accept(payload, deadline, reply).await;
+    endpoint.accept(payload, None, deadline, reply).await;
     match receiver.await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(status)) => Err(Undelivered::Status(wire::decode_status(wire::encode_status(&status)))),

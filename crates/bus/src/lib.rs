@@ -19,18 +19,19 @@ mod lease;
 mod nats;
 mod resolve;
 mod table;
+mod sealing;
 mod told;
 mod wire;
 
 use std::future::{Future, Ready, ready};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use prost::Message;
-use proto::Call;
-use proto::subjects::EVENTS;
+use proto::subjects::{CONVERSATION, EVENTS};
+use proto::{Call, HelloReply, HelloRequest, Role};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -43,9 +44,10 @@ use nats::{Nats, NatsCounters, NatsTable};
 pub use counters::Counters;
 pub use events::{EventStream, Events};
 pub use lease::Lease;
-pub use nats::NatsConfig;
+pub use nats::{NatsConfig, update_account};
 pub use resolve::Step;
 pub use table::{Change, Entry, Table, TableChanges, VALUE_MAX};
+pub use sealing::Sealer;
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 
@@ -60,6 +62,36 @@ pub struct Bus {
 enum Transport {
     InProcess(Arc<InProcess>),
     Nats(Nats),
+}
+
+/// What a service says of itself when it is asked who is there.
+pub struct Introduction {
+    pub version: &'static str,
+    /// Whether it can take work, or why not.
+    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Settings by which it speaks to other machines without TLS.
+    pub insecure: Vec<String>,
+}
+
+impl Introduction {
+    /// `insecure`: settings that allow speaking without TLS, and whether they are set.
+    pub fn of(
+        version: &'static str,
+        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+        insecure: &[(&str, bool)],
+    ) -> Introduction {
+        let set = insecure.iter().filter(|(_, set)| *set).map(|(name, _)| (*name).to_owned());
+        Introduction { version, ready: Box::new(ready), insecure: set.collect() }
+    }
+}
+
+/// Answers to "who is there" at a time: operators ask.
+const HELLOS_MAX: usize = 8;
+
+impl std::fmt::Debug for Introduction {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Introduction").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// How a call is answered.
@@ -91,7 +123,12 @@ impl Bus {
         let publisher = nats.clone();
         let events = Events::published(move |event| {
             let nats = publisher.clone();
-            async move { nats.publish(event.subject(), event.encode_to_vec().into()).await }
+            async move {
+                // In its first project a node may always speak.
+                if let Ok(subject) = nats.own_subject(&event.subject(), None) {
+                    nats.publish(subject, event.encode_to_vec().into()).await;
+                }
+            }
         });
         Ok(Bus { transport: Transport::Nats(nats), events })
     }
@@ -122,12 +159,14 @@ impl Bus {
     /// Asks whoever answers `C`. While nobody does, or all are busy, asks again until `deadline` has passed: services
     /// restart. The last answer is then `UNAVAILABLE`, or that they are busy ([`proto::Refusal`]).
     pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
-        call::until_answered(&self.transport, C::SUBJECT, &request, deadline).await
+        let subject = self.asking(C::SUBJECT, &request)?;
+        call::until_answered(&self.transport, &subject, &request, deadline).await
     }
 
     /// Like [`Bus::call`], but `UNAVAILABLE` at once when nobody answers.
     pub async fn call_once<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
-        call::once(&self.transport, C::SUBJECT, &request, deadline).await
+        let subject = self.asking(C::SUBJECT, &request)?;
+        call::once(&self.transport, &subject, &request, deadline).await
     }
 
     /// Asks one instance. `UNAVAILABLE` at once when it is gone: what it knew went with it.
@@ -137,7 +176,7 @@ impl Bus {
         request: C,
         deadline: Duration,
     ) -> Result<C::Reply, Status> {
-        let subject = wire::instance_subject(C::SUBJECT, instance)?;
+        let subject = self.asking(&wire::instance_subject(C::SUBJECT, instance)?, &request)?;
         call::once(&self.transport, &subject, &request, deadline).await
     }
 
@@ -145,12 +184,20 @@ impl Bus {
     /// a valid outcome.
     pub async fn gather<C: Call>(&self, request: C, wait: Duration) -> Result<Vec<C::Reply>, Status> {
         let payload = wire::encode_request(C::SUBJECT, &request)?;
-        let subject = wire::all_subject(C::SUBJECT);
+        let subject = self.asking(&wire::all_subject(C::SUBJECT), &request)?;
         let replies = match &self.transport {
             Transport::InProcess(bus) => bus.gather(&subject, payload, wait).await,
             Transport::Nats(bus) => bus.gather(&subject, payload, wait).await?,
         };
         Ok(replies.into_iter().filter_map(|reply| wire::decode_reply(C::SUBJECT, reply).ok()).collect())
+    }
+
+    /// The subject on which this process asks: a node's ends with its name, which its user in NATS proves.
+    fn asking<C: Call>(&self, subject: &str, request: &C) -> Result<String, Status> {
+        match &self.transport {
+            Transport::InProcess(_) => Ok(subject.to_owned()),
+            Transport::Nats(nats) => nats.own_subject(subject, request.says().project.as_deref()),
+        }
     }
 
     /// Has `handler` answer `C`; requests are taken from when this returns.
@@ -166,6 +213,13 @@ impl Bus {
         let mut subjects = vec![(C::SUBJECT.to_owned(), Share::Queue), (all, Share::All)];
         if let Some(instance) = &answer.instance {
             subjects.push((wire::instance_subject(C::SUBJECT, instance)?, Share::Queue));
+        }
+        // Nodes ask with their names.
+        if matches!(self.transport, Transport::Nats(_)) && is_asked_by_nodes(C::SUBJECT) {
+            let named = |subject: &String| (proto::speaker::subject(subject, "*", "*"), Share::Queue);
+            let queued = subjects.iter().filter(|(_, share)| *share == Share::Queue);
+            let named: Vec<_> = queued.map(|(subject, _)| named(subject)).collect();
+            subjects.extend(named);
         }
         let answering = Answering { tasks: endpoint.tasks(), stop: stop.clone().drop_guard() };
         for (subject, share) in subjects {
@@ -220,6 +274,24 @@ impl Bus {
 }
 
 impl Bus {
+    /// Says on request that this process is there, which version it is and whether it can take work.
+    pub async fn introduce(&self, role: Role, about: Introduction) -> anyhow::Result<Answering> {
+        let instance = format!("{}-{:08x}", role.name(), rand::random::<u32>());
+        let about = Arc::new(about);
+        self.answer(Answer { in_flight: HELLOS_MAX, instance: None }, move |_: HelloRequest| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            ready(Ok(HelloReply {
+                role: role.name().to_owned(),
+                instance: instance.clone(),
+                version: about.version.to_owned(),
+                now_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+                unready: (about.ready)().err().unwrap_or_default(),
+                insecure: about.insecure.clone(),
+            }))
+        })
+        .await
+    }
+
     /// The events of this process: all clones of a bus share them.
     pub fn events(&self) -> &Events {
         &self.events
@@ -232,7 +304,10 @@ impl Bus {
             Transport::InProcess(_) => Ok(self.events.next()),
             Transport::Nats(bus) => {
                 let told = bus.subscribe(format!("{EVENTS}.*")).await?;
-                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::decoded(&message.payload)))))
+                let of_nodes =
+                    bus.subscribe(proto::speaker::subject(&format!("{EVENTS}.*"), "*", "*")).await?;
+                let told = futures::stream::select(told, of_nodes);
+                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::event(&message)))))
             }
         }
     }
@@ -271,6 +346,11 @@ impl Answering {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+fn is_asked_by_nodes(subject: &str) -> bool {
+    let asked = CONVERSATION.iter().find(|asked| asked.subject == subject);
+    asked.is_some_and(|asked| asked.by.contains(&Role::Frontend))
 }
 
 /// Who of those who listen on a subject gets a request.

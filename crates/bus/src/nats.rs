@@ -14,9 +14,11 @@ use std::time::Duration;
 use anyhow::Context;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
+use nkeys::KeyPair;
+use proto::{Refusal, speaker};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,11 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 const QUEUE: &str = "sluice";
 /// For a request that names no deadline, which none of ours does.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(30);
+/// Where servers take accounts, and how long that may take.
+const UPDATE_ACCOUNT: &str = "$SYS.REQ.CLAIMS.UPDATE";
+const UPDATE_MAX: Duration = Duration::from_secs(5);
+/// How each inbox begins: nobody has a reply sent anywhere else.
+const INBOX: &str = "_INBOX";
 
 /// Where the NATS servers are and how to log in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +64,13 @@ pub struct NatsConfig {
     /// PEM certificate and key to show to the server; both or neither.
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// How the inbox for replies begins, as the user's permissions have it; with credentials the user's key follows.
+    pub inbox_prefix: Option<String>,
+    /// Of a node: its name, and the projects that it may speak for, as its user has them; the first where a request names none.
+    pub node: Option<String>,
+    pub projects: Vec<String>,
+    /// Speak to other machines without TLS: for networks that nobody else can reach.
+    pub insecure: bool,
     /// Copies that a cluster keeps of leases, counters and tables.
     pub replicas: usize,
 }
@@ -69,8 +83,17 @@ pub(crate) struct Nats {
     servers: Arc<str>,
     /// What disturbed the connection last.
     disturbed: Arc<Mutex<Option<String>>>,
+    /// Of a node's user, who may ask on no other subjects.
+    own: Option<Arc<Own>>,
     replicas: usize,
     leases: Arc<OnceCell<async_nats::jetstream::kv::Store>>,
+}
+
+/// A node, as its subjects end.
+#[derive(Debug)]
+struct Own {
+    node: String,
+    projects: Vec<String>,
 }
 
 impl Default for NatsConfig {
@@ -83,6 +106,10 @@ impl Default for NatsConfig {
             ca_file: None,
             certificate_file: None,
             key_file: None,
+            inbox_prefix: None,
+            node: None,
+            projects: vec![speaker::DEFAULT_PROJECT.to_owned()],
+            insecure: false,
             replicas: 1,
         }
     }
@@ -94,13 +121,33 @@ impl Nats {
         // says that the process has chosen already.
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        check_secured(config, &servers)?;
         // The address may carry a password: the error does not repeat it.
         let shown: Vec<String> = servers.iter().map(|server| without_login(server)).collect();
         let disturbed: Arc<Mutex<Option<String>>> = Arc::default();
         let options = options(config, disturbed.clone())?;
         let client = options.connect(servers).await.context("connecting to NATS (nats.url)")?;
         let servers = shown.join(", ").into();
-        Ok(Nats { client, servers, disturbed, replicas: config.replicas, leases: Arc::default() })
+        let own = config
+            .node
+            .as_ref()
+            .map(|node| Arc::new(Own { node: node.clone(), projects: config.projects.clone() }));
+        Ok(Nats { client, servers, disturbed, own, replicas: config.replicas, leases: Arc::default() })
+    }
+
+    /// The subject on which this process asks or tells `subject`; `project`: of what is asked, where it names one. A server says nothing to
+    /// whoever asks where it may not, so that is said here.
+    pub(crate) fn own_subject(&self, subject: &str, project: Option<&str>) -> Result<String, Status> {
+        let Some(own) = &self.own else { return Ok(subject.to_owned()) };
+        let first = own.projects.first().map_or(speaker::DEFAULT_PROJECT, String::as_str);
+        let project = project.filter(|project| !project.is_empty()).unwrap_or(first);
+        if !own.projects.iter().any(|own| own == project) {
+            let node = &own.node;
+            return Err(
+                Refusal::Denied.status(format!("node {node:?} does not speak for project {project:?}"))
+            );
+        }
+        Ok(speaker::subject(subject, &speaker::token(project), &speaker::token(&own.node)))
     }
 
     pub(crate) fn connected(&self) -> Result<(), String> {
@@ -182,7 +229,9 @@ impl Nats {
     /// Like [`Nats::publish`], and waits until it was written to the server, so that the client's buffer never holds
     /// more than one of these.
     pub(crate) async fn hand_over(&self, subject: &'static str, payload: Bytes) {
-        self.publish(subject.to_owned(), payload).await;
+        if let Ok(subject) = self.own_subject(subject, None) {
+            self.publish(subject, payload).await;
+        }
         if let Err(error) = self.client.flush().await {
             tracing::debug!(%error, "publishing failed");
         }
@@ -240,7 +289,19 @@ fn is_error(reply: &Message) -> bool {
 }
 
 fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow::Result<ConnectOptions> {
-    let mut options = ConnectOptions::new()
+    let mut options = match &config.credentials_file {
+        None => ConnectOptions::new(),
+        Some(path) => {
+            // Whether they can be used is said now; what they are is read for each connection, as they are renewed.
+            authenticate(path, &[])?;
+            let path = path.clone();
+            ConnectOptions::with_auth_callback(move |nonce| {
+                let answer = authenticate(&path, &nonce);
+                std::future::ready(answer.map_err(|error| AuthError::new(format!("{error:#}"))))
+            })
+        }
+    };
+    options = options
         .name(&config.name)
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -256,20 +317,83 @@ fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow
     if let Some(path) = &config.nkey_seed_file {
         options = options.nkey(read(path)?.trim().to_owned());
     }
-    if let Some(path) = &config.credentials_file {
-        let reading = || format!("reading NATS credentials {}", path.display());
-        options = options.credentials(&read(path)?).with_context(reading)?;
+    if let Some(prefix) = &config.inbox_prefix {
+        let user = match &config.credentials_file {
+            Some(path) => format!(".{}", key_pair(path)?.public_key()),
+            None => String::new(),
+        };
+        options = options.custom_inbox_prefix(format!("{prefix}{user}"));
     }
-    if let Some(path) = &config.ca_file {
-        options = options.add_root_certificates(path.clone()).require_tls(true);
-    }
-    match (&config.certificate_file, &config.key_file) {
-        (Some(certificate), Some(key)) => {
+    let pair = match (&config.certificate_file, &config.key_file) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => anyhow::bail!("NATS: certificate_file and key_file need each other"),
+    };
+    match (&config.ca_file, pair) {
+        (Some(ca), pair) => Ok(options.tls_client_config(tls::nats_config(ca, pair)?).require_tls(true)),
+        (None, Some((certificate, key))) => {
             Ok(options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true))
         }
         (None, None) => Ok(options),
-        _ => anyhow::bail!("NATS: certificate_file and key_file need each other"),
     }
+}
+
+/// Tells running servers what an account is from now on, as a user of their system account.
+pub async fn update_account(config: &NatsConfig, jwt: String) -> anyhow::Result<()> {
+    let nats = Nats::connect(config).await?;
+    nats.answers_within(UPDATE_MAX).await?;
+    let asked = nats.client.request(UPDATE_ACCOUNT, jwt.into());
+    let reply =
+        tokio::time::timeout(UPDATE_MAX, asked).await.context("no server took the account in time")?;
+    let reply: serde_json::Value =
+        serde_json::from_slice(&reply.context("no server took the account")?.payload)
+            .context("reading what a server says of the account")?;
+    anyhow::ensure!(reply.get("error").is_none(), "a server refused the account: {}", reply["error"]);
+    Ok(())
+}
+
+/// Without TLS only this machine, unless it is said that no other can listen.
+fn check_secured(config: &NatsConfig, servers: &[&str]) -> anyhow::Result<()> {
+    let secured = |server: &str| {
+        config.ca_file.is_some() || config.certificate_file.is_some() || server.starts_with("tls://")
+    };
+    let open = servers.iter().find(|server| !secured(server) && !tls::is_this_machine(server));
+    match open {
+        None => Ok(()),
+        Some(_) if config.insecure => {
+            tls::report_insecure("nats");
+            Ok(())
+        }
+        Some(server) => {
+            let address = without_login(server);
+            Err(tls::Error::Insecure { what: "NATS", section: "nats", address }.into())
+        }
+    }
+}
+
+/// What a server is shown, for its `nonce`.
+fn authenticate(path: &Path, nonce: &[u8]) -> anyhow::Result<Auth> {
+    let credentials = read(path)?;
+    let jwt = between(&credentials, "USER JWT");
+    let jwt =
+        jwt.with_context(|| format!("reading NATS credentials {}: they hold no JWT", path.display()))?;
+    let mut auth = Auth::new();
+    auth.jwt = Some(jwt.to_owned());
+    auth.signature = Some(key_pair(path)?.sign(nonce).context("signing for NATS")?);
+    Ok(auth)
+}
+
+fn key_pair(path: &Path) -> anyhow::Result<KeyPair> {
+    let reading = || format!("reading NATS credentials {}: they hold no usable seed", path.display());
+    let credentials = read(path)?;
+    KeyPair::from_seed(between(&credentials, "USER NKEY SEED").with_context(reading)?).with_context(reading)
+}
+
+/// The line after `BEGIN what`.
+fn between<'a>(credentials: &'a str, what: &str) -> Option<&'a str> {
+    let begin = format!("BEGIN {}{what}", if what.starts_with("USER JWT") { "NATS " } else { "" });
+    let mut lines = credentials.lines().skip_while(|line| !line.contains(&begin));
+    lines.nth(1).map(str::trim).filter(|line| !line.is_empty())
 }
 
 /// A server's address, for logs and reasons.
@@ -328,6 +452,11 @@ async fn accept(message: Message, client: &Client, endpoint: &Arc<Endpoint>) {
         .and_then(|headers| headers.get(wire::DEADLINE_HEADER))
         .and_then(|value| value.as_str().parse().ok())
         .map_or(DEADLINE_DEFAULT, Duration::from_millis);
+    if !inbox.starts_with(INBOX) {
+        tracing::warn!(subject = %message.subject, reply = %inbox, "ignored a request whose reply would be no reply");
+        return;
+    }
+    let speaker = speaker::of_subject(&message.subject);
     let client = client.clone();
     let reply = move |outcome: Result<Bytes, Status>| async move {
         let sent = match outcome {
@@ -342,7 +471,7 @@ async fn accept(message: Message, client: &Client, endpoint: &Arc<Endpoint>) {
             tracing::warn!(%error, "sending a reply failed");
         }
     };
-    endpoint.accept(message.payload, deadline, reply).await;
+    endpoint.accept(message.payload, speaker, deadline, reply).await;
 }
 
 impl std::fmt::Debug for Nats {

@@ -81,3 +81,16 @@ pub(crate) fn decoded<M: Message + Default>(payload: &[u8]) -> Option<M> {
         .inspect_err(|error| tracing::debug!(%error, "what was told on a subject is of another kind"))
         .ok()
 }
+
+/// An event, unless it names another node than the one that told it.
+pub(crate) fn event(message: &async_nats::Message) -> Option<proto::Event> {
+    let event: proto::Event = decoded(&message.payload)?;
+    let speaker = proto::speaker::of_subject(&message.subject);
+    match speaker.is_none_or(|speaker| speaker.node == event.node) {
+        true => Some(event),
+        false => {
+            tracing::warn!(subject = %message.subject, node = event.node, "passed over an event in another's name");
+            None
+        }
+    }
+}

@@ -109,6 +109,12 @@ pub enum Command {
     Events(commands::events::EventsArgs),
     Evict(commands::evict::EvictArgs),
     Serve(commands::serve::ServeArgs),
+    Check(commands::check::CheckArgs),
+    #[command(subcommand)]
+    Keys(commands::keys::KeysCommand),
+    Enroll(commands::enroll::EnrollArgs),
+    #[command(subcommand)]
+    Revoke(commands::revoke::RevokeCommand),
     Install(Box<commands::install::InstallArgs>),
     Uninstall(commands::uninstall::UninstallArgs),
     Reserve(commands::reserve::ReserveArgs),
@@ -174,6 +180,17 @@ mod tests {
             &["quota", "set", "content_requests", "minute", "100000", "--shadow"],
             &["quota", "set", "content_bytes", "day", "10GiB", "--every-project"],
             &["quota", "set", "imports", "day", "forget"],
+            &["check", "--this-node", "--mesh", "-o", "json"],
+            &["keys", "init", "mesh", "--host", "nats.example", "--url", "tls://nats.example:4222"],
+            &["keys", "rotate", "mesh", "cache", "--push"],
+            &["keys", "add", "mesh", "--for-node", "n1", "--projects", "a,b"],
+            &["keys", "token", "mesh", "--for-node", "gpu-*", "--life", "2h", "--uses", "8"],
+            &["keys", "revoke", "mesh", "n1"],
+            &["keys", "show", "mesh", "--json"],
+            &["enroll", "https://identity.example:7470", "--token-file", "token", "--as", "n1"],
+            &["revoke", "node", "n1", "--undo"],
+            &["revoke", "image", "debian:12", "--project", "team"],
+            &["revoke", "project", "team"],
             &["completions", "bash"],
             &["install", "--restart", "--socket", "/run/s.sock"],
             &["install", "--root", "/mnt/image", "--frontend", "/bin/frontend", "--memory", "64GiB"],
@@ -213,6 +230,9 @@ mod tests {
             &["install", "--memory", "4GiB"],
             &["uninstall", "--force"],
             &["reserve", "--memory", "much"],
+            &["keys", "add", "mesh"],
+            &["keys", "token", "mesh"],
+            &["revoke"],
         ];
         for line in bad {
             let words = std::iter::once("sluice").chain(line.iter().copied());

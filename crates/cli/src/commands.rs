@@ -1,20 +1,24 @@
 //! The commands, one file each, and what they share.
 
+pub mod check;
 pub mod compare;
 pub mod completions;
 pub mod config;
+pub mod enroll;
 pub mod events;
 pub mod evict;
 pub mod gc;
 pub mod import;
 pub mod inspect;
 pub mod install;
+pub mod keys;
 pub mod link;
 pub mod ls;
 pub mod mount;
 pub mod policy;
 pub mod quota;
 pub mod reserve;
+pub mod revoke;
 pub mod rm;
 pub mod run;
 pub mod serve;
@@ -79,6 +83,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => return completions::run(&args),
         Command::Config(command) => return config::run(&global, command),
         Command::Link(args) => return link::run(args).await,
+        Command::Keys(command) => return Box::pin(keys::run(&global, command)).await,
         Command::Reserve(args) => return reserve::run(&global, &args),
         Command::Install(args) => return Box::pin(install::run(&global, *args)).await,
         Command::Uninstall(args) => return Box::pin(uninstall::run(&global, args)).await,
@@ -109,11 +114,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(&context, args).await,
         Command::Events(args) => events::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
+        Command::Check(args) => Box::pin(check::run(&context, args)).await,
+        Command::Enroll(args) => enroll::run(&context, args).await,
+        Command::Revoke(command) => revoke::run(&context, command).await,
         Command::Policy(command) => policy::run(&context, command).await,
         Command::Quota(command) => quota::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
         Command::Completions(_)
         | Command::Config(_)
+        | Command::Keys(_)
         | Command::Link(_)
         | Command::Reserve(_)
         | Command::Install(_)

@@ -71,6 +71,7 @@ impl Requests {
             credential: self.credential.clone(),
             plain_http: self.plain_http,
             asker: Some(self.asker.clone()),
+            ..InspectRequest::default()
         })
     }
 }

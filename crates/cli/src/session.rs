@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::{Bus, NatsConfig, Step};
-use proto::{Call, ResolveRequest, Resolved};
+use bus::{Bus, NatsConfig, Sealer, Step};
+use proto::signed::TrustedKeys;
+use proto::{Call, InspectReply, InspectRequest, ResolveRequest, Resolved};
 use tonic::Status;
 
 use crate::embedded::Embedded;
@@ -22,6 +23,7 @@ pub const COLLECT: Duration = Duration::from_secs(3_600);
 #[derive(Debug)]
 pub struct Session {
     bus: Bus,
+    sealer: Sealer,
     embedded: Option<Embedded>,
 }
 
@@ -29,30 +31,41 @@ impl Session {
     /// For questions about images, which policies judge; loading them takes a moment.
     pub async fn open(settings: &Settings) -> anyhow::Result<Session> {
         if let Some(nats) = &settings.nats {
-            let bus = connect(nats).await?;
-            return Ok(Session { bus, embedded: None });
+            return Session::to_mesh(nats, settings).await;
         }
         let embedded = Embedded::fetcher_only(settings).await?;
-        Ok(Session { bus: embedded.bus().clone(), embedded: Some(embedded) })
+        let bus = embedded.bus().clone();
+        Ok(Session { embedded: Some(embedded), ..Session::over(bus) })
+    }
+
+    async fn to_mesh(nats: &NatsConfig, settings: &Settings) -> anyhow::Result<Session> {
+        let bus = connect(nats).await?;
+        let sealer = Sealer::new(bus.clone(), TrustedKeys::parse(&settings.trusted_keys)?);
+        Ok(Session { bus, sealer, embedded: None })
     }
 
     /// For questions about what the store holds. They leave nothing behind, neither a folder nor a key; none where there is no store.
     pub async fn open_existing(settings: &Settings) -> anyhow::Result<Option<Session>> {
         if let Some(nats) = &settings.nats {
-            let bus = connect(nats).await?;
-            return Ok(Some(Session { bus, embedded: None }));
+            return Session::to_mesh(nats, settings).await.map(Some);
         }
         let Some(embedded) = Embedded::questions(settings).await? else { return Ok(None) };
-        Ok(Some(Session { bus: embedded.bus().clone(), embedded: Some(embedded) }))
+        let bus = embedded.bus().clone();
+        Ok(Some(Session { embedded: Some(embedded), ..Session::over(bus) }))
     }
 
     /// A session over services that somebody else runs.
     pub fn over(bus: Bus) -> Session {
-        Session { bus, embedded: None }
+        Session { sealer: Sealer::new(bus.clone(), TrustedKeys::default()), bus, embedded: None }
     }
 
     pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
         self.bus.call(request, deadline).await
+    }
+
+    /// What is known of an image.
+    pub async fn inspect(&self, request: InspectRequest) -> Result<InspectReply, Status> {
+        self.call(self.sealer.inspect(request).await?, ASK).await
     }
 
     /// Makes an image streamable and shows how far it is.
@@ -66,6 +79,7 @@ impl Session {
             }
             Ok(())
         };
+        let request = self.sealer.resolve(request).await?;
         self.bus.resolve(&request, RESOLVE, on).await
     }
 

@@ -34,6 +34,8 @@ pub struct Settings {
     pub nats: Option<bus::NatsConfig>,
     /// Public keys of fetchers, in hex, whose records and grants are believed; with embedded services their own is added.
     pub trusted_keys: Vec<String>,
+    /// Certificates for what this process serves to other machines, and with which it shows itself there.
+    pub tls: tls::Config,
     pub lifecycle: lifecycle::Config,
     pub fetcher: fetcher::Config,
     pub cache: cache::Config,
@@ -51,6 +53,7 @@ impl Default for Settings {
             store: store::Config::default(),
             nats: None,
             trusted_keys: Vec::new(),
+            tls: tls::Config::default(),
             lifecycle: lifecycle::Config::default(),
             fetcher: fetcher::Config::default(),
             cache: cache::Config::default(),
@@ -84,6 +87,11 @@ impl Settings {
         }
         if self.frontend.state == frontend.state {
             self.frontend.state.clone_from(state);
+        }
+        for tls in [&mut self.cache.tls, &mut self.frontend.tls] {
+            if *tls == tls::Config::default() {
+                tls.clone_from(&self.tls);
+            }
         }
         if self.policy.kept == policy.kept {
             self.policy.kept = state.join("plugins");

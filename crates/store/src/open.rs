@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -59,6 +60,7 @@ pub struct Store {
 
 /// Nothing has this name: asking for it costs next to nothing.
 const NOTHING: &str = "is-it-there";
+const REVOCATIONS: &str = "_mesh/revocations";
 
 impl Store {
     /// Opens `address`: a folder's path (made when absent), or a URL (`file`, `s3`, `gs`, `az`, …) with
@@ -113,6 +115,21 @@ impl Store {
     /// The part of the store that belongs to `project`; the empty name means "default".
     pub fn project(&self, project: &str) -> Result<ProjectStore, StoreError> {
         ProjectStore::new(Arc::clone(&self.objects), project)
+    }
+
+    /// What was revoked, as it was signed; none where nothing was. Of no project: no project's name begins so.
+    pub async fn revocations(&self) -> Result<Option<Bytes>, StoreError> {
+        let read = async { self.objects.get(&Path::from(REVOCATIONS)).await?.bytes().await };
+        match read.await {
+            Ok(signed) => Ok(Some(signed)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(cause) => Err(StoreError::new("read revocations", REVOCATIONS, &cause)),
+        }
+    }
+
+    pub async fn put_revocations(&self, signed: Bytes) -> Result<(), StoreError> {
+        let put = self.objects.put(&Path::from(REVOCATIONS), signed.into()).await;
+        put.map(drop).map_err(|cause| StoreError::new("store revocations", REVOCATIONS, &cause))
     }
 
     /// As it was opened; for logs.

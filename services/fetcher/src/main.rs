@@ -23,6 +23,10 @@ async fn main() -> anyhow::Result<()> {
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     service.depend_on(Probe::BUS, bus.probe());
     service.depend_on(Probe::STORE, store.probe());
+    let ready = service.ready.clone();
+    let insecure = [("nats.insecure", settings.nats.insecure)];
+    let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
+    let _there = bus.introduce(proto::Role::Fetcher, about).await?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;
     tracing::info!(instance = fetcher.instance(), "answering");

@@ -43,6 +43,8 @@ pub struct Config {
     pub credentials: credentials::sources::Config,
     /// Ed25519 public keys of the fetchers whose records and grants are believed: 64 hexadecimal digits each.
     pub trusted_keys: Vec<String>,
+    /// What this node shows to caches, and what caches must show.
+    pub tls: tls::Config,
     /// How much disk the local objects may take. What is mounted stays, even beyond it.
     pub disk_budget: ByteSize,
     /// Memory that this process keeps within; unset: what the reservation for this machine's memory comes to.
@@ -107,6 +109,7 @@ impl Default for Config {
             runtime: PathBuf::from("/run/containerd/containerd.sock"),
             credentials: credentials::sources::Config::default(),
             trusted_keys: Vec::new(),
+            tls: tls::Config::default(),
             disk_budget: ByteSize::gib(50),
             memory_budget: None,
             background: true,

@@ -96,7 +96,8 @@ impl Frontend {
             Some(device) => Session::resume(remote, &point, device, &config.state)?,
             None => Session::start(remote, &point, read_ahead, config.hold.then_some(&*config.state))?,
         };
-        let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config));
+        let tls = config.tls.open()?;
+        let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config)).over(tls.clone());
         tasks.spawn(locate(mesh.clone(), shutdown.clone()));
         let credentials = Arc::new(Sources::open(&config.credentials)?);
         let ending = Ending::new(tasks.clone(), shutdown.clone());
@@ -146,6 +147,11 @@ impl Frontend {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+}
+
+/// Whether this machine can stream images, or what it lacks and what to do about that.
+pub fn check_machine() -> Result<(), String> {
+    mount::probe::check().map_err(|missing| missing.to_string())
 }
 
 /// Finds the replicas and connects to them before the first image is asked for.

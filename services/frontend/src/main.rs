@@ -18,6 +18,7 @@ struct Settings {
     lifecycle: lifecycle::Config,
     nats: NatsConfig,
     frontend: frontend::Config,
+    identity: identity::client::Config,
     /// The object store that chunks are read from when no cache has them; absent: only caches are asked.
     store: Option<store::Config>,
 }
@@ -48,6 +49,7 @@ async fn serve() -> anyhow::Result<()> {
             "frontend.trusted_keys is empty, so no image is believed: `sluice config key` prints a fetcher's";
         service.ready.depend_on("trusted keys").fails(reason);
     }
+    service.tasks.spawn(identity::client::keep_renewed(settings.identity, shutdown.clone()));
     let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
     tracing::info!(socket = %frontend.socket().display(), "serving this node");
     service.run().await

@@ -12,6 +12,10 @@ async fn main() -> anyhow::Result<()> {
     let service = lifecycle::start("policy", &settings.lifecycle).await?;
     let bus = bus::Bus::connect(&settings.nats).await?;
     service.depend_on(Probe::BUS, bus.probe());
+    let ready = service.ready.clone();
+    let insecure = [("nats.insecure", settings.nats.insecure)];
+    let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
+    let _there = bus.introduce(proto::Role::Policy, about).await?;
     let policies = Policies::start(settings.policy, bus, &service.tasks, service.shutdown.clone()).await?;
     service.run().await?;
     drop(policies);

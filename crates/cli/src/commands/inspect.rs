@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::Context;
 use crate::render;
-use crate::session;
 
 /// Show an image's layers and sizes, and whether it can stream
 #[derive(Debug, Args)]
@@ -89,7 +88,7 @@ pub struct Layer {
 pub async fn run(context: &Context, args: InspectArgs) -> anyhow::Result<ExitCode> {
     let request = context.requests()?.inspect(&args.image)?;
     let session = context.judging_session().await?;
-    let reply = session.call(request, session::ASK).await;
+    let reply = session.inspect(request).await;
     let inspection = Inspection::from(reply.with_context(|| format!("inspect {}", args.image))?);
     match context.global.json {
         true => render::json(&inspection)?,

@@ -152,7 +152,7 @@ fn table(reply: &PoliciesReply) -> String {
 async fn facts_of(context: &Context, image: &str) -> anyhow::Result<Facts> {
     let request = context.requests()?.inspect(image)?;
     let session = context.judging_session().await?;
-    let reply = session.call(request, session::ASK).await.with_context(|| format!("inspect {image}"))?;
+    let reply = session.inspect(request).await.with_context(|| format!("inspect {image}"))?;
     session.close().await;
     reply.facts.context("the fetcher told no facts: it is older than this command")
 }

@@ -165,7 +165,15 @@ impl<'a> Server<'a> {
     async fn starts(&self) -> anyhow::Result<Starts> {
         let ResolveRequest { reference, platform, plain_http, project, credential, asker, .. } =
             self.direct.clone();
-        let request = InspectRequest { reference, platform, plain_http, project, credential, asker };
+        let request = InspectRequest {
+            reference,
+            platform,
+            plain_http,
+            project,
+            credential,
+            asker,
+            ..InspectRequest::default()
+        };
         let reply = self.services.bus().call(request, session::ASK).await?;
         Ok(reply.starts.unwrap_or_default())
     }

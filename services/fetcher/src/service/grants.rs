@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost::Message as _;
 use proto::signed::Domain;
 use proto::{Grant, RenewReply, RenewRequest, Signed};
+use revocations::Revocations;
 use tonic::Status;
 
 use super::Service;
@@ -21,21 +22,47 @@ pub(super) struct Grants {
     ttl: Duration,
     /// After it expired.
     renewable: Duration,
+    revocations: Revocations,
+}
+
+/// Who a grant is for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Holder {
+    pub(super) node: String,
+    /// The thumbprint of the node's key; empty in a mesh without TLS.
+    pub(super) key: Vec<u8>,
 }
 
 impl Grants {
-    pub(super) fn new(keys: Keys, ttl: Duration, renewable: Duration) -> Grants {
-        Grants { keys, ttl, renewable }
+    pub(super) fn new(keys: Keys, ttl: Duration, renewable: Duration, revocations: Revocations) -> Grants {
+        Grants { keys, ttl, renewable, revocations }
     }
 
-    pub(super) fn give(&self, project: &str, node: &str, manifest_digest: &str) -> Signed {
+    /// An error: the node was revoked.
+    pub(super) fn give(&self, project: &str, holder: &Holder, manifest: &str) -> Result<Signed, Status> {
+        self.revocations.admit_node(project, &holder.node)?;
         let grant = Grant {
             project: project.to_owned(),
-            node: node.to_owned(),
-            manifest_digest: manifest_digest.to_owned(),
+            node: holder.node.clone(),
+            manifest_digest: manifest.to_owned(),
             expires_unix: expires(SystemTime::now(), self.ttl),
+            node_key: holder.key.clone(),
+            epoch: self.revocations.epoch(),
         };
-        self.keys.sign(Domain::Grant, grant.encode_to_vec())
+        Ok(self.keys.sign(Domain::Grant, grant.encode_to_vec()))
+    }
+
+    pub(super) fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    pub(super) fn sign(&self, domain: Domain, payload: Vec<u8>) -> Signed {
+        self.keys.sign(domain, payload)
+    }
+
+    /// How old a grant may be, in seconds, that can still be renewed.
+    pub(super) fn oldest(&self) -> u64 {
+        self.ttl.saturating_add(self.renewable).as_secs()
     }
 
     /// What a grant says, if a fetcher signed it; it may have expired.
@@ -53,6 +80,7 @@ impl Grants {
             let message = "the grant expired too long ago to be renewed: pull the image again";
             return Err(Status::permission_denied(message));
         }
+        self.revocations.admit(&grant)?;
         Ok(grant)
     }
 }
@@ -67,10 +95,19 @@ impl Service {
     pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
         let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
         let Grant { project, node, manifest_digest, .. } = self.grants.renewable(&grant)?;
+        let holder = Holder { node, key: checked_key(request.node_key)? };
         if self.records.image(&self.project(&project)?, &manifest_digest).await?.is_none() {
             return Err(Status::not_found(format!("{manifest_digest} is not in the store")));
         }
-        Ok(RenewReply { grant: Some(self.grants.give(&project, &node, &manifest_digest)) })
+        Ok(RenewReply { grant: Some(self.grants.give(&project, &holder, &manifest_digest)?) })
+    }
+}
+
+/// A thumbprint, or nothing.
+pub(super) fn checked_key(key: Vec<u8>) -> Result<Vec<u8>, Status> {
+    match key.len() {
+        0 | 32 => Ok(key),
+        length => Err(Status::invalid_argument(format!("a node's key is named by 32 bytes, not {length}"))),
     }
 }
 
@@ -79,10 +116,14 @@ mod tests {
     use super::*;
     use crate::Config;
 
-    fn grants(folder: &std::path::Path, ttl: u64, renewable: u64) -> Grants {
+    async fn grants(folder: &std::path::Path, ttl: u64, renewable: u64) -> Grants {
         let config = Config { signing_key_file: folder.join("key"), ..Config::default() };
         let keys = Keys::load(&config).unwrap();
-        Grants::new(keys, Duration::from_secs(ttl), Duration::from_secs(renewable))
+        let store = store::Store::open(folder.join("store").to_str().unwrap(), &Default::default()).unwrap();
+        let (tasks, shutdown) = Default::default();
+        let revocations =
+            Revocations::follow(store, bus::Bus::in_process(), keys.trusted(), &tasks, shutdown).await;
+        Grants::new(keys, Duration::from_secs(ttl), Duration::from_secs(renewable), revocations)
     }
 
     #[test]
@@ -92,23 +133,62 @@ mod tests {
         assert_eq!(expires(now, Duration::from_millis(100)), 11);
     }
 
-    #[test]
-    fn a_grant_is_renewed_until_it_expired_too_long_ago() {
+    #[tokio::test]
+    async fn a_grant_is_renewed_until_it_expired_too_long_ago() {
         let folder = tempfile::tempdir().unwrap();
-        let given = grants(folder.path(), 0, 0);
+        let given = grants(folder.path(), 0, 0).await;
         let grant = Grant {
             project: "p".to_owned(),
             node: "n".to_owned(),
             manifest_digest: "sha256:m".to_owned(),
             expires_unix: unix_now() - 10,
+            ..Grant::default()
         };
         let expired = given.keys.sign(Domain::Grant, grant.encode_to_vec());
-        let grant = grants(folder.path(), 0, 100).renewable(&expired).unwrap();
+        let grant = grants(folder.path(), 0, 100).await.renewable(&expired).unwrap();
         assert_eq!((grant.project.as_str(), grant.node.as_str()), ("p", "n"));
-        let error = grants(folder.path(), 0, 0).renewable(&expired).unwrap_err();
+        let error = grants(folder.path(), 0, 0).await.renewable(&expired).unwrap_err();
         assert!(error.message().contains("pull the image again"), "{error}");
         let other = tempfile::tempdir().unwrap();
-        let error = grants(other.path(), 100, 100).believe(&expired).unwrap_err();
+        let error = grants(other.path(), 100, 100).await.believe(&expired).unwrap_err();
         assert_eq!(error.code(), tonic::Code::PermissionDenied);
+    }
+
+    #[tokio::test]
+    async fn a_grant_names_the_key_and_the_epoch_and_a_revoked_node_gets_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let grants = grants(folder.path(), 100, 100).await;
+        let holder = Holder { node: "n1".to_owned(), key: vec![7; 32] };
+        let signed = grants.give("p", &holder, "sha256:m").unwrap();
+        let given = grants.renewable(&signed).unwrap();
+        assert_eq!((given.node_key, given.epoch), (vec![7; 32], 0));
+        assert!(checked_key(vec![1]).is_err());
+        let image = proto::Revocation {
+            scope: proto::revocation::Scope::Image.into(),
+            project: "p".to_owned(),
+            name: "sha256:m".to_owned(),
+            ..Default::default()
+        };
+        let node = proto::Revocation {
+            scope: proto::revocation::Scope::Node.into(),
+            name: "n1".to_owned(),
+            ..Default::default()
+        };
+        let bus = bus::Bus::in_process();
+        let revoke = async |entry| {
+            let list = grants.revocations().changed(entry, false, 1, 0).await.unwrap();
+            grants
+                .revocations()
+                .keep(&grants.sign(Domain::Revocations, list.encode_to_vec()), &bus)
+                .await
+                .unwrap();
+        };
+        revoke(image).await;
+        let error = grants.renewable(&signed).unwrap_err();
+        assert!(error.message().contains("pull the image again"), "{error}");
+        grants.renewable(&grants.give("p", &holder, "sha256:m").unwrap()).unwrap();
+        revoke(node).await;
+        assert!(grants.give("p", &holder, "sha256:m").is_err());
+        grants.give("p", &Holder { node: "n2".to_owned(), ..holder }, "sha256:m").unwrap();
     }
 }

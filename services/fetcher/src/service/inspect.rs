@@ -28,7 +28,7 @@ impl Service {
         let project = self.project(&request.project)?;
         let name = self.image_name(&request.reference)?;
         let access = Access {
-            credential: request.credential.and_then(Credential::from_proto),
+            credential: self.credential_to_inspect(&request)?.and_then(Credential::from_proto),
             plain_http: request.plain_http,
         };
         let (_, found) = self.find(&name, access, &request.platform.unwrap_or_default()).await?;

@@ -11,6 +11,7 @@ use proto::{ImportProgress, ImportSummary, Refusal};
 use tokio::sync::watch;
 use tonic::Status;
 
+use super::grants::Holder;
 use crate::import::Progress;
 use crate::records::SignedImage;
 
@@ -60,7 +61,7 @@ pub(super) struct Outcome {
 pub(super) struct Ticket {
     pub(super) job: Arc<Job>,
     pub(super) project: String,
-    pub(super) node: String,
+    pub(super) holder: Holder,
     issued: Instant,
 }
 
@@ -100,7 +101,7 @@ impl Jobs {
     }
 
     /// Gives out a ticket for `job`.
-    pub(super) fn issue(&self, job: Arc<Job>, project: &str, node: &str) -> Result<String, Status> {
+    pub(super) fn issue(&self, job: Arc<Job>, project: &str, holder: Holder) -> Result<String, Status> {
         let mut table = self.table();
         let stale =
             |ticket: &Ticket| ticket.issued.elapsed() > OUTCOME_KEPT && ticket.job.outcome().is_some();
@@ -109,8 +110,7 @@ impl Jobs {
             return Err(Refusal::Busy.status(format!("{TICKETS_MAX} imports are being followed")));
         }
         let name = format!("{:032x}", rand::random::<u128>());
-        let ticket =
-            Ticket { job, project: project.to_owned(), node: node.to_owned(), issued: Instant::now() };
+        let ticket = Ticket { job, project: project.to_owned(), holder, issued: Instant::now() };
         table.tickets.insert(name.clone(), ticket);
         Ok(name)
     }

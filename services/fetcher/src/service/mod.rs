@@ -12,6 +12,8 @@ mod judging;
 mod part;
 mod recompressing;
 mod resolve;
+mod revoke;
+mod sealing;
 mod seeding;
 mod starts;
 
@@ -22,7 +24,9 @@ use allowance::Allowances;
 use bus::{Answer, Answering, Bus};
 use names::ImageName;
 use proto::Call;
+use revocations::Revocations;
 use store::{ProjectStore, Store};
+use tls::sealing::SealingKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -45,6 +49,9 @@ const FOLLOWERS_IN_FLIGHT: usize = 1024;
 /// A collection walks the whole store: one is enough.
 const COLLECTIONS_IN_FLIGHT: usize = 1;
 
+/// Operators revoke; each change waits for the one before.
+const REVOCATIONS_IN_FLIGHT: usize = 8;
+
 /// A running fetcher. Dropped, it takes no more requests; its imports end with the `shutdown` it got.
 #[derive(Debug)]
 pub struct Fetcher {
@@ -57,6 +64,7 @@ pub struct Fetcher {
 struct Service {
     instance: Arc<str>,
     grants: Grants,
+    sealing: SealingKey,
     local_sources: bool,
     refused_after_deaths: Duration,
     judging: Judging,
@@ -83,10 +91,13 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         config.judging.check()?;
         let keys = Keys::load(&config)?;
-        let service = Service::new(config, keys, store, &bus, tasks, shutdown)?;
+        let (kept, trusted) = (store.clone(), keys.trusted());
+        let revocations = Revocations::follow(kept, bus.clone(), trusted, tasks, shutdown.clone()).await;
+        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
+            service.answer(&bus, REQUESTS_IN_FLIGHT, Service::sealing).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::renew).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::inspect).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
@@ -94,6 +105,7 @@ impl Fetcher {
             service.answer(&bus, COLLECTIONS_IN_FLIGHT, Service::collect).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::report).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::repair).await?,
+            service.answer(&bus, REVOCATIONS_IN_FLIGHT, Service::revoke).await?,
         ];
         Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
     }
@@ -107,7 +119,8 @@ impl Fetcher {
         shutdown: CancellationToken,
     ) -> anyhow::Result<Fetcher> {
         let keys = Keys::existing(&config)?;
-        let service = Service::new(config, keys, store, &bus, tasks, shutdown)?;
+        let revocations = Revocations::unknown(store.clone(), keys.trusted());
+        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,
@@ -126,16 +139,19 @@ impl Service {
     fn new(
         config: Config,
         keys: Keys,
+        revocations: Revocations,
         store: Store,
         bus: &Bus,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Arc<Service>> {
         let records = Records::new(keys.clone());
+        let sealing = keys.sealing()?;
         let instance: Arc<str> = format!("fetcher-{:08x}", rand::random::<u32>()).into();
         Ok(Arc::new(Service {
             instance: instance.clone(),
-            grants: Grants::new(keys, config.grant_ttl, config.grant_renewal),
+            sealing,
+            grants: Grants::new(keys, config.grant_ttl, config.grant_renewal, revocations),
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),

@@ -18,6 +18,7 @@ use store::ProjectStore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::grants::{Holder, checked_key};
 use super::jobs::{Job, JobKey, Outcome};
 use super::judging::Asker;
 use super::{Service, part};
@@ -41,10 +42,12 @@ const REPAIR_MAX: Duration = Duration::from_secs(900);
 impl Service {
     pub(super) async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Result<ResolveReply, Status> {
         let project = self.project(&request.project)?;
+        let holder = Holder { node: request.node.clone(), key: checked_key(request.node_key.clone())? };
+        self.grants.revocations().admit_node(project.name(), &holder.node)?;
         let name = self.image_name(&request.reference)?;
         let platform = request.platform.clone().unwrap_or_default();
         let access = Access {
-            credential: request.credential.clone().and_then(Credential::from_proto),
+            credential: self.credential(&request)?.and_then(Credential::from_proto),
             plain_http: request.plain_http,
         };
         let (source, found) = match self.granted(&project, &request).await? {
@@ -62,7 +65,7 @@ impl Service {
         let image = self.records.image(&project, &found.manifest_digest).await?;
         if let Some(image) = image.filter(|_| !repair) {
             let image = self.also_named(&project, image, &name.to_string()).await?;
-            return self.resolved(&project, &request.node, image, None).await;
+            return self.resolved(&project, &holder, image, None).await;
         }
         let origin = ResolveRequest {
             project: project.name().to_owned(),
@@ -76,7 +79,7 @@ impl Service {
             Order { image: name.to_string(), project: project.clone(), source, found, origin, repair };
         self.pay(&order).await?;
         let job = self.begin(order);
-        let ticket = self.jobs.issue(job.clone(), project.name(), &request.node)?;
+        let ticket = self.jobs.issue(job.clone(), project.name(), holder)?;
         Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
     }
 
@@ -93,7 +96,7 @@ impl Service {
             Some(Err(status)) => Err(status),
             Some(Ok(Outcome { image, summary, .. })) => {
                 let project = self.project(&ticket.project)?;
-                self.resolved(&project, &ticket.node, image, summary).await
+                self.resolved(&project, &ticket.holder, image, summary).await
             }
         }
     }
@@ -258,14 +261,14 @@ impl Service {
     async fn resolved(
         self: &Arc<Self>,
         project: &ProjectStore,
-        node: &str,
+        holder: &Holder,
         image: SignedImage,
         imported: Option<proto::ImportSummary>,
     ) -> Result<ResolveReply, Status> {
         let manifest_digest = image.record.manifest_digest.clone();
         let resolved = Resolved {
             record: Some(image.signed),
-            grant: Some(self.grants.give(project.name(), node, &manifest_digest)),
+            grant: Some(self.grants.give(project.name(), holder, &manifest_digest)?),
             profile: self.profile(project, &manifest_digest).await,
             imported,
         };

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bus::Bus;
 use image::Digest;
 use proto::content_client::ContentClient;
-use proto::{ChunksRequest, LocateRequest};
+use proto::{ChunksRequest, LocateRequest, Role};
+use tls::Tls;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
@@ -38,6 +39,7 @@ const REPLICAS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Endpoints {
     bus: Bus,
+    tls: Tls,
     known: Mutex<Known>,
     asking: tokio::sync::Mutex<()>,
 }
@@ -60,7 +62,11 @@ pub(super) struct Replica {
 
 impl Endpoints {
     pub(super) fn new(bus: Bus) -> Endpoints {
-        Endpoints { bus, known: Mutex::default(), asking: tokio::sync::Mutex::new(()) }
+        Endpoints { bus, tls: Tls::default(), known: Mutex::default(), asking: tokio::sync::Mutex::new(()) }
+    }
+
+    pub(super) fn over(&self, tls: Tls) -> Endpoints {
+        Endpoints { tls, ..Endpoints::new(self.bus.clone()) }
     }
 
     /// The replicas to ask now; none when the bus never told of one.
@@ -90,7 +96,7 @@ impl Endpoints {
     pub(super) fn reconnect(&self, url: &str) {
         let mut known = self.known();
         let renewed = known.replicas.iter().map(|replica| match replica.url == url {
-            true => Replica::connect(url).unwrap_or_else(|_| replica.clone()),
+            true => Replica::connect(url, &self.tls).unwrap_or_else(|_| replica.clone()),
             false => replica.clone(),
         });
         known.replicas = renewed.collect();
@@ -112,7 +118,8 @@ impl Endpoints {
                 urls.sort();
                 urls.dedup();
                 urls.truncate(REPLICAS_MAX);
-                known.replicas = urls.iter().filter_map(|url| known_or_new(&known.replicas, url)).collect();
+                known.replicas =
+                    urls.iter().filter_map(|url| known_or_new(&known.replicas, url, &self.tls)).collect();
                 known.doubted = false;
             }
             Err(status) => tracing::warn!(error = %status.message(), "failed to locate content replicas"),
@@ -126,7 +133,7 @@ impl Endpoints {
 
 impl Replica {
     /// Connects when first used.
-    fn connect(url: &str) -> Result<Replica, tonic::transport::Error> {
+    fn connect(url: &str, tls: &Tls) -> Result<Replica, tonic::transport::Error> {
         let endpoint = |window: u32| {
             let endpoint = Endpoint::from_shared(url.to_owned())?
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -135,7 +142,7 @@ impl Replica {
                 .initial_stream_window_size(window)
                 .initial_connection_window_size(window)
                 .tcp_nodelay(true);
-            Ok(endpoint.connect_lazy())
+            Ok(endpoint.connect_with_connector_lazy(tls.connector(Role::Cache.name())))
         };
         Ok(Replica {
             url: url.to_owned(),
@@ -178,11 +185,15 @@ pub(super) fn ranked_urls(urls: &[String], digest: &Digest) -> Vec<usize> {
     proto::placement::rank(urls, digest.as_bytes()).into_iter().filter_map(index_of).collect()
 }
 
-fn known_or_new(known: &[Replica], url: &str) -> Option<Replica> {
+fn known_or_new(known: &[Replica], url: &str, tls: &Tls) -> Option<Replica> {
     if let Some(replica) = known.iter().find(|replica| replica.url == url) {
         return Some(replica.clone());
     }
-    let new = Replica::connect(url).inspect_err(
+    if let Err(error) = tls.allows("frontend", url) {
+        tracing::error!(%error, "ignored a content replica");
+        return None;
+    }
+    let new = Replica::connect(url, tls).inspect_err(
         |error| tracing::warn!(url, %error, "ignored a content replica with an unusable address"),
     );
     new.inspect(Replica::open).ok()

@@ -34,6 +34,7 @@ use proto::chunks_request::Priority;
 use proto::gatekeeper::GRANT_METADATA;
 use proto::quota::Refused;
 use store::{ProjectStore, Store};
+use tls::Tls;
 use tokio::sync::Semaphore;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
 
@@ -149,6 +150,12 @@ impl Mesh {
     pub fn new(bus: Bus, store: Option<Store>, events: NodeEvents, options: Options) -> Mesh {
         let opening = Arc::new(Semaphore::new(options.indexes_at_once.max(1)));
         Mesh { endpoints: Arc::new(Endpoints::new(bus)), store, events, options, opening }
+    }
+
+    /// The same, with replicas dialled so.
+    pub fn over(mut self, tls: Tls) -> Mesh {
+        self.endpoints = Arc::new(self.endpoints.over(tls));
+        self
     }
 
     /// Finds the replicas, unless they are known, for who will soon need them.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bus::{Bus, Step};
+use bus::{Bus, Sealer, Step};
 use image::{ImageRecord, Profile};
 use names::{ManifestDigest, NotAManifestDigest};
 use prost::Message as _;
@@ -12,6 +12,7 @@ use proto::{
     Grant, ImportProgress, ImportSummary, ImportTicket, Refusal, RenewRequest, ResolveRequest, Resolved,
     Signed,
 };
+use tls::Tls;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -22,6 +23,9 @@ const IMPORT_RETRY: Duration = Duration::from_secs(10);
 pub(super) struct Resolver {
     bus: Bus,
     trusted: TrustedKeys,
+    /// With which this node shows its grants.
+    tls: Tls,
+    sealer: Sealer,
 }
 
 impl Patience {
@@ -57,8 +61,14 @@ pub(super) struct Patience {
 }
 
 impl Resolver {
-    pub(super) fn new(bus: Bus, trusted: TrustedKeys) -> Resolver {
-        Resolver { bus, trusted }
+    pub(super) fn new(bus: Bus, trusted: TrustedKeys, tls: Tls) -> Resolver {
+        let sealer = Sealer::new(bus.clone(), trusted.clone());
+        Resolver { bus, trusted, tls, sealer }
+    }
+
+    /// The key that grants are to be for; empty without TLS.
+    fn node_key(&self) -> Vec<u8> {
+        self.tls.own().map(|own| own.thumbprint.to_vec()).unwrap_or_default()
     }
 
     /// Asks until the image is imported; `importing` hears how that goes.
@@ -68,6 +78,8 @@ impl Resolver {
         patience: Patience,
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
+        let request = ResolveRequest { node_key: self.node_key(), ..request.clone() };
+        let request = &self.sealer.resolve(request).await?;
         let (asked, mut queued) = (Instant::now(), None);
         let resolved = self.bus.resolve(request, patience.answer, |step| {
             let ticket = match step {
@@ -135,7 +147,8 @@ impl Resolver {
         grant: Signed,
         timeout: Duration,
     ) -> Result<Signed, Status> {
-        let reply = self.bus.call(RenewRequest { grant: Some(grant) }, timeout).await?;
+        let reply =
+            self.bus.call(RenewRequest { grant: Some(grant), node_key: self.node_key() }, timeout).await?;
         let renewed = reply.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
         self.check_grant(record, node, &renewed)?;
         Ok(renewed)

@@ -1,0 +1,237 @@
+//! The page on access, line by line: from `keys init` to a node that streams over TLS, and to one that was revoked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use system_tests::{Numbered, Scratch, binaries};
+use testkit::{LayoutWriter, Server, port};
+
+const PAGE: &str = include_str!("../../../../docs/access.md");
+/// Services are ready within this time.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
+/// What is revoked must be so everywhere within a minute; a test has some more, as the machine may be busy.
+const REVOKED_WITHIN: Duration = Duration::from_secs(90);
+
+/// The page's machine in a folder: its paths and ports are replaced by ours, the rest stands as it is written.
+struct Page {
+    scratch: Scratch,
+    nats: u16,
+    identity: u16,
+    /// Stands for the page's image.
+    image: String,
+    services: Vec<(String, Server)>,
+}
+
+impl Page {
+    fn new() -> anyhow::Result<Page> {
+        let scratch = Scratch::new()?;
+        let image = layout(&scratch, "image", 7)?;
+        Ok(Page { scratch, nats: port::free()?, identity: port::free()?, image, services: Vec::new() })
+    }
+
+    fn here(&self, line: &str) -> String {
+        let folder = |path: &str, name: &str, line: String| {
+            line.replace(path, &self.scratch.path(name).display().to_string())
+        };
+        let line = folder("/etc/sluice", "etc", line.to_owned());
+        let line = folder("/srv/sluice", "srv", line);
+        let line = folder("/run/sluice", "run", line);
+        let line = line.replace("debian:12 /mnt", &format!("{} {}", self.image, self.root().display()));
+        let line = line.replace("127.0.0.1:7470", &format!("127.0.0.1:{}", self.identity));
+        let (state, run) = (self.scratch.path("state"), self.scratch.path("run"));
+        let more = match line.split(' ').next() {
+            Some("sluice") if line.contains("keys init") => {
+                let nats = self.nats;
+                format!(" --url tls://127.0.0.1:{nats} --listen 127.0.0.1:{nats}")
+            }
+            Some("fetcher") => " --set fetcher.local_sources=true".to_owned(),
+            Some("identity") => format!(" --set identity.listen=127.0.0.1:{}", self.identity),
+            Some("frontend") => format!(
+                " --set frontend.state={} --set frontend.socket={}",
+                state.display(),
+                run.join("node.sock").display()
+            ),
+            _ => String::new(),
+        };
+        // A redirection stays at the end.
+        match line.split_once(" > ") {
+            Some((command, file)) => format!("{command}{more} > {file}"),
+            None => format!("{line}{more}"),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.scratch.path("root")
+    }
+
+    fn shell(&self, line: &str) -> anyhow::Result<Command> {
+        let beside = binaries::path("sluice")?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{path}", beside.parent().context("a folder")?.display());
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {line}")]).env("PATH", path);
+        Ok(command)
+    }
+
+    /// Starts a service, or runs a command to its end, which must be a good one.
+    fn run(&mut self, line: &str) -> anyhow::Result<String> {
+        let line = self.here(line);
+        let name = line.split(' ').next().unwrap_or_default().to_owned();
+        if name == "sluice" {
+            let mut output = self.output(&line)?;
+            let begun = Instant::now();
+            // Whoever types it is slower than services start.
+            while line.contains(" check ") && !output.status.success() && begun.elapsed() < STARTED_WITHIN {
+                std::thread::sleep(Duration::from_millis(500));
+                output = self.output(&line)?;
+            }
+            ensure!(
+                output.status.success(),
+                "{line}\n{}{}\n{}",
+                text(&output.stdout),
+                text(&output.stderr),
+                self.logs()
+            );
+            return Ok(text(&output.stdout));
+        }
+        let server =
+            Server::spawn(self.shell(&line)?, &self.scratch.path(&format!("{name}.log")), "this workspace")?;
+        self.services.push((name.clone(), server));
+        let (socket, ports) = (self.scratch.path("run").join("node.sock"), (self.nats, self.identity));
+        let (_, server) = self.services.last_mut().context("it was pushed")?;
+        match name.as_str() {
+            "nats-server" => server.wait_for_port(&name, ports.0)?,
+            "identity" => server.wait_for_port(&name, ports.1)?,
+            "frontend" => server.wait_until(&name, || socket.exists())?,
+            "cache" => {
+                let log = self.scratch.path("cache.log");
+                server.wait_until(&name, || {
+                    fs::read_to_string(&log).is_ok_and(|log| log.contains("serving content"))
+                })?;
+            }
+            _ => {}
+        }
+        Ok(String::new())
+    }
+
+    fn output(&self, line: &str) -> anyhow::Result<Output> {
+        self.shell(line)?.output().with_context(|| line.to_owned())
+    }
+
+    /// A command of the operator's, as the page's others.
+    fn operator(&self, arguments: &str) -> anyhow::Result<Output> {
+        let settings = self.scratch.path("etc/mesh/operators/operator/sluice.toml");
+        let socket = self.scratch.path("run").join("node.sock");
+        self.output(&format!(
+            "sluice --config {} --node {} {arguments}",
+            settings.display(),
+            socket.display()
+        ))
+    }
+
+    fn logs(&self) -> String {
+        self.services.iter().map(|(name, server)| format!("== {name}\n{}", server.log())).collect()
+    }
+}
+
+fn numbered(seed: u64) -> Numbered {
+    Numbered { files: 3, len: 50_000, seed }
+}
+
+/// An image on this machine's disk; its reference.
+fn layout(scratch: &Scratch, name: &str, seed: u64) -> anyhow::Result<String> {
+    let mut layout = LayoutWriter::create(&scratch.path(name))?;
+    layout.image("1", &numbered(seed).image()?)?;
+    Ok(layout.reference("1"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The lines of the page's shell blocks.
+fn lines() -> impl Iterator<Item = &'static str> {
+    let mut inside = false;
+    PAGE.lines().filter(move |line| {
+        let fence = line.starts_with("```");
+        inside = if fence { *line == "```sh" } else { inside };
+        inside && !fence && !line.is_empty()
+    })
+}
+
+/// Settles within `bound`.
+fn until(bound: Duration, what: &str, mut done: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !done()? {
+        ensure!(begun.elapsed() < bound, "{what}: not within {bound:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_page_leads_to_a_mesh_that_streams_and_revokes() -> anyhow::Result<()> {
+    let mut page = Page::new()?;
+    fs::create_dir_all(page.root())?;
+    fs::create_dir_all(page.scratch.path("etc"))?;
+    let mut printed = String::new();
+    for line in lines() {
+        printed += &page.run(line)?;
+    }
+    assert!(printed.contains("√ cache cache-"), "{printed}");
+    numbered(7).read(&page.root(), 0..3)?;
+    no_secret_is_told(&page)?;
+
+    // What the node has goes on; what it asks for from now on it does not get.
+    let revoked = page.operator("revoke node node-1")?;
+    ensure!(revoked.status.success(), "{}\n{}", text(&revoked.stderr), page.logs());
+    let other = layout(&page.scratch, "other", 8)?;
+    let target = page.scratch.mount_point("other-root")?;
+    let mount = format!("mount {other} {}", target.display());
+    until(REVOKED_WITHIN, "a revoked node is refused", || {
+        let mounted = page.operator(&mount)?;
+        if mounted.status.success() {
+            page.operator(&format!("umount {}", target.display()))?;
+        }
+        Ok(!mounted.status.success() && text(&mounted.stderr).contains("revoked"))
+    })?;
+    ensure!(page.operator("revoke node node-1 --undo")?.status.success(), "{}", page.logs());
+    until(REVOKED_WITHIN, "a node that is let back in", || Ok(page.operator(&mount)?.status.success()))?;
+
+    // Its identity goes: NATS puts it out.
+    let mesh = page.scratch.path("etc/mesh");
+    let gone = page.output(&format!("sluice keys revoke {} node-1 --push", mesh.display()))?;
+    ensure!(gone.status.success(), "{}\n{}", text(&gone.stderr), page.logs());
+    let renewed = page.output(&format!(
+        "sluice enroll https://127.0.0.1:{} --token-file /dev/null --as node-1 --into {}",
+        page.identity,
+        page.scratch.path("etc/node").display()
+    ))?;
+    assert!(text(&renewed.stderr).contains("revoked"), "{}", text(&renewed.stderr));
+    Ok(())
+}
+
+/// Keys and tokens stand in their files, and nowhere else that the mesh has written.
+fn no_secret_is_told(page: &Page) -> anyhow::Result<()> {
+    let token = fs::read_to_string(page.scratch.path("etc/token"))?;
+    let mut secrets: Vec<String> = vec![token.trim().split('.').nth(2).context("a token")?.to_owned()];
+    for file in files(&page.scratch.path("etc")) {
+        let content = fs::read(&file).unwrap_or_default();
+        let content = String::from_utf8_lossy(&content);
+        secrets.extend(
+            content.lines().filter(|line| line.starts_with('S') && line.len() == 58).map(str::to_owned),
+        );
+    }
+    assert!(secrets.len() > 8, "{} secrets were found", secrets.len());
+    let logs = page.logs();
+    assert!(!secrets.iter().any(|secret| logs.contains(secret.as_str())), "a secret stands in a log");
+    Ok(())
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
