@@ -18,8 +18,8 @@ mod key;
 mod lease;
 mod nats;
 mod resolve;
-mod table;
 mod sealing;
+mod table;
 mod told;
 mod wire;
 
@@ -46,8 +46,8 @@ pub use events::{EventStream, Events};
 pub use lease::Lease;
 pub use nats::{NatsConfig, update_account};
 pub use resolve::Step;
-pub use table::{Change, Entry, Table, TableChanges, VALUE_MAX};
 pub use sealing::Sealer;
+pub use table::{Change, Entry, Table, TableChanges, VALUE_MAX};
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 

@@ -79,7 +79,8 @@ impl Cache {
         let allowances = Allowances::new(bus.clone(), config.quota.clone());
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let door = serve::Door { gatekeeper: Gatekeeper::new(trusted), proof: Proof::new(revocations), allowances };
+        let door =
+            serve::Door { gatekeeper: Gatekeeper::new(trusted), proof: Proof::new(revocations), allowances };
         let served = serve::serve(incoming, content.clone(), door, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
