@@ -13,8 +13,11 @@ const KEY_ID_LEN: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     ImageRecord,
+    /// As it was stored before it said where the layer was read.
     LayerRecord,
+    StoredLayer,
     Grant,
+    Resolution,
 }
 
 impl Domain {
@@ -22,7 +25,9 @@ impl Domain {
         match self {
             Domain::ImageRecord => b"sluice image record v1",
             Domain::LayerRecord => b"sluice layer record v1",
+            Domain::StoredLayer => b"sluice layer record v2",
             Domain::Grant => b"sluice grant v1",
+            Domain::Resolution => b"sluice resolution v1",
         }
     }
 

@@ -16,7 +16,7 @@ use std::fmt;
 use anyhow::Context as _;
 use base64::Engine as _;
 
-pub use name::whole_name;
+pub use name::{registry_of, whole_name};
 pub use pulls::Pull;
 pub use sources::Sources;
 

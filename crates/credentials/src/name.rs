@@ -21,6 +21,11 @@ pub(crate) struct Name {
     suffix: String,
 }
 
+/// The host of the registry that an image is of, as docker's configuration names it; none when it is no image's name.
+pub fn registry_of(image: &str) -> Option<String> {
+    Some(Name::parse(image)?.registry)
+}
+
 /// A registry reference with everything that a short name leaves out; none: this names no image of a registry.
 pub fn whole_name(text: &str) -> Option<String> {
     Name::parse(text).map(|name| name.whole())

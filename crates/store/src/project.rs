@@ -10,6 +10,7 @@ use object_store::path::Path;
 use object_store::{Error as Cause, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::StoreError;
+use crate::layout::Layout;
 
 /// A project's name is one folder of the store.
 const PROJECT_NAME_MAX: usize = 63;
@@ -107,6 +108,7 @@ pub struct Stored {
 pub struct ProjectStore {
     objects: Arc<dyn ObjectStore>,
     project: Arc<str>,
+    folder: Arc<str>,
 }
 
 /// Content named by its digest.
@@ -281,7 +283,7 @@ impl ProjectStore {
         &self,
         kind: Kind,
     ) -> impl Stream<Item = Result<Result<Stored, String>, StoreError>> + Send + 'static {
-        let prefix = Path::from_iter([&*self.project, kind.folder()]);
+        let prefix = self.path(kind);
         let object = prefix.to_string();
         self.objects
             .list(Some(&prefix))
@@ -317,14 +319,18 @@ impl ProjectStore {
 }
 
 impl ProjectStore {
-    pub(crate) fn new(objects: Arc<dyn ObjectStore>, project: &str) -> Result<ProjectStore, StoreError> {
+    pub(crate) fn new(
+        objects: Arc<dyn ObjectStore>,
+        project: &str,
+        layout: &Layout,
+    ) -> Result<ProjectStore, StoreError> {
         let first =
             project.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         let rest = project.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'));
         if !first || !rest || project.len() > PROJECT_NAME_MAX {
             return Err(StoreError::BadName { what: "project", name: project.to_owned() });
         }
-        Ok(ProjectStore { objects, project: project.into() })
+        Ok(ProjectStore { objects, project: project.into(), folder: layout.folder(project).into() })
     }
 
     /// The project's name.
@@ -333,7 +339,7 @@ impl ProjectStore {
     }
 
     fn path(&self, kind: Kind) -> Path {
-        Path::from_iter([&*self.project, kind.folder()])
+        Path::from_iter([&*self.folder, kind.folder()])
     }
 
     fn content(&self, kind: Kind, digest: &Digest) -> Path {

@@ -6,8 +6,11 @@ use ed25519_dalek::VerifyingKey;
 use prost::Message;
 use proto::signed::{Domain, verify};
 use proto::{Grant, Signed};
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic::metadata::MetadataMap;
+
+use crate::meters;
+use crate::verified::Verified;
 
 /// The metadata that carries an encoded `Signed` grant with every call.
 const GRANT: &str = "sluice-grant-bin";
@@ -15,19 +18,23 @@ const GRANT: &str = "sluice-grant-bin";
 const DEFAULT_PROJECT: &str = "default";
 
 /// Knows whose grants count.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Gatekeeper {
     trusted: Vec<VerifyingKey>,
+    verified: Verified,
 }
 
 impl Gatekeeper {
     pub(crate) fn new(trusted: Vec<VerifyingKey>) -> Gatekeeper {
-        Gatekeeper { trusted }
+        Gatekeeper { trusted, verified: Verified::default() }
     }
 
     /// The grant under which `project` may be read now.
     pub(crate) fn admit(&self, metadata: &MetadataMap, project: &str) -> Result<Grant, Status> {
-        self.admit_at(metadata, project, SystemTime::now())
+        self.admit_at(metadata, project, SystemTime::now()).inspect_err(|status| {
+            let reason = if status.code() == Code::PermissionDenied { "other-project" } else { "no-grant" };
+            metrics::counter!(meters::REFUSED, "reason" => reason).increment(1);
+        })
     }
 
     fn admit_at(&self, metadata: &MetadataMap, project: &str, now: SystemTime) -> Result<Grant, Status> {
@@ -35,9 +42,11 @@ impl Gatekeeper {
         let invalid =
             |reason: &dyn std::fmt::Display| Status::unauthenticated(format!("invalid grant: {reason}"));
         let bytes = value.to_bytes().map_err(|error| invalid(&error))?;
-        let signed = Signed::decode(bytes).map_err(|error| invalid(&error))?;
-        let payload = verify(&self.trusted, Domain::Grant, &signed).map_err(|error| invalid(&error))?;
-        let grant = Grant::decode(payload).map_err(|error| invalid(&error))?;
+        let grant = self.verified.grant(&bytes, || {
+            let signed = Signed::decode(&*bytes).map_err(|error| invalid(&error))?;
+            let payload = verify(&self.trusted, Domain::Grant, &signed).map_err(|error| invalid(&error))?;
+            Grant::decode(payload).map_err(|error| invalid(&error))
+        })?;
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if let Some(ago) = now.checked_sub(grant.expires_unix) {
             // A node renews it and asks again; one that has just got it has a fetcher whose clock is another.
@@ -66,7 +75,6 @@ mod tests {
 
     use ed25519_dalek::SigningKey;
     use proto::signed::sign;
-    use tonic::Code;
     use tonic::metadata::MetadataValue;
 
     use super::*;

@@ -30,6 +30,7 @@ use crate::content::{Content, Reader, Unserved};
 use crate::grant::{Gatekeeper, named};
 use crate::meters;
 use crate::repair::Image;
+use crate::scope::Scopes;
 use crate::tiers::Kind;
 
 /// A frame's data; larger chunks come in several, so that streams of one connection take turns.
@@ -54,15 +55,22 @@ const _: () = assert!(DIGESTS_MAX * 40 < REQUEST_BYTES_MAX && CHUNK_STORED_MAX <
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Who may read, and what.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) scopes: Scopes,
+}
+
 /// Serves `listener` until `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
     content: Arc<Content>,
-    gatekeeper: Gatekeeper,
+    doors: Doors,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service = Service { content, gatekeeper, streams, shutdown: shutdown.clone() };
+    let service = Service { content, doors, streams, shutdown: shutdown.clone() };
     let service = ContentServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -80,7 +88,7 @@ pub(crate) async fn serve(
 
 struct Service {
     content: Arc<Content>,
-    gatekeeper: Gatekeeper,
+    doors: Doors,
     streams: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -94,7 +102,7 @@ impl ContentService for Service {
         &self,
         request: Request<IndexRequest>,
     ) -> Result<Response<Frames<IndexFrame>>, Status> {
-        let grant = self.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
+        let grant = self.doors.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let index = match asked.kind() {
@@ -103,6 +111,7 @@ impl ContentService for Service {
         };
         let digest = digest(&asked.digest)?;
         let reader = self.reader(&asked.project, &grant, "", Priority::Demand)?;
+        self.doors.scopes.check_index(&reader, &grant, index, digest).await?;
         let stored = self.content.get(&reader, Kind::Index(index), digest).await?;
         let frames = split(stored).map(|data| IndexFrame { data: data.to_vec() });
         Ok(Response::new(place.hold(stream::iter(frames))))
@@ -112,7 +121,7 @@ impl ContentService for Service {
         &self,
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
-        let grant = self.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
+        let grant = self.doors.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let reader = self.reader(&asked.project, &grant, &asked.manifest_digest, asked.priority())?;
@@ -122,6 +131,7 @@ impl ContentService for Service {
         }
         let digests: Vec<Digest> =
             asked.digests.iter().map(|bytes| digest(bytes)).collect::<Result<_, _>>()?;
+        self.doors.scopes.check_chunks(&self.content, &reader, &grant, &digests).await?;
         Ok(Response::new(place.hold(chunks(self.content.clone(), reader, digests))))
     }
 }
@@ -142,14 +152,14 @@ impl Service {
         class: Priority,
     ) -> Result<Reader, Status> {
         let granted = &grant.manifest_digest;
-        if !granted.is_empty() && !manifest.is_empty() && granted != manifest {
+        if granted.is_empty() || !(manifest.is_empty() || granted == manifest) {
+            metrics::counter!(meters::REFUSED, "reason" => "other-image").increment(1);
             return Err(Status::permission_denied(format!(
                 "the grant is for image {granted}, not {manifest}"
             )));
         }
-        let manifest = if granted.is_empty() { manifest } else { granted };
         let project = named(project);
-        let image = Image { project: project.to_owned(), manifest: manifest.to_owned() };
+        let image = Image { project: project.to_owned(), manifest: granted.clone() };
         Ok(Reader { project: self.content.project(project)?, image, class })
     }
 }

@@ -18,6 +18,7 @@ mod gunzip;
 mod inflate;
 mod layer;
 mod progress;
+pub(crate) mod proofs;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,20 +29,21 @@ use image::record::LayerRef;
 use image::scan::{RecordBudget, ScanLimits};
 use image::{Digest, ImageRecord, LayerRecord};
 use prost::Message;
-use proto::{ImportSummary, ResolveRequest};
+use proto::{ImportSummary, LayerSource, ResolveRequest};
 use store::{ProjectStore, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::marker;
-use crate::records::{Records, SignedImage};
-use crate::source::{Found, LayerDescriptor, Source};
+use crate::records::{KnownLayer, Records, SignedImage};
+use crate::source::{BlobPlace, Found, LayerDescriptor, Source};
 
 use assemble::Assembled;
 use chunks::{ChunkWriter, Compression};
 use error::{ImportError, LayerFault};
 pub(crate) use progress::Progress;
+use proofs::{Proofs, source_of};
 
 /// Layer records read from the store at the same time.
 const LOOKUPS_AT_ONCE: usize = 8;
@@ -64,6 +66,7 @@ pub(crate) struct Importer {
     images: Arc<Semaphore>,
     images_at_once: u32,
     layers: Arc<Semaphore>,
+    pub(crate) proofs: Arc<Proofs>,
     tasks: TaskTracker,
 }
 
@@ -74,6 +77,9 @@ pub(crate) struct Order {
     pub(crate) image: String,
     pub(crate) project: ProjectStore,
     pub(crate) source: Source,
+    pub(crate) place: BlobPlace,
+    /// The caller may read all of it: a grant says so.
+    pub(crate) proven: bool,
     pub(crate) found: Found,
     /// How it was asked for, without the credential: for a repair that nobody waits for.
     pub(crate) origin: ResolveRequest,
@@ -93,6 +99,8 @@ pub(crate) struct Imported {
 struct Layers<'a> {
     distinct: Vec<&'a LayerDescriptor>,
     known: Vec<Option<Arc<LayerRecord>>>,
+    /// Where each was read before.
+    sources: Vec<Vec<LayerSource>>,
     corrupt: HashSet<Digest>,
 }
 
@@ -113,6 +121,7 @@ impl Importer {
             images: permits(images_at_once as usize),
             images_at_once,
             layers: permits(limits.layers_at_once),
+            proofs: Arc::default(),
             tasks,
         }
     }
@@ -198,19 +207,37 @@ impl Importer {
         let look_up = |layer: &'a LayerDescriptor| async move {
             let found =
                 self.records.layer(&order.project, &layer.diff_id).await.map_err(store_error(order))?;
-            if let Some(record) = &found {
-                budget.take_record(record).map_err(|error| layer_error(order, layer, error.into()))?;
+            let Some(KnownLayer { record, sources }) = found else { return Ok((None, Vec::new())) };
+            // What a repair is to bring back it looks for in all that there is.
+            let usable = order.repair || self.is_usable(order, layer, &sources).await?;
+            if usable {
+                budget.take_record(&record).map_err(|error| layer_error(order, layer, error.into()))?;
             }
-            Ok::<_, ImportError>(found.map(Arc::new))
+            Ok::<_, ImportError>((usable.then(|| Arc::new(record)), sources))
         };
         let lookups: Vec<_> = distinct.iter().map(|layer| look_up(layer)).collect();
-        let mut known: Vec<Option<Arc<LayerRecord>>> =
-            stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
+        let looked: Vec<_> = stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
+        let (mut known, sources): (Vec<Option<Arc<LayerRecord>>>, Vec<_>) = looked.into_iter().unzip();
         let mut corrupt = HashSet::new();
         if order.repair {
             corrupt = damage::forget_damaged(&order.project, &mut known).await.map_err(store_error(order))?;
+            for (at, layer) in distinct.iter().enumerate() {
+                if known[at].is_some() && !self.is_usable(order, layer, &sources[at]).await? {
+                    known[at] = None;
+                }
+            }
         }
-        Ok(Layers { distinct, known, corrupt })
+        Ok(Layers { distinct, known, sources, corrupt })
+    }
+
+    /// Whether a known layer is known for this image too.
+    async fn is_usable(
+        &self,
+        order: &Order,
+        layer: &LayerDescriptor,
+        sources: &[LayerSource],
+    ) -> Result<bool, ImportError> {
+        Ok(order.proven || self.proofs.is_known(&order.source, &order.place, layer, sources).await?)
     }
 
     /// Reads all layers that are not known; the largest first, for the others to fill the gaps.
@@ -227,7 +254,7 @@ impl Importer {
         unknown.sort_by_key(|at| std::cmp::Reverse(layers.distinct[*at].size));
         let read = |at: usize| async move {
             let layer = layers.distinct[at];
-            let read = self.read_layer(order, layer, chunks, progress, at, budget).await;
+            let read = self.read_layer(order, (layer, &layers.sources[at]), chunks, progress, at, budget).await;
             let record = read.map_err(|fault| layer_error(order, layer, fault))?;
             Ok::<_, ImportError>((at, Arc::new(record)))
         };
@@ -242,7 +269,7 @@ impl Importer {
     async fn read_layer(
         &self,
         order: &Order,
-        layer: &LayerDescriptor,
+        (layer, sources): (&LayerDescriptor, &[LayerSource]),
         chunks: &ChunkWriter,
         progress: &Progress,
         at: usize,
@@ -253,7 +280,11 @@ impl Importer {
         let record =
             layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone())
                 .await?;
-        self.records.put_layer(&order.project, &record).await?;
+        let mut sources = sources.to_vec();
+        let here = source_of(&order.place, layer);
+        sources.retain(|source| *source != here);
+        sources.push(here);
+        self.records.put_layer(&order.project, &record, sources).await?;
         Ok(record)
     }
 

@@ -28,8 +28,9 @@ use tonic::Status;
 use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
+use crate::projects::Projects;
 use crate::records::Records;
-use crate::source::{ImageName, Sources};
+use crate::source::{BlobPlace, ImageName, Sources};
 use crate::{Config, Judging};
 
 use grants::Grants;
@@ -58,6 +59,8 @@ struct Service {
     local_sources: bool,
     refused_after_deaths: Duration,
     judging: Judging,
+    same_registries: Vec<Vec<String>>,
+    projects: Projects,
     records: Records,
     store: Store,
     sources: Sources,
@@ -136,6 +139,8 @@ impl Service {
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),
+            same_registries: config.same_registries.clone(),
+            projects: Projects::new(config.projects.clone()),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,
@@ -166,6 +171,14 @@ impl Service {
 
     fn project(&self, name: &str) -> Result<ProjectStore, Status> {
         Ok(self.store.project(name)?)
+    }
+
+    /// Where an image's blobs are.
+    fn place(&self, name: &ImageName) -> BlobPlace {
+        let mut place = name.place();
+        let names = self.same_registries.iter().find(|names| names.contains(&place.registry));
+        place.also = names.into_iter().flatten().filter(|name| **name != place.registry).cloned().collect();
+        place
     }
 
     /// The image that a request names, if this fetcher may read it.
