@@ -51,7 +51,6 @@ impl Projects {
         if self.streams(project) {
             return Ok(());
         }
-        metrics::counter!("sluice_fetcher_refused_total", "reason" => SWITCHED_OFF).increment(1);
         let metadata = [("project".to_owned(), project.to_owned())];
         let details = ErrorDetails::with_error_info(SWITCHED_OFF, ERROR_DOMAIN, metadata);
         let message = format!("image streaming is switched off for the project {project}");

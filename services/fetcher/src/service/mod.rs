@@ -23,7 +23,8 @@ use proto::Call;
 use store::{ProjectStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
@@ -166,7 +167,11 @@ impl Service {
     {
         let service = self.clone();
         let answer = Answer { in_flight, instance: Some(self.instance.to_string()) };
-        bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
+        let answer = bus.answer::<C, _, _>(answer, move |request| {
+            let handled = handler(service.clone(), request);
+            async move { handled.await.inspect_err(|status| count_refusal(C::SUBJECT, status)) }
+        });
+        answer.await
     }
 
     fn project(&self, name: &str) -> Result<ProjectStore, Status> {
@@ -191,4 +196,18 @@ impl Service {
         }
         Ok(name)
     }
+}
+
+/// Counts who was not let in, by verb and reason.
+fn count_refusal(subject: &'static str, status: &Status) {
+    let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied);
+    if !refused {
+        return;
+    }
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_else(|| match status.code() {
+        Code::Unauthenticated => "no-credential".to_owned(),
+        _ => "denied".to_owned(),
+    });
+    let verb = subject.rsplit('.').next().unwrap_or(subject);
+    metrics::counter!("sluice_fetcher_refused_total", "verb" => verb, "reason" => reason).increment(1);
 }
