@@ -7,11 +7,12 @@ use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
 use credentials::docker::{self, Places};
+use names::{ImageName, Reference};
 use proto::credential::{Basic, Kind};
 use proto::{AskerFacts, Credential, InspectRequest, ResolveRequest};
 
 use crate::args::Global;
-use crate::image_name::{self, PlatformName};
+use crate::platform_name::PlatformName;
 use crate::settings::Settings;
 
 /// A longer password is refused, in bytes: identity tokens of cloud registries reach a few thousand.
@@ -38,7 +39,7 @@ impl Requests {
             None => None,
         };
         Ok(Requests {
-            project: settings.project.clone(),
+            project: settings.project.to_string(),
             platform: global.platform.clone().unwrap_or_else(PlatformName::host),
             credential,
             docker: Places {
@@ -47,7 +48,7 @@ impl Requests {
             },
             plain_http: global.plain_http,
             node: settings.frontend.node.clone(),
-            asker: settings.frontend.asker(&settings.project),
+            asker: settings.frontend.asker(settings.project.as_str()),
         })
     }
 
@@ -89,10 +90,10 @@ impl Requests {
 
     /// The one that was given, or the user's own. What is wrong with the latter is told, and the registry asked without: it may want none.
     async fn credential_for(&self, image: &str) -> Option<Credential> {
-        if self.credential.is_some() || image_name::is_local(image) {
+        if self.credential.is_some() {
             return self.credential.clone();
         }
-        let host = credentials::registry_of(image)?;
+        let host = Reference::parse(image)?.registry().to_owned();
         match docker::look_up(&self.docker, &host).await {
             Ok(found) => found.map(credentials::Credential::into_proto),
             Err(error) => {
@@ -117,7 +118,7 @@ impl std::fmt::Debug for Requests {
 
 fn absolute(image: &str) -> anyhow::Result<String> {
     let working_dir = std::env::current_dir().context("find the working directory")?;
-    Ok(image_name::absolute(image, &working_dir))
+    Ok(ImageName::absolute(image, &working_dir))
 }
 
 fn basic(username: &str, password: &str) -> Credential {

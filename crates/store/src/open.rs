@@ -127,7 +127,6 @@ impl Store {
 
     /// The part of the store that belongs to `project`; the empty name means "default".
     pub fn project(&self, project: &str) -> Result<ProjectStore, StoreError> {
-        let project = if project.is_empty() { "default" } else { project };
         ProjectStore::new(Arc::clone(&self.objects), project, &self.layout)
     }
 

@@ -12,12 +12,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ed25519_dalek::VerifyingKey;
 use image::{Digest, ImageRecord, Map};
 use prost::Message as _;
-use proto::signed::{Domain, verify};
-use proto::{Grant, Signed};
-use store::{Index, StoreError, verify as content_verify};
+use proto::signed::{Domain, TrustedKeys};
+use proto::{Grant, Refusal, Signed};
+use store::{Index, StoreError, verify};
 use tokio::sync::{OnceCell, Semaphore};
 use tonic::Status;
 
@@ -51,7 +50,7 @@ pub(crate) struct Chunks(Box<[[u8; PREFIX]]>);
 
 #[derive(Debug)]
 pub(crate) struct Scopes {
-    trusted: Vec<VerifyingKey>,
+    trusted: TrustedKeys,
     bytes_max: usize,
     table: Mutex<Table>,
     records: Mutex<HashMap<Key, Indexes>>,
@@ -76,7 +75,7 @@ struct Entry {
 }
 
 impl Scopes {
-    pub(crate) fn new(trusted: Vec<VerifyingKey>, memory: u64) -> Scopes {
+    pub(crate) fn new(trusted: TrustedKeys, memory: u64) -> Scopes {
         Scopes {
             trusted,
             bytes_max: usize::try_from(memory / MEMORY_SHARE).unwrap_or(usize::MAX),
@@ -145,7 +144,7 @@ impl Scopes {
         let untrusted =
             |reason: &dyn std::fmt::Display| Status::data_loss(format!("the record of {manifest} is not believed: {reason}"));
         let signed = Signed::decode(stored).map_err(|error| untrusted(&error))?;
-        let payload = verify(&self.trusted, Domain::ImageRecord, &signed).map_err(|error| untrusted(&error))?;
+        let payload = self.trusted.verify(Domain::ImageRecord, &signed).map_err(|error| untrusted(&error))?;
         let record = ImageRecord::decode(payload).map_err(|error| untrusted(&error))?;
         if record.manifest_digest != *manifest || record.project != project.name() {
             return Err(untrusted(&"it is of another image"));
@@ -212,7 +211,7 @@ impl Scopes {
         let stored = content.get(reader, Kind::Index(Index::Map), map).await?;
         let _turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the cache is ending"))?;
         let read = tokio::task::spawn_blocking(move || {
-            let plain = content_verify::open_index(&map, &stored).map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
+            let plain = verify::open_index(&map, &stored).map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
             let map = Map::decode(&plain).map_err(|error| Status::data_loss(error.to_string()))?;
             Ok(Arc::new(Chunks::of(map.chunks.iter().map(|chunk| &chunk.digest))))
         });
@@ -250,7 +249,7 @@ fn foreign(grant: &Grant, kind: Kind, digest: &Digest) -> Status {
         project = grant.project, node = grant.node, image = grant.manifest_digest, kind = kind.label(), %digest,
         "refused content that the grant's image does not name"
     );
-    Status::permission_denied(format!("the {} {digest} is not of the image {}", kind.label(), grant.manifest_digest))
+    Refusal::Denied.status(format!("the {} {digest} is not of the image {}", kind.label(), grant.manifest_digest))
 }
 
 fn unread(manifest: &str, error: &StoreError) -> Status {
@@ -282,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_names_of_all_images_stay_within_their_budget_and_the_newest_stays() {
-        let scopes = Scopes::new(Vec::new(), 8 * 1024 * MEMORY_SHARE);
+        let scopes = Scopes::new(TrustedKeys::default(), 8 * 1024 * MEMORY_SHARE);
         let keep = |number: u8, chunks: usize| {
             let key = (Arc::from("p"), Digest::of(&[number]));
             let cell = scopes.entry(&key);

@@ -9,15 +9,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
+use proto::Refusal;
 use serde::Deserialize;
-use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic::Status;
 
 use crate::config::Projects as Config;
 
-/// In error details, who says it, and what.
-const ERROR_DOMAIN: &str = "fetcher.sluice";
-const SWITCHED_OFF: &str = "streaming-off";
+/// In the details of the refusal: what is switched, and how.
+const SWITCH: &str = "streaming";
+const OFF: &str = "off";
 /// A longer file is no list of projects, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
@@ -51,10 +51,9 @@ impl Projects {
         if self.streams(project) {
             return Ok(());
         }
-        let metadata = [("project".to_owned(), project.to_owned())];
-        let details = ErrorDetails::with_error_info(SWITCHED_OFF, ERROR_DOMAIN, metadata);
         let message = format!("image streaming is switched off for the project {project}");
-        Err(Status::with_error_details(Code::PermissionDenied, message, details))
+        let by = [(SWITCH.to_owned(), OFF.to_owned()), ("project".to_owned(), project.to_owned())];
+        Err(Refusal::Denied.with(message, by.into(), None))
     }
 
     fn streams(&self, project: &str) -> bool {
@@ -100,6 +99,8 @@ fn read(path: &Path) -> anyhow::Result<Said> {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     #[test]
@@ -121,7 +122,7 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         streams([false, true, true]);
         let status = projects.check("off").unwrap_err();
-        assert_eq!(status.code(), Code::PermissionDenied);
-        assert_eq!(status.get_details_error_info().unwrap().reason, SWITCHED_OFF);
+        assert_eq!(Refusal::of(&status), Some(Refusal::Denied));
+        assert_eq!(status.get_details_error_info().unwrap().metadata[SWITCH], OFF);
     }
 }

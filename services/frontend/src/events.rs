@@ -4,6 +4,7 @@
 
 use bus::Events;
 use image::Digest;
+use names::Reference;
 use proto::{DownloadProgress, Event, EventKind};
 
 use crate::downloads::ReadError;
@@ -101,7 +102,7 @@ impl NodeEvents {
         self.events.tell(Event {
             service: "frontend".to_owned(),
             node: self.node.clone(),
-            image: as_asked(reference).to_owned(),
+            image: as_asked(reference),
             manifest_digest: manifest.to_owned(),
             ..event
         });
@@ -109,9 +110,8 @@ impl NodeEvents {
 }
 
 /// The name without the digest that a pull through containerd puts behind its tag.
-fn as_asked(reference: &str) -> &str {
-    let pinned = reference.split_once("@sha256:").map(|(name, _)| name);
-    pinned.filter(|name| name.rsplit('/').next().is_some_and(|last| last.contains(':'))).unwrap_or(reference)
+fn as_asked(reference: &str) -> String {
+    Reference::parse(reference).map_or_else(|| reference.to_owned(), |name| name.as_asked().to_string())
 }
 
 #[cfg(test)]
@@ -120,14 +120,15 @@ mod tests {
 
     #[test]
     fn events_name_images_as_they_were_asked_for() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
         for (reference, name) in [
-            ("r.io:5000/a:1@sha256:ab", "r.io:5000/a:1"),
-            ("r.io:5000/a@sha256:ab", "r.io:5000/a@sha256:ab"),
-            ("r.io/a:1", "r.io/a:1"),
-            ("oci:dir:tag", "oci:dir:tag"),
-            ("", ""),
+            (format!("r.io:5000/a:1@{digest}"), "r.io:5000/a:1".to_owned()),
+            (format!("r.io:5000/a@{digest}"), format!("r.io:5000/a@{digest}")),
+            ("r.io/a:1".to_owned(), "r.io/a:1".to_owned()),
+            ("oci:dir:tag".to_owned(), "oci:dir:tag".to_owned()),
+            (String::new(), String::new()),
         ] {
-            assert_eq!(as_asked(reference), name);
+            assert_eq!(as_asked(&reference), name);
         }
     }
 }

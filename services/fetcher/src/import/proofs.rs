@@ -128,10 +128,9 @@ pub(crate) fn standing(place: &BlobPlace, blob: &str, sources: &[LayerSource]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::ImageName;
 
     fn place(name: &str) -> BlobPlace {
-        name.parse::<ImageName>().unwrap().place()
+        BlobPlace::of(&name.parse().unwrap())
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Answer, Answering, Bus};
+use names::ImageName;
 use proto::Call;
 use store::{ProjectStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use crate::import::Importer;
 use crate::key::Keys;
 use crate::projects::Projects;
 use crate::records::Records;
-use crate::source::{BlobPlace, ImageName, Sources};
+use crate::source::{BlobPlace, Sources};
 use crate::{Config, Judging};
 
 use grants::Grants;
@@ -167,11 +168,11 @@ impl Service {
     {
         let service = self.clone();
         let answer = Answer { in_flight, instance: Some(self.instance.to_string()) };
-        let answer = bus.answer::<C, _, _>(answer, move |request| {
+        let answering = bus.answer::<C, _, _>(answer, move |request| {
             let handled = handler(service.clone(), request);
             async move { handled.await.inspect_err(|status| count_refusal(C::SUBJECT, status)) }
         });
-        answer.await
+        answering.await
     }
 
     fn project(&self, name: &str) -> Result<ProjectStore, Status> {
@@ -180,7 +181,7 @@ impl Service {
 
     /// Where an image's blobs are.
     fn place(&self, name: &ImageName) -> BlobPlace {
-        let mut place = name.place();
+        let mut place = BlobPlace::of(name);
         let names = self.same_registries.iter().find(|names| names.contains(&place.registry));
         place.also = names.into_iter().flatten().filter(|name| **name != place.registry).cloned().collect();
         place
@@ -204,10 +205,11 @@ fn count_refusal(subject: &'static str, status: &Status) {
     if !refused {
         return;
     }
-    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_else(|| match status.code() {
-        Code::Unauthenticated => "no-credential".to_owned(),
-        _ => "denied".to_owned(),
-    });
+    let reason = match status.code() {
+        Code::Unauthenticated => "no-credential",
+        _ if status.get_details_error_info().is_some_and(|info| info.metadata.contains_key("streaming")) => "switched-off",
+        _ => "denied",
+    };
     let verb = subject.rsplit('.').next().unwrap_or(subject);
     metrics::counter!("sluice_fetcher_refused_total", "verb" => verb, "reason" => reason).increment(1);
 }

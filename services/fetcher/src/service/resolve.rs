@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use names::ImageName;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
@@ -24,7 +25,7 @@ use crate::attempts::Attempts;
 use crate::import::error::{ImportError, source_status};
 use crate::import::{Imported, Order, add_reference};
 use crate::records::SignedImage;
-use crate::source::{Access, BlobPlace, Credential, Found, ImageName, Source};
+use crate::source::{Access, BlobPlace, Credential, Found, Source};
 
 /// A follower is answered after this long, whatever it asked for: buses forget slow requests.
 const FOLLOW_MAX: Duration = Duration::from_secs(30);
@@ -51,7 +52,8 @@ impl Service {
             plain_http: request.plain_http,
             own: false,
         };
-        let granted = self.granted(&project, &request).await?;
+        let place = self.place(&name);
+        let granted = self.granted(&project, &place, &request).await?;
         let proven = granted.is_some();
         let (source, found) = match granted {
             Some(found) => (self.sources.open(&name, access).await.map_err(source_status)?, found),
@@ -64,7 +66,7 @@ impl Service {
             }
         };
         let found = part::lowest(found, request.layers)?;
-        let (place, question) = (self.place(&name), question(project.name(), &request));
+        let question = question(project.name(), &request);
         let repair = request.verify || self.jobs.is_broken(&image_key(&project, &found));
         let image = self.records.image(&project, &found.manifest_digest).await?;
         if let Some(image) = image.filter(|_| !repair)
@@ -196,8 +198,7 @@ impl Service {
 
     /// Imports, unless another fetcher of the mesh does; then waits for it, and takes over if it dies.
     async fn run(&self, order: &Order, job: &Job) -> Result<Outcome, Status> {
-        let hex = job.manifest.trim_start_matches("sha256:");
-        let name = format!("import.{}.{hex}", order.project.name());
+        let name = format!("import.{}.{}", order.project.name(), job.manifest);
         let begun = tokio::time::Instant::now();
         loop {
             if let Some(lease) = self.bus.lease(&name, LEASE_TTL).await? {

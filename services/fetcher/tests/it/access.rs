@@ -216,7 +216,7 @@ async fn a_project_that_is_switched_off_is_refused_at_once_and_what_streams_goes
     std::fs::write(&switches, "switches.one = false").unwrap();
     let refused = harness.resolve(of("one")).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
-    assert_eq!(refused.get_details_error_info().unwrap().reason, "streaming-off");
+    assert_eq!(refused.get_details_error_info().unwrap().metadata["streaming"], "off");
     harness.resolve(of("two")).await.unwrap();
     let renewed = harness.bus.call(RenewRequest { grant: resolved.grant.clone() }, DEADLINE).await.unwrap();
     let payload = |grant: Option<Signed>| proto::Grant::decode(&*grant.unwrap().payload).unwrap();
