@@ -17,8 +17,11 @@ const QUOTED_MAX: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     ImageRecord,
+    /// As it was stored before it said where the layer was read.
     LayerRecord,
+    StoredLayer,
     Grant,
+    Resolution,
 }
 
 impl Domain {
@@ -26,7 +29,9 @@ impl Domain {
         match self {
             Domain::ImageRecord => b"sluice image record v1",
             Domain::LayerRecord => b"sluice layer record v1",
+            Domain::StoredLayer => b"sluice layer record v2",
             Domain::Grant => b"sluice grant v1",
+            Domain::Resolution => b"sluice resolution v1",
         }
     }
 

@@ -1,7 +1,7 @@
 //! Serves content to nodes: trees, maps and chunks, from memory and disk in front of the object store.
 //!
 //! ```text
-//! serve   gRPC content.v1: who may read (grant), streams of frames in the order asked for
+//! serve   gRPC content.v1: who may read (grant) what (scope), streams of frames in the order asked for
 //!   └─ content   memory -> one flight per name: disk -> store, verified before anyone sees it
 //!        ├─ tiers    memory and disk under byte budgets
 //!        └─ repair   asks the fetcher to bring back what the store has lost or spoilt
@@ -18,6 +18,7 @@ mod meters;
 mod presence;
 mod refresh;
 mod repair;
+mod scope;
 mod serve;
 mod tiers;
 
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use content::Content;
 use presence::Presence;
 use repair::Repairs;
+use scope::Scopes;
 use tiers::Tiers;
 
 pub use config::{Config, Disk, Settings};
@@ -68,7 +70,9 @@ impl Cache {
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let served = serve::serve(listener, content.clone(), Gatekeeper::new(trusted), shutdown.clone());
+        let scopes = Scopes::new(trusted.clone(), config.memory.as_u64());
+        let doors = serve::Doors { gatekeeper: Gatekeeper::new(trusted), scopes };
+        let served = serve::serve(listener, content.clone(), doors, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {
                 // Whoever runs it is of no use without it.

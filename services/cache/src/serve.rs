@@ -27,11 +27,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};
 use crate::meters;
 use crate::repair::Image;
+use crate::scope::Scopes;
 use crate::tiers::Kind;
 
 /// A frame's data; larger chunks come in several, so that streams of one connection take turns.
@@ -56,15 +58,22 @@ const _: () = assert!(DIGESTS_MAX * 40 < REQUEST_BYTES_MAX && CHUNK_STORED_MAX <
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// Who may read, and what.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) scopes: Scopes,
+}
+
 /// Serves `listener` until `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
     content: Arc<Content>,
-    gatekeeper: Gatekeeper,
+    doors: Doors,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service = Service { content, gatekeeper, streams, shutdown: shutdown.clone() };
+    let service = Service { content, doors, streams, shutdown: shutdown.clone() };
     let service = ContentServer::new(service)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX);
@@ -82,7 +91,7 @@ pub(crate) async fn serve(
 
 struct Service {
     content: Arc<Content>,
-    gatekeeper: Gatekeeper,
+    doors: Doors,
     streams: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
@@ -97,7 +106,7 @@ impl ContentService for Service {
         request: Request<IndexRequest>,
     ) -> Result<Response<Frames<IndexFrame>>, Status> {
         let project = refusal::project(&request.get_ref().project)?;
-        let grant = self.gatekeeper.admit(request.metadata(), &project)?;
+        let grant = self.admit(request.metadata(), &project)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let index = match asked.kind() {
@@ -106,6 +115,7 @@ impl ContentService for Service {
         };
         let digest = digest(&asked.digest)?;
         let reader = self.reader(&project, &grant, "", Priority::Demand)?;
+        self.doors.scopes.check_index(&reader, &grant, index, digest).await?;
         let stored = self.content.get(&reader, Kind::Index(index), digest).await?;
         let frames = split(stored).map(|data| IndexFrame { data: data.to_vec() });
         Ok(Response::new(place.hold(stream::iter(frames))))
@@ -116,7 +126,7 @@ impl ContentService for Service {
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
         let project = refusal::project(&request.get_ref().project)?;
-        let grant = self.gatekeeper.admit(request.metadata(), &project)?;
+        let grant = self.admit(request.metadata(), &project)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let reader = self.reader(&project, &grant, &asked.manifest_digest, asked.priority())?;
@@ -126,11 +136,20 @@ impl ContentService for Service {
         }
         let digests: Vec<Digest> =
             asked.digests.iter().map(|bytes| digest(bytes)).collect::<Result<_, _>>()?;
+        self.doors.scopes.check_chunks(&self.content, &reader, &grant, &digests).await?;
         Ok(Response::new(place.hold(chunks(self.content.clone(), reader, digests))))
     }
 }
 
 impl Service {
+    /// The grant under which the project may be read; counts who has none.
+    fn admit(&self, metadata: &MetadataMap, project: &Project) -> Result<Grant, Status> {
+        self.doors.gatekeeper.admit(metadata, project).inspect_err(|status| {
+            let reason = if status.code() == Code::PermissionDenied { "other-project" } else { "no-grant" };
+            metrics::counter!(meters::REFUSED, "reason" => reason).increment(1);
+        })
+    }
+
     fn place(&self) -> Result<Place, Status> {
         let permit = self.streams.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::Busy.status("the cache has too many streams"))?;
@@ -146,11 +165,11 @@ impl Service {
         class: Priority,
     ) -> Result<Reader, Status> {
         let granted = &grant.manifest_digest;
-        if !granted.is_empty() && !manifest.is_empty() && granted != manifest {
+        if granted.is_empty() || !(manifest.is_empty() || granted == manifest) {
+            metrics::counter!(meters::REFUSED, "reason" => "other-image").increment(1);
             return Err(Refusal::Denied.status(format!("the grant is for image {granted}, not {manifest}")));
         }
-        let manifest = if granted.is_empty() { manifest } else { granted };
-        let image = Image { project: project.to_string(), manifest: manifest.to_owned() };
+        let image = Image { project: project.to_string(), manifest: granted.clone() };
         Ok(Reader { project: self.content.project(project.as_str())?, image, class })
     }
 }

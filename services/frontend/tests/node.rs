@@ -133,6 +133,7 @@ fn ended(mesh: &Mesh, node: &str, manifest: &str) -> Signed {
         node: node.to_owned(),
         manifest_digest: manifest.to_owned(),
         expires_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - 3600,
+        ..Grant::default()
     };
     sign(&SigningKey::from_bytes(&key), Domain::Grant, grant.encode_to_vec())
 }

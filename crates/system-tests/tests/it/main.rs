@@ -1,5 +1,6 @@
 //! The end-to-end tests: one binary, one file per promise.
 
+mod attacker;
 mod authors;
 mod bad_input;
 mod budget;

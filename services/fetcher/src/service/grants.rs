@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use image::ImageRecord;
 use prost::Message as _;
 use proto::signed::Domain;
-use proto::{Grant, RenewReply, RenewRequest, Signed};
+use proto::{Grant, RenewReply, RenewRequest, Resolution, Signed};
 use tonic::Status;
 
 use super::Service;
@@ -28,14 +29,27 @@ impl Grants {
         Grants { keys, ttl, renewable }
     }
 
-    pub(super) fn give(&self, project: &str, node: &str, manifest_digest: &str) -> Signed {
-        let grant = Grant {
-            project: project.to_owned(),
+    /// What it names of the image is what may be read under it, also after the image's record became another.
+    pub(super) fn give(&self, node: &str, image: &ImageRecord) -> Signed {
+        self.sign(Grant {
+            project: image.project.clone(),
             node: node.to_owned(),
-            manifest_digest: manifest_digest.to_owned(),
-            expires_unix: expires(SystemTime::now(), self.ttl),
-        };
+            manifest_digest: image.manifest_digest.clone(),
+            tree: image.tree.digest.as_bytes().to_vec(),
+            map: image.map.digest.as_bytes().to_vec(),
+            ..Grant::default()
+        })
+    }
+
+    fn sign(&self, grant: Grant) -> Signed {
+        let grant = Grant { expires_unix: expires(SystemTime::now(), self.ttl), ..grant };
         self.keys.sign(Domain::Grant, grant.encode_to_vec())
+    }
+
+    /// Says that a question has this answer.
+    pub(super) fn vouch(&self, question: Resolution, image: &ImageRecord) -> Signed {
+        let resolution = Resolution { manifest_digest: image.manifest_digest.clone(), ..question };
+        self.keys.sign(Domain::Resolution, resolution.encode_to_vec())
     }
 
     /// What a grant says, if a fetcher signed it; it may have expired.
@@ -66,11 +80,13 @@ fn expires(now: SystemTime, ttl: Duration) -> u64 {
 impl Service {
     pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
         let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
-        let Grant { project, node, manifest_digest, .. } = self.grants.renewable(&grant)?;
-        if self.records.image(&self.project(&project)?, &manifest_digest).await?.is_none() {
-            return Err(Status::not_found(format!("{manifest_digest} is not in the store")));
+        let grant = self.grants.renewable(&grant)?;
+        let manifest = &grant.manifest_digest;
+        if self.records.image(&self.project(&grant.project)?, manifest).await?.is_none() {
+            return Err(Status::not_found(format!("{manifest} is not in the store")));
         }
-        Ok(RenewReply { grant: Some(self.grants.give(&project, &node, &manifest_digest)) })
+        // All but its end stays as it was: the node reads by the record that it has.
+        Ok(RenewReply { grant: Some(self.grants.sign(grant)) })
     }
 }
 
@@ -101,6 +117,7 @@ mod tests {
             node: "n".to_owned(),
             manifest_digest: "sha256:m".to_owned(),
             expires_unix: unix_now() - 10,
+            ..Grant::default()
         };
         let expired = given.keys.sign(Domain::Grant, grant.encode_to_vec());
         let grant = grants(folder.path(), 0, 100).renewable(&expired).unwrap();
