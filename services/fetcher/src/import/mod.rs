@@ -254,7 +254,8 @@ impl Importer {
         unknown.sort_by_key(|at| std::cmp::Reverse(layers.distinct[*at].size));
         let read = |at: usize| async move {
             let layer = layers.distinct[at];
-            let read = self.read_layer(order, (layer, &layers.sources[at]), chunks, progress, at, budget).await;
+            let read =
+                self.read_layer(order, (layer, &layers.sources[at]), chunks, progress, at, budget).await;
             let record = read.map_err(|fault| layer_error(order, layer, fault))?;
             Ok::<_, ImportError>((at, Arc::new(record)))
         };
