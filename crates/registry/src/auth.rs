@@ -97,12 +97,7 @@ struct TokenAnswer {
 }
 
 impl Login {
-    pub(super) fn new(
-        access: Access,
-        host: String,
-        repository: String,
-        plain_http: bool,
-    ) -> Login {
+    pub(super) fn new(access: Access, host: String, repository: String, plain_http: bool) -> Login {
         let Access { credential: given, own, .. } = access;
         Login { given, own, host, repository, plain_http, state: Mutex::default() }
     }

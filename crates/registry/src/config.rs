@@ -71,7 +71,8 @@ impl Config {
         let holds = |named: &String| {
             let (host, prefix) = named.split_once('/').unwrap_or((named, ""));
             let rest = repository.strip_prefix(prefix.trim_end_matches('/'));
-            host == registry && rest.is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
+            host == registry
+                && rest.is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
         };
         self.shared_credentials.iter().any(holds)
     }

@@ -42,10 +42,8 @@ const PROXY_VARIABLES: [&str; 6] =
 /// Where clouds answer a machine about itself, beside 169.254.0.0/16.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
-const METADATA_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-];
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 
 /// The HTTP clients of a process, one for each nearness that it may reach.
 #[derive(Clone, Debug)]
@@ -253,12 +251,23 @@ mod tests {
 
     #[test]
     fn addresses_are_as_near_as_they_are_however_they_are_written() {
-        for public in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808"] {
+        for public in
+            ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+        {
             assert_eq!(near(public), Nearness::Public, "{public}");
         }
         for private in [
-            "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "198.18.0.1", "fd12::1", "fec0::1",
-            "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "198.18.0.1",
+            "fd12::1",
+            "fec0::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
         ] {
             assert_eq!(near(private), Nearness::Private, "{private}");
         }
@@ -266,9 +275,22 @@ mod tests {
             assert_eq!(near(loopback), Nearness::Loopback, "{loopback}");
         }
         for special in [
-            "169.254.169.254", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "100.100.100.200", "168.63.129.16",
-            "::", "fe80::1", "ff02::1", "fd00:ec2::254", "::ffff:169.254.169.254", "::127.0.0.1", "64:ff9b::a9fe:a9fe",
-            "2002:a9fe:a9fe::", "64:ff9b:1::1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "0.1.2.3",
+            "224.0.0.1",
+            "255.255.255.255",
+            "100.100.100.200",
+            "168.63.129.16",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "fd00:ec2::254",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::",
+            "64:ff9b:1::1",
         ] {
             assert_eq!(near(special), Nearness::Special, "{special}");
         }

@@ -77,7 +77,8 @@ impl Repository {
                 Error::unsupported(&image, format!("the mirror {base} of {registry} is not an HTTP URL"))
             })?);
         }
-        let plain_http = plain_http(config, registry, &access).map_err(|reason| Error::unsupported(&image, reason))?;
+        let plain_http =
+            plain_http(config, registry, &access).map_err(|reason| Error::unsupported(&image, reason))?;
         let access = Access { own: access.own || config.shares(registry, repository), ..access };
         let nearest = client.reach.of_named();
         let origin = Endpoint::origin(registry, repository, access, plain_http, nearest);
@@ -283,7 +284,9 @@ impl Repository {
         let response = self.authorised(endpoint, &request).await?;
         match response.status() {
             // The last one: it is there, and empty.
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(Answer::Shown),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Ok(Answer::Shown)
+            }
             _ => Err(self.transfer.failure(response).await),
         }
     }

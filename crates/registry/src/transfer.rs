@@ -160,7 +160,9 @@ impl Transfer {
                     if !at_home && is_refusal(status) {
                         // A signed URL that has expired, as a rule: the registry gives another one.
                         let host = url.host_str().unwrap_or_default();
-                        return Err(Failure::passing(format!("{host}, where it redirects to, answers {status}")));
+                        return Err(Failure::passing(format!(
+                            "{host}, where it redirects to, answers {status}"
+                        )));
                     }
                     return Ok(Answered { response, nearness });
                 }

@@ -86,7 +86,13 @@ impl Store {
             None => open_remote(address, options)?,
         };
         let folder = folder.map(|folder| FilePath::new(&folder).into());
-        Ok(Store { objects, address: address.into(), folder, layout: Arc::default(), answered: Arc::default() })
+        Ok(Store {
+            objects,
+            address: address.into(),
+            folder,
+            layout: Arc::default(),
+            answered: Arc::default(),
+        })
     }
 
     /// Whether the store is there and lets us read: a folder is opened; a bucket is listed once, which tells whether it exists, and

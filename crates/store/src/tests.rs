@@ -176,8 +176,26 @@ async fn a_bucket_is_asked_whether_it_is_there() {
 async fn a_projects_name_leads_nowhere_else() {
     let (_folder, store) = folder();
     for name in [
-        "..", ".", "../a", "a/../b", "a/b", "/a", "a\\b", "A", "Default", "-a", "_a", ".a", "a b", "a%2fb", "a+b", "a\0", "\u{e9}",
-        "\u{ff41}", "a\u{2215}b", &"a".repeat(64),
+        "..",
+        ".",
+        "../a",
+        "a/../b",
+        "a/b",
+        "/a",
+        "a\\b",
+        "A",
+        "Default",
+        "-a",
+        "_a",
+        ".a",
+        "a b",
+        "a%2fb",
+        "a+b",
+        "a\0",
+        "\u{e9}",
+        "\u{ff41}",
+        "a\u{2215}b",
+        &"a".repeat(64),
     ] {
         let refused = store.project(name).unwrap_err();
         assert!(matches!(refused, StoreError::BadName { what: "project", .. }), "{name:?}: {refused}");

@@ -94,7 +94,8 @@ impl LyingRegistry {
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let config = config.to_string().into_bytes();
-        let describe = |layer: &ClaimedLayer| json!({ "mediaType": LAYER, "digest": layer.digest, "size": layer.size });
+        let describe =
+            |layer: &ClaimedLayer| json!({ "mediaType": LAYER, "digest": layer.digest, "size": layer.size });
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": { "mediaType": CONFIG, "digest": sha256(&config), "size": config.len() },
@@ -155,17 +156,24 @@ impl Shared {
         lock(&self.requests).push(format!("{method} {path}"));
         if method == "GET" {
             let held = lock(&self.held);
-            let is_held = |held: &mut Option<String>| held.as_ref().is_some_and(|part| path.contains(part.as_str()));
+            let is_held =
+                |held: &mut Option<String>| held.as_ref().is_some_and(|part| path.contains(part.as_str()));
             drop(self.released.wait_timeout_while(held, HELD_MAX, is_held));
         }
         let content = lock(&self.content).get(path).cloned();
         let boasted = || (self.boasts && method == "HEAD" && path.contains("/blobs/")).then(Default::default);
         let (status, (media_type, bytes)) = match content.or_else(boasted) {
             Some(content) => ("200 OK", content),
-            None => ("404 Not Found", ("application/json".to_owned(), br#"{"errors":[{"code":"UNKNOWN"}]}"#.to_vec())),
+            None => (
+                "404 Not Found",
+                ("application/json".to_owned(), br#"{"errors":[{"code":"UNKNOWN"}]}"#.to_vec()),
+            ),
         };
         let length = bytes.len();
-        write!(stream, "HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        )?;
         if method != "HEAD" {
             stream.write_all(&bytes)?;
         }

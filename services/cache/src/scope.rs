@@ -141,8 +141,9 @@ impl Scopes {
             stored => stored,
         };
         let stored = stored.map_err(|error| unread(manifest, &error))?;
-        let untrusted =
-            |reason: &dyn std::fmt::Display| Status::data_loss(format!("the record of {manifest} is not believed: {reason}"));
+        let untrusted = |reason: &dyn std::fmt::Display| {
+            Status::data_loss(format!("the record of {manifest} is not believed: {reason}"))
+        };
         let signed = Signed::decode(stored).map_err(|error| untrusted(&error))?;
         let payload = self.trusted.verify(Domain::ImageRecord, &signed).map_err(|error| untrusted(&error))?;
         let record = ImageRecord::decode(payload).map_err(|error| untrusted(&error))?;
@@ -199,7 +200,10 @@ impl Scopes {
         table.bytes += bytes;
         while table.bytes > self.bytes_max {
             let others = table.scopes.iter().filter(|(other, entry)| *other != key && entry.bytes > 0);
-            let Some(oldest) = others.min_by_key(|(_, entry)| entry.used).map(|(other, _)| other.clone()) else { break };
+            let Some(oldest) = others.min_by_key(|(_, entry)| entry.used).map(|(other, _)| other.clone())
+            else {
+                break;
+            };
             if let Some(entry) = table.scopes.remove(&oldest) {
                 table.bytes -= entry.bytes;
             }
@@ -211,7 +215,8 @@ impl Scopes {
         let stored = content.get(reader, Kind::Index(Index::Map), map).await?;
         let _turn = self.decoding.acquire().await.map_err(|_| Status::unavailable("the cache is ending"))?;
         let read = tokio::task::spawn_blocking(move || {
-            let plain = verify::open_index(&map, &stored).map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
+            let plain = verify::open_index(&map, &stored)
+                .map_err(|corrupt| Status::data_loss(corrupt.to_string()))?;
             let map = Map::decode(&plain).map_err(|error| Status::data_loss(error.to_string()))?;
             Ok(Arc::new(Chunks::of(map.chunks.iter().map(|chunk| &chunk.digest))))
         });
@@ -249,7 +254,11 @@ fn foreign(grant: &Grant, kind: Kind, digest: &Digest) -> Status {
         project = grant.project, node = grant.node, image = grant.manifest_digest, kind = kind.label(), %digest,
         "refused content that the grant's image does not name"
     );
-    Refusal::Denied.status(format!("the {} {digest} is not of the image {}", kind.label(), grant.manifest_digest))
+    Refusal::Denied.status(format!(
+        "the {} {digest} is not of the image {}",
+        kind.label(),
+        grant.manifest_digest
+    ))
 }
 
 fn unread(manifest: &str, error: &StoreError) -> Status {

@@ -25,9 +25,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};

@@ -19,8 +19,8 @@ use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::index_request::Kind;
 use proto::signed::TrustedKeys;
-use proto::{ChunksRequest, IndexRequest, LocateRequest, RefreshRequest, RepairReply, RepairRequest};
 use proto::signed::{Domain, sign};
+use proto::{ChunksRequest, IndexRequest, LocateRequest, RefreshRequest, RepairReply, RepairRequest};
 use store::{Index, ProjectStore, verify};
 use tonic::Code;
 

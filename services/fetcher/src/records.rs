@@ -6,8 +6,8 @@ use bytes::Bytes;
 use image::encoding::EncodingError;
 use image::{ImageRecord, LayerRecord};
 use prost::Message;
-use proto::{LayerSource, Signed, StoredLayer};
 use proto::signed::{Domain, VerifyError};
+use proto::{LayerSource, Signed, StoredLayer};
 use store::{ProjectStore, StoreError};
 
 use crate::key::Keys;

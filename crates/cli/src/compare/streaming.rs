@@ -86,7 +86,8 @@ impl<'a> Server<'a> {
         settings.cache.listen = LOOPBACK;
         settings.cache.advertise = Some(format!("http://{}", serving.address()));
         // The link is the registry by another name.
-        settings.fetcher.same_registries = vec![vec![source.host.to_string(), fetching.address().to_string()]];
+        settings.fetcher.same_registries =
+            vec![vec![source.host.to_string(), fetching.address().to_string()]];
         settings.fill();
         // As in a mesh: nodes read through a link.
         settings.fetcher.starts_zstd_level = None;

@@ -16,8 +16,8 @@ use proto::index_request::Kind;
 use proto::resolve_reply::Answer;
 use proto::signed::{Domain, sign};
 use proto::{
-    Call, ChunksRequest, Credential, FollowRequest, Grant, IndexRequest, InspectRequest, ListRequest, RemoveRequest,
-    RenewRequest, RepairRequest, ReportRequest, ResolveRequest, Resolved, Signed,
+    Call, ChunksRequest, Credential, FollowRequest, Grant, IndexRequest, InspectRequest, ListRequest,
+    RemoveRequest, RenewRequest, RepairRequest, ReportRequest, ResolveRequest, Resolved, Signed,
 };
 use store::{Index, Store, verify};
 use system_tests::services::Backend;
@@ -75,7 +75,10 @@ fn password(password: &str) -> Option<Credential> {
 }
 
 fn plain(tars: &[Vec<u8>]) -> ImageSpec {
-    ImageSpec { layers: tars.iter().map(|tar| (tar.clone(), Some(Compression::None))).collect(), config: None }
+    ImageSpec {
+        layers: tars.iter().map(|tar| (tar.clone(), Some(Compression::None))).collect(),
+        config: None,
+    }
 }
 
 async fn resolve(bus: &Bus, request: ResolveRequest) -> Result<Resolved, Status> {
@@ -170,7 +173,8 @@ impl Field {
         };
         // He who may read it can, so that what follows is refused for want of the right, and not of the thing.
         let (project, grant, chunks) = (field.prey.project, field.prey.grant()?, field.prey.chunks.clone());
-        let read = field.runtime.block_on(chunks_read(field.content.clone(), project, Some(&grant), &chunks, ""));
+        let read =
+            field.runtime.block_on(chunks_read(field.content.clone(), project, Some(&grant), &chunks, ""));
         ensure!(read.is_ok_and(|bytes| bytes > 100_000), "the victim cannot read its own image");
         Ok(field)
     }
@@ -265,7 +269,13 @@ fn at_the_cache(field: &mut Field) -> anyhow::Result<usize> {
     let (mine, theirs) = (field.own.chunks.clone(), field.prey.chunks.clone());
     let (manifest, record) = (field.prey.record.manifest_digest.clone(), field.prey.record.clone());
     let mut attempts = 0;
-    let mut chunks = |field: &mut Field, what: &str, code, project: &str, grant: Option<&Signed>, digests: &[Digest], manifest: &str| {
+    let mut chunks = |field: &mut Field,
+                      what: &str,
+                      code,
+                      project: &str,
+                      grant: Option<&Signed>,
+                      digests: &[Digest],
+                      manifest: &str| {
         attempts += 1;
         field.refused(what, &[code], chunks_read(content.clone(), project, grant, digests, manifest))
     };
@@ -280,7 +290,12 @@ fn at_the_cache(field: &mut Field) -> anyhow::Result<usize> {
 
     let none = Code::Unauthenticated;
     let own = Grant::decode(&*grant.payload)?;
-    let wanted = Grant { project: "b".to_owned(), manifest_digest: manifest, map: record.map.digest.as_bytes().to_vec(), ..own };
+    let wanted = Grant {
+        project: "b".to_owned(),
+        manifest_digest: manifest,
+        map: record.map.digest.as_bytes().to_vec(),
+        ..own
+    };
     let key = SigningKey::from_bytes(&[7; 32]);
     let mut signed_by_himself = sign(&key, Domain::Grant, wanted.encode_to_vec());
     let mut forged = vec![signed_by_himself.clone()];
@@ -304,7 +319,11 @@ fn at_the_cache(field: &mut Field) -> anyhow::Result<usize> {
         ("a", Kind::Tree, record.map.digest),
     ] {
         attempts += 1;
-        field.refused("his tree or map", &[denied], index_read(field.content.clone(), project, &grant, kind, digest))?;
+        field.refused(
+            "his tree or map",
+            &[denied],
+            index_read(field.content.clone(), project, &grant, kind, digest),
+        )?;
     }
     Ok(attempts)
 }
@@ -323,14 +342,20 @@ fn as_a_reader(field: &mut Field) -> anyhow::Result<usize> {
                 field.resolve("his image without his credential", &none, request)?;
                 attempts += 1;
             }
-            let request = InspectRequest { project: project.to_owned(), reference: reference.clone(), plain_http: true, ..InspectRequest::default() };
+            let request = InspectRequest {
+                project: project.to_owned(),
+                reference: reference.clone(),
+                plain_http: true,
+                ..InspectRequest::default()
+            };
             field.ask("what is known of it", &none, request)?;
             attempts += 1;
         }
     }
     // A part of it, under a grant that is for another image.
     for project in ["a", "b"] {
-        let part = ResolveRequest { layers: 1, grant: Some(grant.clone()), ..field.asked_for(project, &by_tag) };
+        let part =
+            ResolveRequest { layers: 1, grant: Some(grant.clone()), ..field.asked_for(project, &by_tag) };
         field.resolve("a part of his image under my grant", &none, part)?;
         attempts += 1;
     }
@@ -338,7 +363,10 @@ fn as_a_reader(field: &mut Field) -> anyhow::Result<usize> {
     let part = ResolveRequest { layers: 1, grant: Some(grant.clone()), ..field.asked_for("a", &own) };
     let resolved = field.runtime.block_on(resolve(&field.bus, part))?;
     let record = ImageRecord::decode(&resolved.record.context("a record")?.payload)?;
-    ensure!(record.layers == field.own.record.layers[..1], "a grant opens another image than its own: {record:?}");
+    ensure!(
+        record.layers == field.own.record.layers[..1],
+        "a grant opens another image than its own: {record:?}"
+    );
 
     // Renewal and replay.
     let denied = [Code::PermissionDenied];
@@ -348,8 +376,10 @@ fn as_a_reader(field: &mut Field) -> anyhow::Result<usize> {
         field.ask("a grant that nobody gave, renewed", &denied, RenewRequest { grant: Some(forged) })?;
         attempts += 1;
     }
-    let renewed = field.runtime.block_on(field.bus.call(RenewRequest { grant: Some(grant.clone()) }, PATIENCE))?;
-    let (before, after) = (Grant::decode(&*grant.payload)?, Grant::decode(&*renewed.grant.context("a grant")?.payload)?);
+    let renewed =
+        field.runtime.block_on(field.bus.call(RenewRequest { grant: Some(grant.clone()) }, PATIENCE))?;
+    let (before, after) =
+        (Grant::decode(&*grant.payload)?, Grant::decode(&*renewed.grant.context("a grant")?.payload)?);
     let same = Grant { expires_unix: after.expires_unix, ..before };
     ensure!(after == same, "a renewed grant is another: {after:?}");
     Ok(attempts)
@@ -373,12 +403,23 @@ fn with_a_registry_of_his_own(field: &mut Field) -> anyhow::Result<usize> {
             attempts += 1;
         }
         let reference = field.thief.reference("x:same");
-        let request = InspectRequest { project: project.to_owned(), reference, plain_http: true, ..InspectRequest::default() };
+        let request = InspectRequest {
+            project: project.to_owned(),
+            reference,
+            plain_http: true,
+            ..InspectRequest::default()
+        };
         let told = field.runtime.block_on(field.bus.call(request, PATIENCE))?;
-        ensure!(!told.imported && told.image.is_none() && told.layers.iter().all(|layer| !layer.known), "{told:?}");
+        ensure!(
+            !told.imported && told.image.is_none() && told.layers.iter().all(|layer| !layer.known),
+            "{told:?}"
+        );
         field.heard.push(format!("{told:?}"));
     }
-    ensure!(field.thief.count("HEAD", "/blobs/") + field.thief.count("GET", "/blobs/") > 0, "it was never asked");
+    ensure!(
+        field.thief.count("HEAD", "/blobs/") + field.thief.count("GET", "/blobs/") > 0,
+        "it was never asked"
+    );
     Ok(attempts)
 }
 
@@ -391,24 +432,36 @@ fn with_names(field: &mut Field) -> anyhow::Result<()> {
         field.resolve("a project's name", &bad, request)?;
         field.ask("a project's name", &bad, ListRequest { project: project.to_owned() })?;
         let read = chunks_read(field.content.clone(), project, Some(&grant), &chunks, "");
-        field.refused("a project's name", &[Code::PermissionDenied], read)?;
+        field.refused("a project's name", &bad, read)?;
     }
     let mine = |manifest_digest: &str| (String::from("a"), manifest_digest.to_owned());
     let absent = [Code::NotFound];
     let (project, image) = mine(&manifest);
     field.ask("his image removed from mine", &absent, RemoveRequest { project, image, force: true })?;
     let (project, manifest_digest) = mine(&manifest);
-    field.ask("his image repaired in mine", &[Code::NotFound, Code::Internal], RepairRequest { project, manifest_digest })?;
+    field.ask(
+        "his image repaired in mine",
+        &[Code::NotFound, Code::Internal],
+        RepairRequest { project, manifest_digest },
+    )?;
     let (project, manifest_digest) = mine(&manifest);
     let profile = image::Profile::default().encode()?;
-    field.ask("a start of his image in mine", &absent, ReportRequest { project, manifest_digest, profile })?;
+    field.ask(
+        "a start of his image in mine",
+        &absent,
+        ReportRequest { project, manifest_digest, profile },
+    )?;
     for ticket in ["", "0", &"0".repeat(32)] {
         let follow = FollowRequest { ticket: ticket.to_owned(), ..FollowRequest::default() };
         field.ask("somebody's ticket", &[Code::Unavailable], follow)?;
     }
     for reference in ["169.254.169.254/latest:v1", "registry.invalid:80/x:1", "0x7f.1:1/x"] {
         let request = field.asked_for("a", reference);
-        field.resolve("what only the fetcher reaches", &[Code::InvalidArgument, Code::Unavailable], request)?;
+        field.resolve(
+            "what only the fetcher reaches",
+            &[Code::InvalidArgument, Code::Unavailable],
+            request,
+        )?;
     }
     let listed = field.runtime.block_on(field.bus.call(ListRequest { project: "a".to_owned() }, PATIENCE))?;
     field.heard.push(format!("{listed:?}"));
@@ -442,7 +495,12 @@ fn with_all_of_one_project_nothing_of_another_is_had() -> anyhow::Result<()> {
     with_names(&mut field)?;
 
     // What he was told names nothing of the victim's but what he named himself.
-    let named = |line: &&String| line.contains(WORD) && !line.starts_with("his image") && !line.starts_with("what is known") && !line.starts_with("a part");
+    let named = |line: &&String| {
+        line.contains(WORD)
+            && !line.starts_with("his image")
+            && !line.starts_with("what is known")
+            && !line.starts_with("a part")
+    };
     let told: Vec<&String> = field.heard.iter().filter(named).collect();
     ensure!(told.is_empty(), "a name was told: {told:?}");
 
@@ -455,7 +513,8 @@ fn with_all_of_one_project_nothing_of_another_is_had() -> anyhow::Result<()> {
 
 /// Logs, events, metrics, state and store: all that was written, and all that was answered.
 fn no_secret_is_left(field: &Field) -> anyhow::Result<()> {
-    let basic = |password: &str| base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{password}"));
+    let basic =
+        |password: &str| base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{password}"));
     let mut told = field.heard.clone();
     for port in [field.fetcher_admin, field.cache_admin] {
         told.push(metrics::get(port, "/metrics")?.1);

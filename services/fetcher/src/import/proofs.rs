@@ -86,7 +86,11 @@ impl Proofs {
         let outcome = if shown { "shown" } else { "not-shown" };
         metrics::counter!("sluice_fetcher_blob_proofs_total", "outcome" => outcome).increment(1);
         if !shown {
-            tracing::warn!(place = place.repository, layer = layer.digest, "the registry does not show a layer that it names");
+            tracing::warn!(
+                place = place.repository,
+                layer = layer.digest,
+                "the registry does not show a layer that it names"
+            );
             return Ok(false);
         }
         let mut all = self.shown();
@@ -139,7 +143,8 @@ mod tests {
             let BlobPlace { registry, repository, .. } = place(name);
             LayerSource { blob: blob.to_owned(), registry, repository }
         };
-        let sources = [source("one.example/team/app:1", "b"), source("two.example/x", "c"), source("oci:/d", "e")];
+        let sources =
+            [source("one.example/team/app:1", "b"), source("two.example/x", "c"), source("oci:/d", "e")];
         for (name, blob, expected) in [
             ("one.example/team/app:2", "b", Standing::Known),
             ("one.example/other", "b", Standing::IfShown),

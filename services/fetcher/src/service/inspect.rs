@@ -49,7 +49,8 @@ impl Service {
         let node = said.map_or("", |asker| asker.node.as_str());
         let asker = Asker { project: project.name(), node, said };
         let judged = self.judge(&name, &found, asker).await?;
-        let lookups: Vec<_> = found.layers.iter().map(|layer| self.is_known(&project, &place, layer)).collect();
+        let lookups: Vec<_> =
+            found.layers.iter().map(|layer| self.is_known(&project, &place, layer)).collect();
         let known: Vec<bool> = stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
         Ok(InspectReply {
             reference: name.to_string(),

@@ -207,7 +207,9 @@ fn count_refusal(subject: &'static str, status: &Status) {
     }
     let reason = match status.code() {
         Code::Unauthenticated => "no-credential",
-        _ if status.get_details_error_info().is_some_and(|info| info.metadata.contains_key("streaming")) => "switched-off",
+        _ if status.get_details_error_info().is_some_and(|info| info.metadata.contains_key("streaming")) => {
+            "switched-off"
+        }
         _ => "denied",
     };
     let verb = subject.rsplit('.').next().unwrap_or(subject);

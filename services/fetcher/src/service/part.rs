@@ -49,7 +49,8 @@ impl Service {
         let Some(image) = self.records.image(project, &grant.manifest_digest).await? else { return Ok(None) };
         let record = image.record;
         // By one of its own names, which the part then has too.
-        if record.references.len() < REFERENCES_MAX && !record.references.iter().any(|name| place.holds(name)) {
+        if record.references.len() < REFERENCES_MAX && !record.references.iter().any(|name| place.holds(name))
+        {
             return Ok(None);
         }
         Ok(Some(Found {

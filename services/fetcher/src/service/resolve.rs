@@ -11,8 +11,8 @@ use names::ImageName;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
-    FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, Resolution, ResolveReply, ResolveRequest,
-    Resolved,
+    FollowRequest, ImportTicket, Platform, RepairReply, RepairRequest, Resolution, ResolveReply,
+    ResolveRequest, Resolved,
 };
 use store::ProjectStore;
 use tokio_util::sync::CancellationToken;
@@ -127,8 +127,7 @@ impl Service {
             return Err(Status::failed_precondition(reason));
         }
         let (image, place, of) = (name.to_string(), self.place(&name), project.clone());
-        let order =
-            Order { image, project: of, source, place, proven: false, found, origin, repair: true };
+        let order = Order { image, project: of, source, place, proven: false, found, origin, repair: true };
         let job = self.begin(order);
         let outcome = tokio::time::timeout(REPAIR_MAX, job.wait()).await;
         let outcome =
@@ -224,8 +223,7 @@ impl Service {
                 order.proven || image.record.references.iter().any(|reference| order.place.holds(reference))
             };
             if !order.repair
-                && let Some(image) =
-                    self.records.image(&order.project, &job.manifest).await?.filter(of_here)
+                && let Some(image) = self.records.image(&order.project, &job.manifest).await?.filter(of_here)
             {
                 let image = self.also_named(&order.project, image, &order.image).await?;
                 return Ok(Outcome { image, summary: None, restored: 0 });

@@ -56,7 +56,10 @@ mod tests {
     fn a_place_is_a_repository_whatever_the_tag() {
         let place = |text: &str| BlobPlace::of(&text.parse().unwrap());
         let app = place("localhost:5000/team/app:1");
-        assert_eq!((app.registry.as_str(), app.repository.as_str()), ("localhost:5000", "localhost:5000/team/app"));
+        assert_eq!(
+            (app.registry.as_str(), app.repository.as_str()),
+            ("localhost:5000", "localhost:5000/team/app")
+        );
         let digest = format!("sha256:{}", "0a".repeat(32));
         for (reference, holds, registry) in [
             ("localhost:5000/team/app:1".to_owned(), true, true),
@@ -67,12 +70,18 @@ mod tests {
             ("localhost:50000/team/app:1".to_owned(), false, false),
             ("oci:/localhost:5000/team/app:1".to_owned(), false, false),
         ] {
-            assert_eq!((app.holds(&reference), app.is_registry_of(&reference)), (holds, registry), "{reference}");
+            assert_eq!(
+                (app.holds(&reference), app.is_registry_of(&reference)),
+                (holds, registry),
+                "{reference}"
+            );
         }
         let layout = place("oci:/srv/layout:v1");
         assert!(layout.is_on_disk() && layout.holds("oci:/srv/layout") && layout.holds("oci:/srv/layout:v2"));
         assert!(!layout.is_registry_of("oci:/srv/layout") && !layout.is_registry_of("/x"));
         let renamed = BlobPlace { also: vec!["other.example".to_owned()], ..app };
-        assert!(renamed.is_registry_of("other.example/team/app:1") && !renamed.holds("other.example/team/app:1"));
+        assert!(
+            renamed.is_registry_of("other.example/team/app:1") && !renamed.holds("other.example/team/app:1")
+        );
     }
 }

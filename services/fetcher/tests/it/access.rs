@@ -6,8 +6,8 @@ use proto::credential::{Basic, Kind};
 use proto::resolve_reply::Answer;
 use proto::signed::{Domain, sign, verify};
 use proto::{
-    Credential, FollowRequest, InspectRequest, ListRequest, RenewRequest, RepairRequest, ResolveRequest, Signed,
-    StoredLayer,
+    Credential, FollowRequest, InspectRequest, ListRequest, RenewRequest, RepairRequest, ResolveRequest,
+    Signed, StoredLayer,
 };
 use testkit::lying::{ClaimedLayer, LyingRegistry};
 use testkit::registry::{PASSWORD, USER};
@@ -25,7 +25,8 @@ async fn import(harness: &Harness, reference: &str) -> Result<proto::Resolved, S
 /// A registry with an image of two layers, which is imported.
 async fn victim(harness: &Harness) -> (LyingRegistry, String) {
     let honest = LyingRegistry::start(false).unwrap();
-    let manifest = honest.publish("team/secret", "v1", &[1, 2].map(|seed| ClaimedLayer::honest(&layer(seed))));
+    let manifest =
+        honest.publish("team/secret", "v1", &[1, 2].map(|seed| ClaimedLayer::honest(&layer(seed))));
     import(harness, &honest.reference("team/secret:v1")).await.unwrap();
     (honest, manifest)
 }
@@ -47,10 +48,14 @@ async fn a_registry_that_says_it_has_a_layer_is_not_given_the_layer() {
     let listed = harness.bus.call(ListRequest::default(), DEADLINE).await.unwrap().images;
     assert_eq!((listed.len(), listed[0].references.len()), (1, 1), "{listed:?}");
     // Nor is it told what there is.
-    let request = InspectRequest { reference: thief.reference("x:all"), plain_http: true, ..InspectRequest::default() };
+    let request =
+        InspectRequest { reference: thief.reference("x:all"), plain_http: true, ..InspectRequest::default() };
     let platform = harness.request("").platform;
     let told = harness.bus.call(InspectRequest { platform, ..request }, DEADLINE).await.unwrap();
-    assert!(!told.imported && told.image.is_none() && told.layers.iter().all(|layer| !layer.known), "{told:?}");
+    assert!(
+        !told.imported && told.image.is_none() && told.layers.iter().all(|layer| !layer.known),
+        "{told:?}"
+    );
 
     // Who has the bytes may have them.
     let other = LyingRegistry::start(false).unwrap();
@@ -65,7 +70,10 @@ async fn another_repository_of_a_registry_has_what_it_shows_and_each_is_asked_on
     let harness = Harness::start().await;
     let (registry, manifest) = victim(&harness).await;
     let asked = |repository: &str| {
-        (registry.count("HEAD", &format!("/v2/{repository}/blobs/")), registry.count("GET", &format!("/v2/{repository}/blobs/sha256:")))
+        (
+            registry.count("HEAD", &format!("/v2/{repository}/blobs/")),
+            registry.count("GET", &format!("/v2/{repository}/blobs/sha256:")),
+        )
     };
     // It names the layers and has none of them: somebody pushed a manifest.
     registry.publish("thief", "v1", &[1, 2].map(|seed| ClaimedLayer::known(&layer(seed))));
@@ -91,7 +99,8 @@ async fn another_repository_of_a_registry_has_what_it_shows_and_each_is_asked_on
 async fn a_blob_of_ones_own_is_not_another_layer_whatever_its_config_claims() {
     let harness = Harness::start().await;
     let (registry, _) = victim(&harness).await;
-    let own = ClaimedLayer { diff_id: ClaimedLayer::known(&layer(1)).diff_id, ..ClaimedLayer::honest(&layer(7)) };
+    let own =
+        ClaimedLayer { diff_id: ClaimedLayer::known(&layer(1)).diff_id, ..ClaimedLayer::honest(&layer(7)) };
     // In a repository of his own, and even in that of the image.
     for repository in ["thief", "team/secret"] {
         registry.publish(repository, "own", std::slice::from_ref(&own));
@@ -122,7 +131,8 @@ async fn nobody_joins_an_import_that_another_registry_let_somebody_begin() {
     honest.release();
     let outcome = async |ticket: proto::ImportTicket| {
         loop {
-            let follow = FollowRequest { ticket: ticket.ticket.clone(), wait_ms: 10_000, seen_revision: u64::MAX };
+            let follow =
+                FollowRequest { ticket: ticket.ticket.clone(), wait_ms: 10_000, seen_revision: u64::MAX };
             let reply = harness.bus.call_instance(&ticket.instance, follow, DEADLINE).await?;
             if let Some(Answer::Resolved(resolved)) = reply.answer {
                 return Ok::<_, Status>(resolved);
@@ -144,7 +154,10 @@ async fn a_record_of_before_is_read_and_vouches_for_no_other_place() {
     let signed = Signed::decode(stored).unwrap();
     let now = StoredLayer::decode(verify(&[key], Domain::StoredLayer, &signed).unwrap()).unwrap();
     let source = &now.sources[0];
-    assert_eq!((source.registry.as_str(), source.repository.as_str()), (&*registry.host(), &*registry.reference("team/secret")));
+    assert_eq!(
+        (source.registry.as_str(), source.repository.as_str()),
+        (&*registry.host(), &*registry.reference("team/secret"))
+    );
     LayerRecord::decode(&now.record).unwrap();
     // As the version before wrote it.
     let secret: [u8; 32] = std::fs::read(harness.path("fetcher.key")).unwrap().try_into().unwrap();
@@ -242,7 +255,8 @@ async fn an_answer_repeats_the_question_it_answers() {
         let said = proto::Resolution::decode(verify(&[key], Domain::Resolution, &signed).unwrap()).unwrap();
         let ResolveRequest { reference, platform, node, layers, .. } = request;
         let project = "default".to_owned();
-        let expected = proto::Resolution { project, reference, platform, layers, node, nonce, manifest_digest };
+        let expected =
+            proto::Resolution { project, reference, platform, layers, node, nonce, manifest_digest };
         assert_eq!(said, expected);
     }
 }

@@ -12,8 +12,8 @@ use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::signed::{Domain, sign, verify};
 use proto::{
-    CollectReply, CollectRequest, FollowRequest, ListRequest, RemoveRequest, ResolveRequest, Resolved, Signed,
-    StoredLayer,
+    CollectReply, CollectRequest, FollowRequest, ListRequest, RemoveRequest, ResolveRequest, Resolved,
+    Signed, StoredLayer,
 };
 use store::Kind;
 use testkit::{ImageSpec, LayoutWriter};

@@ -136,7 +136,10 @@ impl Resolver {
             let digest = request.reference.rsplit_once('@').map(|(_, digest)| digest);
             return match digest {
                 Some(digest) if digest == record.manifest_digest && request.layers == 0 => Ok(()),
-                _ => refuse("no fetcher says that it is one to this question; fetchers are upgraded before nodes".into()),
+                _ => refuse(
+                    "no fetcher says that it is one to this question; fetchers are upgraded before nodes"
+                        .into(),
+                ),
             };
         };
         let resolution = match self.trusted.verify(Domain::Resolution, signed) {

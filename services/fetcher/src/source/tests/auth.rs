@@ -120,7 +120,8 @@ async fn credentials_come_from_the_docker_config() {
     let source = open(&config, &guarded.fake.reference("app"), own()).await.unwrap();
     source.manifest(&amd64()).await.unwrap();
     // Whoever else asks has what he brings along, unless the operator says that all may read it.
-    let error = open(&config, &guarded.fake.reference("app"), plain_http()).await.unwrap().manifest(&amd64()).await;
+    let error =
+        open(&config, &guarded.fake.reference("app"), plain_http()).await.unwrap().manifest(&amd64()).await;
     assert!(matches!(error, Err(SourceError::Unauthorized { .. })), "{error:?}");
     let sent = guarded.fake.seen_for("/token");
     assert_eq!(sent.last().unwrap().header("authorization"), None, "the fetcher's own password was sent");

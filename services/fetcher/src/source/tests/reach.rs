@@ -20,7 +20,11 @@ fn challenge(realm: &str) -> axum::response::Response {
     with_header(status(StatusCode::UNAUTHORIZED, "NO"), "www-authenticate", &challenge)
 }
 
-async fn manifest(config: &SourceConfig, name: &str, access: Access) -> Result<super::super::Found, SourceError> {
+async fn manifest(
+    config: &SourceConfig,
+    name: &str,
+    access: Access,
+) -> Result<super::super::Found, SourceError> {
     open(config, name, access).await?.manifest(&amd64()).await
 }
 
@@ -33,7 +37,8 @@ async fn a_redirect_target_asks_for_a_password_in_vain() {
     .await;
     let target = format!("http://{}/stored", thief.address);
     let lost = crate::source::BlobDigest::of(b"layer").to_string();
-    let registry = Fake::hooked(move |seen: &Seen| seen.path.ends_with(&lost).then(|| redirect(&target))).await;
+    let registry =
+        Fake::hooked(move |seen: &Seen| seen.path.ends_with(&lost).then(|| redirect(&target))).await;
     registry.image("app", "latest", "linux/amd64", &[b"layer"]);
     let source = open(&config(), &registry.reference("app"), access()).await.unwrap();
     let found = source.manifest(&amd64()).await.unwrap();
@@ -48,11 +53,13 @@ async fn a_redirect_target_asks_for_a_password_in_vain() {
 #[tokio::test]
 async fn a_redirect_that_was_refused_is_asked_of_the_registry_anew() {
     // As storage does with a signed URL that has expired.
-    let storage = Fake::hooked(|seen| (seen.earlier == 0).then(|| status(StatusCode::FORBIDDEN, "EXPIRED"))).await;
+    let storage =
+        Fake::hooked(|seen| (seen.earlier == 0).then(|| status(StatusCode::FORBIDDEN, "EXPIRED"))).await;
     storage.put("/stored", "", "layer");
     let target = format!("http://{}/stored", storage.address);
     let stored = crate::source::BlobDigest::of(b"layer").to_string();
-    let registry = Fake::hooked(move |seen: &Seen| seen.path.ends_with(&stored).then(|| redirect(&target))).await;
+    let registry =
+        Fake::hooked(move |seen: &Seen| seen.path.ends_with(&stored).then(|| redirect(&target))).await;
     registry.image("app", "latest", "linux/amd64", &[b"layer"]);
     let source = open(&config(), &registry.reference("app"), access()).await.unwrap();
     let found = source.manifest(&amd64()).await.unwrap();
@@ -118,7 +125,8 @@ async fn whether_a_blob_is_there_is_asked_as_the_registry_answers_it() {
     let digest = crate::source::BlobDigest::of(b"layer").to_string();
     let shows = async |hook: fn(&Seen) -> Option<axum::response::Response>| {
         let blob = digest.clone();
-        let fake = Fake::hooked(move |seen: &Seen| if seen.path.ends_with(&blob) { hook(seen) } else { None }).await;
+        let fake =
+            Fake::hooked(move |seen: &Seen| if seen.path.ends_with(&blob) { hook(seen) } else { None }).await;
         fake.image("app", "latest", "linux/amd64", &[b"layer"]);
         let source = open(&config(), &fake.reference("app"), access()).await.unwrap();
         let found = source.manifest(&amd64()).await.unwrap();
@@ -127,14 +135,15 @@ async fn whether_a_blob_is_there_is_asked_as_the_registry_answers_it() {
         (shown, asked.iter().map(|seen| seen.header("range").map(str::to_owned)).collect::<Vec<_>>())
     };
     assert!(matches!(shows(|_| None).await, (Ok(true), asked) if asked == [None]));
-    assert!(matches!(shows(|_| Some(status(StatusCode::NOT_FOUND, "NO"))).await, (Ok(false), asked) if asked.len() == 1));
+    assert!(
+        matches!(shows(|_| Some(status(StatusCode::NOT_FOUND, "NO"))).await, (Ok(false), asked) if asked.len() == 1)
+    );
     assert!(matches!(shows(|_| Some(status(StatusCode::FORBIDDEN, "NO"))).await.0, Ok(false)));
     assert!(shows(|_| Some(status(StatusCode::BAD_GATEWAY, "NO"))).await.0.is_err());
     // Some do not take the question, and where one redirects its storage may not: it is put as everybody puts it.
     let first = Some("bytes=0-0".to_owned());
-    let odd = shows(|seen| {
-        seen.header("range").is_none().then(|| status(StatusCode::METHOD_NOT_ALLOWED, "NO"))
-    });
+    let odd =
+        shows(|seen| seen.header("range").is_none().then(|| status(StatusCode::METHOD_NOT_ALLOWED, "NO")));
     assert!(matches!(odd.await, (Ok(true), asked) if asked == [None, first.clone()]));
     let gone = shows(|seen| {
         let elsewhere = || redirect("/elsewhere");
