@@ -1,5 +1,7 @@
 //! Who may read: a grant of the fetcher, for the project that is read, not yet expired.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use names::Project;
@@ -14,14 +16,23 @@ use crate::{Grant, Refusal, Signed};
 pub const GRANT_METADATA: &str = "sluice-grant-bin";
 
 /// Knows whose grants count.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Gatekeeper {
     trusted: TrustedKeys,
+    verified: Verified,
 }
+
+/// Grants whose signatures were verified, by all their bytes: each is shown with every request, and verifying one costs more than
+/// all else that a request for a chunk in memory does. When one ends is looked at each time.
+#[derive(Debug, Default)]
+struct Verified(Mutex<HashMap<Vec<u8>, Grant>>);
+
+/// Grants remembered, more than one cache's nodes have in use. Of more all are forgotten, and verified anew.
+const VERIFIED_MAX: usize = 4 * 1024;
 
 impl Gatekeeper {
     pub fn new(trusted: TrustedKeys) -> Gatekeeper {
-        Gatekeeper { trusted }
+        Gatekeeper { trusted, verified: Verified::default() }
     }
 
     /// The grant under which `project` may be read now.
@@ -34,9 +45,12 @@ impl Gatekeeper {
         let invalid =
             |reason: &dyn std::fmt::Display| Status::unauthenticated(format!("invalid grant: {reason}"));
         let bytes = value.to_bytes().map_err(|error| invalid(&error))?;
-        let signed = Signed::decode(bytes).map_err(|error| invalid(&error))?;
-        let payload = self.trusted.verify(Domain::Grant, &signed).map_err(|error| invalid(&error))?;
-        let grant = Grant::decode(payload).map_err(|error| invalid(&error))?;
+        let verified = self.verified.grant(&bytes, || {
+            let signed = Signed::decode(&*bytes).map_err(|error| invalid(&error))?;
+            let payload = self.trusted.verify(Domain::Grant, &signed).map_err(|error| invalid(&error))?;
+            Grant::decode(payload).map_err(|error| invalid(&error))
+        });
+        let grant = verified?;
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if let Some(ago) = now.checked_sub(grant.expires_unix) {
             // A node renews it and asks again; one that has just got it has a fetcher whose clock is another.
@@ -48,6 +62,22 @@ impl Gatekeeper {
             return Err(Refusal::Denied
                 .status(format!("the grant is for project {:?}, not {project}", grant.project)));
         }
+        Ok(grant)
+    }
+}
+
+impl Verified {
+    /// What `encoded` says, verified by `verify` unless it was before.
+    fn grant<E>(&self, encoded: &[u8], verify: impl FnOnce() -> Result<Grant, E>) -> Result<Grant, E> {
+        if let Some(grant) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(encoded) {
+            return Ok(grant.clone());
+        }
+        let grant = verify()?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= VERIFIED_MAX {
+            known.clear();
+        }
+        known.insert(encoded.to_vec(), grant.clone());
         Ok(grant)
     }
 }
@@ -97,5 +127,20 @@ mod tests {
         assert_eq!(admit(&granted(2, Domain::Grant), "p", 0), Err(Code::Unauthenticated));
         assert_eq!(admit(&granted(1, Domain::ImageRecord), "p", 0), Err(Code::Unauthenticated));
         assert_eq!(admit(&carrying(b"\xff\xff\xff"), "p", 0), Err(Code::Unauthenticated));
+    }
+
+    #[test]
+    fn a_grant_is_verified_once_and_what_was_refused_each_time() {
+        let verified = Verified::default();
+        let mut asked = 0;
+        for _ in 0..3 {
+            let grant = verified.grant(b"one", || {
+                asked += 1;
+                Ok::<_, ()>(Grant { project: "p".to_owned(), ..Grant::default() })
+            });
+            assert_eq!(grant.unwrap().project, "p");
+            assert!(verified.grant(b"two", || Err("no")).is_err());
+        }
+        assert_eq!(asked, 1);
     }
 }

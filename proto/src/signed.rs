@@ -17,10 +17,13 @@ const QUOTED_MAX: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Domain {
     ImageRecord,
+    /// As it was stored before it said where the layer was read.
     LayerRecord,
+    StoredLayer,
     Grant,
     Revocations,
     SealingKey,
+    Resolution,
 }
 
 impl Domain {
@@ -28,9 +31,11 @@ impl Domain {
         match self {
             Domain::ImageRecord => b"sluice image record v1",
             Domain::LayerRecord => b"sluice layer record v1",
+            Domain::StoredLayer => b"sluice layer record v2",
             Domain::Grant => b"sluice grant v1",
             Domain::Revocations => b"sluice revocations v1",
             Domain::SealingKey => b"sluice sealing key v1",
+            Domain::Resolution => b"sluice resolution v1",
         }
     }
 

@@ -1,9 +1,13 @@
 //! Requests about an image, as the flags describe it.
+//!
+//! Without `--username` the credential is what docker's configuration of whoever runs the command has for the registry. It goes
+//! along with the request: a fetcher has none of its own for callers, also where it runs in this very process.
 
 use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
-use names::ImageName;
+use credentials::docker::{self, Places};
+use names::{ImageName, Reference};
 use proto::credential::{Basic, Kind};
 use proto::{AskerFacts, Credential, InspectRequest, ResolveRequest};
 
@@ -20,6 +24,7 @@ pub struct Requests {
     project: String,
     platform: PlatformName,
     credential: Option<Credential>,
+    docker: Places,
     plain_http: bool,
     node: String,
     /// What policies are told: the same as of the node of this machine, so that they say the same.
@@ -37,18 +42,27 @@ impl Requests {
             project: settings.project.to_string(),
             platform: global.platform.clone().unwrap_or_else(PlatformName::host),
             credential,
+            docker: Places {
+                config: settings.fetcher.source.docker_config.clone(),
+                helper_path: settings.fetcher.source.helper_path.clone(),
+            },
             plain_http: global.plain_http,
             node: settings.frontend.node.clone(),
             asker: settings.frontend.asker(settings.project.as_str()),
         })
     }
 
-    pub fn resolve(&self, image: &str) -> anyhow::Result<ResolveRequest> {
+    /// An image's name as records have it.
+    pub fn reference(image: &str) -> anyhow::Result<String> {
+        absolute(image)
+    }
+
+    pub async fn resolve(&self, image: &str) -> anyhow::Result<ResolveRequest> {
         Ok(ResolveRequest {
             project: self.project.clone(),
             reference: absolute(image)?,
             platform: Some(self.platform.0.clone()),
-            credential: self.credential.clone(),
+            credential: self.credential_for(image).await,
             node: self.node.clone(),
             plain_http: self.plain_http,
             verify: false,
@@ -60,19 +74,34 @@ impl Requests {
     /// For a registry that this process asks itself.
     pub fn access(&self) -> policy::Access {
         let credential = self.credential.clone().and_then(policy::Credential::from_proto);
-        policy::Access { credential, plain_http: self.plain_http }
+        policy::Access { credential, plain_http: self.plain_http, ..policy::Access::own() }
     }
 
-    pub fn inspect(&self, image: &str) -> anyhow::Result<InspectRequest> {
+    pub async fn inspect(&self, image: &str) -> anyhow::Result<InspectRequest> {
         Ok(InspectRequest {
             project: self.project.clone(),
             reference: absolute(image)?,
             platform: Some(self.platform.0.clone()),
-            credential: self.credential.clone(),
+            credential: self.credential_for(image).await,
             plain_http: self.plain_http,
             asker: Some(self.asker.clone()),
             ..InspectRequest::default()
         })
+    }
+
+    /// The one that was given, or the user's own. What is wrong with the latter is told, and the registry asked without: it may want none.
+    async fn credential_for(&self, image: &str) -> Option<Credential> {
+        if self.credential.is_some() {
+            return self.credential.clone();
+        }
+        let host = Reference::parse(image)?.registry().to_owned();
+        match docker::look_up(&self.docker, &host).await {
+            Ok(found) => found.map(credentials::Credential::into_proto),
+            Err(error) => {
+                tracing::warn!(host, error = format!("{error:#}"), "no credential: asking without one");
+                None
+            }
+        }
     }
 }
 
@@ -119,8 +148,8 @@ fn password(input: impl std::io::Read) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn policies_are_told_of_this_machines_node() {
+    #[tokio::test]
+    async fn policies_are_told_of_this_machines_node() {
         let set = ["node=n1", "region=eu-1", "pool=gpu", "labels={disk=\"ssd\"}"];
         let set = set.iter().filter_map(|setting| setting.split_once('='));
         let set = set.map(|(key, value)| (format!("frontend.{key}"), value.to_owned())).collect();
@@ -133,8 +162,8 @@ mod tests {
             ("n1", Some("eu-1"), Some("gpu"))
         );
         assert_eq!((&*asker.labels[0].name, &*asker.labels[0].value), ("disk", "ssd"));
-        assert_eq!(requests.inspect("debian:12").unwrap().asker, Some(asker.clone()));
-        let resolve = requests.resolve("debian:12").unwrap();
+        assert_eq!(requests.inspect("debian:12").await.unwrap().asker, Some(asker.clone()));
+        let resolve = requests.resolve("debian:12").await.unwrap();
         assert_eq!((resolve.asker, resolve.node.as_str()), (Some(asker), "n1"));
     }
 
@@ -143,5 +172,26 @@ mod tests {
         assert_eq!(password(&b" s3cret \r\n"[..]).unwrap(), " s3cret ");
         assert!(password(&b"\n"[..]).is_err());
         assert!(password(&vec![b'a'; PASSWORD_MAX as usize + 1][..]).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_users_own_credential_goes_along_and_the_one_that_was_given_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"auths": {"registry.example:5000": {"username": "own", "password": "secret"}}}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let set = [("fetcher.source.docker_config".to_owned(), folder.path().display().to_string())].into();
+        let global = Global { set, ..Global::default() };
+        let settings = Settings::load_files(&[], &global).unwrap();
+        let mut requests = Requests::new(&global, &settings).unwrap();
+        let own = Some(basic("own", "secret"));
+        assert_eq!(requests.resolve("registry.example:5000/app:1").await.unwrap().credential, own);
+        assert_eq!(requests.inspect("registry.example:5000/app:1").await.unwrap().credential, own);
+        for other in ["registry.example/app:1", "debian:12", "oci:registry.example:5000/app"] {
+            assert_eq!(requests.resolve(other).await.unwrap().credential, None, "{other}");
+        }
+        std::fs::write(folder.path().join("config.json"), "no JSON").unwrap();
+        assert_eq!(requests.resolve("registry.example:5000/app:1").await.unwrap().credential, None);
+        requests.credential = Some(basic("given", "secret"));
+        assert_eq!(requests.resolve("debian:12").await.unwrap().credential, Some(basic("given", "secret")));
     }
 }

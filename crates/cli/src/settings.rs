@@ -117,6 +117,8 @@ impl Settings {
         }
         // Alone, the fetcher serves its own user, who may name any file of this machine.
         self.fetcher.local_sources |= self.nats.is_none();
+        // And may say how his registries are spoken to.
+        self.fetcher.source.plain_http_on_request |= self.nats.is_none();
         if self.nats.is_none() && self.cache.memory == cache::Config::default().memory {
             self.cache.memory = EMBEDDED_CACHE;
         }

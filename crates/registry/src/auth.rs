@@ -15,8 +15,9 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::challenge::{Bearer, Challenge};
+use super::reach::Nearness;
 use super::transfer::{Failure, Transfer};
-use crate::{Credential, brief};
+use crate::{Access, Credential, brief};
 
 /// What a token is good for when its server does not say (the specification's default).
 const TOKEN_DEFAULT: Duration = Duration::from_secs(60);
@@ -27,8 +28,10 @@ const TOKEN_ANSWER_MAX: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Login {
-    /// The caller's own; else the docker config is asked.
+    /// The caller's own.
     given: Option<Credential>,
+    /// Whether the docker config is asked when nothing was given: it is of whom this process works for, and of nobody else.
+    own: bool,
     /// As the docker config names the registry.
     host: String,
     repository: String,
@@ -40,8 +43,8 @@ pub(super) struct Login {
 #[derive(Default)]
 struct State {
     credential: Option<Looked>,
-    /// The last one met.
-    challenge: Option<Challenge>,
+    /// The last one that the registry itself made.
+    challenge: Option<Met>,
     authorisation: Option<Authorisation>,
 }
 
@@ -49,6 +52,13 @@ impl std::fmt::Debug for State {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("State").field("challenge", &self.challenge).finish_non_exhaustive()
     }
+}
+
+/// A challenge, and how near the server is that made it: no nearer may be the one that gives tokens for it.
+#[derive(Clone, Debug)]
+pub(super) struct Met {
+    pub(super) challenge: Challenge,
+    pub(super) nearest: Nearness,
 }
 
 /// What was found when a credential was looked for.
@@ -87,13 +97,9 @@ struct TokenAnswer {
 }
 
 impl Login {
-    pub(super) fn new(
-        given: Option<Credential>,
-        host: String,
-        repository: String,
-        plain_http: bool,
-    ) -> Login {
-        Login { given, host, repository, plain_http, state: Mutex::default() }
+    pub(super) fn new(access: Access, host: String, repository: String, plain_http: bool) -> Login {
+        let Access { credential: given, own, .. } = access;
+        Login { given, own, host, repository, plain_http, state: Mutex::default() }
     }
 
     /// What to send with the next request: nothing, until a registry asked for something.
@@ -111,7 +117,7 @@ impl Login {
         &self,
         transfer: &Transfer,
         refused: Option<&Authorisation>,
-        challenge: Option<Challenge>,
+        challenge: Option<Met>,
     ) -> Result<Option<Authorisation>, Failure> {
         let mut state = self.state.lock().await;
         let current = state.authorisation.clone().filter(Authorisation::is_good);
@@ -134,21 +140,23 @@ impl Login {
 
     async fn meet(&self, state: &mut State, transfer: &Transfer) -> Result<Option<Authorisation>, Failure> {
         state.authorisation = None;
-        let Some(challenge) = state.challenge.clone() else { return Ok(None) };
+        let Some(Met { challenge, nearest }) = state.challenge.clone() else { return Ok(None) };
         let credential = self.credential(state, transfer).await;
         state.authorisation = match (challenge, credential) {
             (Challenge::Basic, Some(Credential::Basic { username, password })) => {
                 Authorisation::new(basic(&username, &password), None)
             }
             (Challenge::Basic, _) => None,
-            (Challenge::Bearer(bearer), credential) => Some(self.token(transfer, &bearer, credential).await?),
+            (Challenge::Bearer(bearer), credential) => {
+                Some(self.token(transfer, &bearer, nearest, credential).await?)
+            }
         };
         Ok(state.authorisation.clone())
     }
 
-    /// The caller's credential, or the docker config's; looked up once.
+    /// The caller's credential, or the docker config's where that is the caller's too; looked up once.
     async fn credential(&self, state: &mut State, transfer: &Transfer) -> Option<Credential> {
-        if self.given.is_some() {
+        if self.given.is_some() || !self.own {
             return self.given.clone();
         }
         if state.credential.is_none() {
@@ -172,12 +180,13 @@ impl Login {
         &self,
         transfer: &Transfer,
         bearer: &Bearer,
+        nearest: Nearness,
         credential: Option<Credential>,
     ) -> Result<Authorisation, Failure> {
         let realm = self.realm(bearer)?;
+        let client = transfer.client(&realm, nearest)?;
         let scope = bearer.scope.clone().unwrap_or_else(|| format!("repository:{}:pull", self.repository));
         let service = bearer.service.clone().unwrap_or_default();
-        let client = transfer.client();
         let request = match credential {
             Some(Credential::IdentityToken(token)) => client.post(realm).form(&[
                 ("grant_type", "refresh_token"),

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use url::Url;
 
 use super::auth::Login;
+use super::reach::Nearness;
 use crate::Access;
 
 /// How Docker Hub is named, and where it answers.
@@ -19,6 +20,8 @@ pub(super) struct Endpoint {
     /// The registry that it stands for, when it is a mirror.
     pub(super) mirror_of: Option<String>,
     pub(super) login: Login,
+    /// How near it may be to this machine.
+    pub(super) nearest: Nearness,
     /// A mirror that did not answer; it is not asked again for this image.
     pub(super) down: AtomicBool,
 }
@@ -30,12 +33,14 @@ impl Endpoint {
         repository: &str,
         access: Access,
         plain_http: bool,
+        nearest: Nearness,
     ) -> Option<Endpoint> {
         let host = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
         let scheme = if plain_http { "http" } else { "https" };
         let base = Url::parse(&format!("{scheme}://{host}/")).ok()?;
-        let login = Login::new(access.credential, registry.to_owned(), repository.to_owned(), plain_http);
-        Some(Endpoint { base, host: host.to_owned(), mirror_of: None, login, down: AtomicBool::new(false) })
+        let login = Login::new(access, registry.to_owned(), repository.to_owned(), plain_http);
+        let (host, down) = (host.to_owned(), AtomicBool::new(false));
+        Some(Endpoint { base, host, mirror_of: None, login, nearest, down })
     }
 
     /// A mirror of `registry`; none when its URL is not HTTP. It is asked with its own credential:
@@ -48,9 +53,9 @@ impl Endpoint {
         if !matches!(base.scheme(), "http" | "https") {
             return None;
         }
-        let login = Login::new(None, host.clone(), repository.to_owned(), base.scheme() == "http");
-        let mirror_of = Some(registry.to_owned());
-        Some(Endpoint { base: base.clone(), host, mirror_of, login, down: AtomicBool::new(false) })
+        let login = Login::new(Access::own(), host.clone(), repository.to_owned(), base.scheme() == "http");
+        let (base, mirror_of, down) = (base.clone(), Some(registry.to_owned()), AtomicBool::new(false));
+        Some(Endpoint { base, host, mirror_of, login, nearest: Nearness::Loopback, down })
     }
 
     /// What its authorisation is for.

@@ -16,6 +16,7 @@ mod blob;
 mod challenge;
 mod endpoint;
 mod push;
+mod reach;
 mod repository;
 mod retry;
 mod transfer;
@@ -40,22 +41,34 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, Error>>;
 #[derive(Clone, Debug)]
 pub struct Client {
     config: Arc<Config>,
-    http: reqwest::Client,
+    reach: reach::Reach,
 }
 
 /// What a caller brings along when it asks a registry.
+///
+/// The default is what a stranger brings: nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Used before anything that the docker config holds.
+    /// For the registry itself, never for a mirror.
     pub credential: Option<Credential>,
-    /// Speak plain HTTP to the registry: only because the user asked.
+    /// Speak plain HTTP to the registry: only because the user asked. Of a caller who is somebody else it counts for registries on
+    /// this machine and those that the configuration names.
     pub plain_http: bool,
+    /// Whoever asks is who this process works for: where no credential came along, what the docker config holds is his.
+    pub own: bool,
+}
+
+impl Access {
+    /// What this process itself brings along, for its own purposes.
+    pub fn own() -> Access {
+        Access { own: true, ..Access::default() }
+    }
 }
 
 impl Client {
     pub fn new(config: Config) -> anyhow::Result<Client> {
-        let http = transfer::client(&config)?;
-        Ok(Client { config: Arc::new(config), http })
+        let config = Arc::new(config);
+        Ok(Client { reach: reach::Reach::new(config.clone())?, config })
     }
 
     /// The repository that `reference` is in. Asks nobody yet.

@@ -19,12 +19,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use names::Reference;
 use reqwest::Response;
 
+use crate::auth::Met;
 use crate::challenge::Challenge;
 use crate::document::{CONFIG_MAX, Descriptor, MANIFEST_MAX};
 use crate::endpoint::Endpoint;
+use crate::reach::is_loopback_name;
 use crate::retry::Retry;
-use crate::transfer::{Failure, Request, Transfer};
-use crate::{Access, BlobDigest, ByteStream, Client, Error, blob};
+use crate::transfer::{Failure, Request, Transfer, is_redirect, is_refusal};
+use crate::{Access, BlobDigest, ByteStream, Client, Config, Error, blob};
 
 #[derive(Debug)]
 pub struct Repository {
@@ -52,10 +54,13 @@ enum Body {
     Whole { max: u64, digest: Option<BlobDigest> },
     /// As it comes, from this byte on.
     Stream { from: u64 },
+    /// Only whether it is there for us.
+    Shown,
 }
 
 #[derive(Debug)]
 enum Answer {
+    Shown,
     Whole { media_type: Option<String>, bytes: Bytes },
     Stream { response: Response, host: String },
 }
@@ -72,11 +77,15 @@ impl Repository {
                 Error::unsupported(&image, format!("the mirror {base} of {registry} is not an HTTP URL"))
             })?);
         }
-        let plain_http = access.plain_http || config.plain_http.iter().any(|host| host == registry);
-        endpoints.push(Endpoint::origin(registry, repository, access, plain_http).ok_or_else(|| {
+        let plain_http =
+            plain_http(config, registry, &access).map_err(|reason| Error::unsupported(&image, reason))?;
+        let access = Access { own: access.own || config.shares(registry, repository), ..access };
+        let nearest = client.reach.of_named();
+        let origin = Endpoint::origin(registry, repository, access, plain_http, nearest);
+        endpoints.push(origin.ok_or_else(|| {
             Error::unsupported(&image, format!("{registry:?} is not the host of a registry"))
         })?);
-        let transfer = Transfer::new(client.http.clone(), config.clone());
+        let transfer = Transfer::new(client.reach.clone(), config.clone());
         Ok(Repository { image, reference: reference.clone(), transfer, endpoints })
     }
 
@@ -143,6 +152,22 @@ impl Repository {
         blob::open(self.clone(), digest, size, from).await
     }
 
+    /// Whether the registry shows this blob to this caller: by its word alone, so what it says is worth something only where its
+    /// word is. An error: nobody could say.
+    pub async fn shows(&self, digest: &BlobDigest) -> Result<bool, Error> {
+        let ask = Ask {
+            what: format!("layer {digest}"),
+            path: format!("blobs/{digest}"),
+            accept: None,
+            body: Body::Shown,
+        };
+        match self.answer(&ask).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. } | Error::Denied { .. } | Error::Unauthorized { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn described(
         &self,
         what: &str,
@@ -169,6 +194,7 @@ impl Repository {
         match self.answer(ask).await? {
             Answer::Whole { media_type, bytes } => Ok((media_type, bytes)),
             Answer::Stream { host, .. } => Err(self.unreachable(&host, "it answers with part of a document")),
+            Answer::Shown => Err(Error::corrupt(&self.image, &*ask.what, "it came without its bytes")),
         }
     }
 
@@ -182,7 +208,9 @@ impl Repository {
         };
         match self.answer(&ask).await? {
             Answer::Stream { response, host } => Ok((response, host)),
-            Answer::Whole { .. } => Err(Error::corrupt(&self.image, ask.what, "it came as a document")),
+            Answer::Whole { .. } | Answer::Shown => {
+                Err(Error::corrupt(&self.image, ask.what, "it came as a document"))
+            }
         }
     }
 
@@ -235,10 +263,30 @@ impl Repository {
 
     async fn exchange(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Failure> {
         let url = endpoint.url(self.reference.repository(), &ask.path);
-        let request = Request { method: Method::GET, url, headers: ask.headers(), body: Bytes::new() };
+        let method = if let Body::Shown = ask.body { Method::HEAD } else { Method::GET };
+        let request = Request { method, url, headers: ask.headers(), body: Bytes::new() };
         let response = self.authorised(endpoint, &request).await?;
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => self.accept(endpoint, ask, response).await,
+            status if request.method == Method::HEAD && !is_plain_no(status) => {
+                self.first_byte(endpoint, request).await
+            }
+            _ => Err(self.transfer.failure(response).await),
+        }
+    }
+
+    /// The question whether something is there, put as everybody gets it: where a registry redirects, it may not know itself, and its
+    /// storage may have been told to expect nothing else.
+    async fn first_byte(&self, endpoint: &Endpoint, head: Request) -> Result<Answer, Failure> {
+        let mut headers = head.headers;
+        headers.insert(RANGE, HeaderValue::from_static("bytes=0-0"));
+        let request = Request { method: Method::GET, headers, ..head };
+        let response = self.authorised(endpoint, &request).await?;
+        match response.status() {
+            // The last one: it is there, and empty.
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Ok(Answer::Shown)
+            }
             _ => Err(self.transfer.failure(response).await),
         }
     }
@@ -253,13 +301,14 @@ impl Repository {
         let mut renewed = false;
         loop {
             let header = authorisation.as_ref().map(|authorisation| &authorisation.header);
-            let response = self.transfer.exchange(request, endpoint.home(), header).await?;
-            let refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            if !refused || renewed {
+            let answered = self.transfer.exchange(request, endpoint, header).await?;
+            let (response, nearest) = (answered.response, answered.nearness);
+            if !is_refusal(response.status()) || renewed {
                 return Ok(response);
             }
             renewed = true;
-            let challenge = Challenge::of(response.headers());
+            // The registry's own: a refusal of anybody else is no answer.
+            let challenge = Challenge::of(response.headers()).map(|challenge| Met { challenge, nearest });
             let fresh = endpoint.login.renew(&self.transfer, authorisation.as_ref(), challenge).await?;
             if fresh.is_none() {
                 return Ok(response);
@@ -269,8 +318,10 @@ impl Repository {
     }
 
     async fn accept(&self, endpoint: &Endpoint, ask: &Ask, response: Response) -> Result<Answer, Failure> {
-        let Body::Whole { max, digest } = ask.body else {
-            return Ok(Answer::Stream { response, host: endpoint.host.clone() });
+        let (max, digest) = match ask.body {
+            Body::Whole { max, digest } => (max, digest),
+            Body::Stream { .. } => return Ok(Answer::Stream { response, host: endpoint.host.clone() }),
+            Body::Shown => return Ok(Answer::Shown),
         };
         let media_type =
             response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -323,5 +374,23 @@ impl Ask {
             headers.insert(RANGE, range);
         }
         headers
+    }
+}
+
+/// An answer to the question whether something is there that no other way of asking changes.
+fn is_plain_no(status: StatusCode) -> bool {
+    let later = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+    !is_redirect(status) && (status == StatusCode::NOT_FOUND || is_refusal(status) || later)
+}
+
+/// Whether plain HTTP is spoken to a registry. Asked for by somebody else, it could be meant to make a password readable on the way.
+fn plain_http(config: &Config, registry: &str, access: &Access) -> Result<bool, String> {
+    let told = config.plain_http.iter().any(|host| host == registry);
+    let believed = access.own || config.plain_http_on_request || is_loopback_name(registry);
+    match access.plain_http {
+        true if !told && !believed => Err(format!(
+            "plain HTTP was asked for, and it is spoken to {registry} only when `plain_http` of the registries' settings names it"
+        )),
+        asked => Ok(told || asked),
     }
 }

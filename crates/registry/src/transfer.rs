@@ -1,8 +1,9 @@
 //! One HTTP exchange: sent, redirected, and its failure put into words.
 //!
 //! Redirects are followed here and not by the client: the `Authorization` header never leaves the
-//! registry's own origin (blobs usually come from somebody else's storage), and HTTPS is never
-//! given up for plain HTTP.
+//! registry's own origin (blobs usually come from somebody else's storage), what that storage says of
+//! authorisation is none of the registry's words, and HTTPS is never given up for plain HTTP.
+//! [`crate::reach`] says where a redirect may lead.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -12,10 +13,13 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use reqwest::dns::Resolve;
 use reqwest::{RequestBuilder, Response};
 use serde::Deserialize;
 use url::Url;
 
+use crate::endpoint::Endpoint;
+use crate::reach::{Nearness, Reach, Unreached};
 use crate::{Config, brief};
 
 /// Redirects followed for one request; registries use one or two.
@@ -81,12 +85,20 @@ impl Failure {
 
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
-    client: reqwest::Client,
+    reach: Reach,
     pub(super) config: Arc<Config>,
 }
 
-/// The client for all registries of a process.
-pub(super) fn client(config: &Config) -> anyhow::Result<reqwest::Client> {
+/// The answer of the registry itself, or a success of the storage that it redirected to.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) response: Response,
+    /// How near the registry is to this machine.
+    pub(super) nearness: Nearness,
+}
+
+/// A client for the registries of a process.
+pub(super) fn client(config: &Config, resolver: impl Resolve + 'static) -> anyhow::Result<reqwest::Client> {
     let mut headers = HeaderMap::new();
     // A blob's digest is that of its stored bytes: nobody may encode it on the way.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -98,6 +110,7 @@ pub(super) fn client(config: &Config) -> anyhow::Result<reqwest::Client> {
         .no_brotli()
         .no_zstd()
         .no_deflate()
+        .dns_resolver(Arc::new(resolver))
         .connect_timeout(config.connect_timeout);
     for path in &config.certificates {
         let context = || format!("reading the certificates in {}", path.display());
@@ -108,37 +121,56 @@ pub(super) fn client(config: &Config) -> anyhow::Result<reqwest::Client> {
 }
 
 impl Transfer {
-    pub(super) fn new(client: reqwest::Client, config: Arc<Config>) -> Transfer {
-        Transfer { client, config }
+    pub(super) fn new(reach: Reach, config: Arc<Config>) -> Transfer {
+        Transfer { reach, config }
     }
 
-    pub(super) fn client(&self) -> &reqwest::Client {
-        &self.client
+    /// What asks `url`, if its server may be as near as `nearest`, and is no nearer.
+    pub(super) fn client(&self, url: &Url, nearest: Nearness) -> Result<&reqwest::Client, Failure> {
+        self.reach.check(url, nearest)?;
+        self.reach.client(nearest).map_err(|error| Failure::refused(format!("{error:#}")))
     }
 
-    /// One request, through redirects when it asks for something. The answer's status is for the caller to judge. The
-    /// authorisation is for `home` alone.
+    /// One request, through redirects when it gets something. The status of the registry's own answer is for the caller to judge.
+    /// The authorisation is for the endpoint alone, and nobody else may ask for one: the realm in a challenge is where the password goes.
     pub(super) async fn exchange(
         &self,
         request: &Request,
-        home: &Url,
+        endpoint: &Endpoint,
         authorisation: Option<&HeaderValue>,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Answered, Failure> {
         let mut url = request.url.clone();
+        // What is uploaded may begin where the registry sent it.
+        let mut nearness = endpoint.nearest;
         for _ in 0..=REDIRECTS_MAX {
-            let mut builder = self.client.request(request.method.clone(), url.clone());
+            let at_home = url.origin() == endpoint.home().origin();
+            let client = self.client(&url, if at_home { endpoint.nearest } else { nearness })?;
+            let mut builder = client.request(request.method.clone(), url.clone());
             builder = builder.headers(request.headers.clone()).body(request.body.clone());
-            if let Some(value) = authorisation.filter(|_| url.origin() == home.origin()) {
+            if let Some(value) = authorisation.filter(|_| at_home) {
                 builder = builder.header(AUTHORIZATION, value.clone());
             }
             let response = self.send(builder, request.body.len()).await?;
-            if !is_redirect(response.status()) {
-                return Ok(response);
+            let status = response.status();
+            if at_home {
+                nearness = self.reach.nearness(&url, response.remote_addr());
             }
-            if request.method != Method::GET {
-                return Err(Failure::refused("it redirects an upload"));
+            match request.method {
+                _ if !is_redirect(status) => {
+                    if !at_home && is_refusal(status) {
+                        // A signed URL that has expired, as a rule: the registry gives another one.
+                        let host = url.host_str().unwrap_or_default();
+                        return Err(Failure::passing(format!(
+                            "{host}, where it redirects to, answers {status}"
+                        )));
+                    }
+                    return Ok(Answered { response, nearness });
+                }
+                Method::GET => url = target(&url, response.headers())?,
+                // Whoever asks whether something is there is told by that as well.
+                Method::HEAD => return Ok(Answered { response, nearness }),
+                _ => return Err(Failure::refused("it redirects an upload")),
             }
-            url = target(&url, response.headers())?;
         }
         Err(Failure::refused(format!("it redirects more than {REDIRECTS_MAX} times")))
     }
@@ -219,6 +251,9 @@ impl Transfer {
 
 /// A request that got no answer. Trying again does not change what a server is.
 fn unsent(error: reqwest::Error) -> Failure {
+    if let Some(unreached) = unreached(&error) {
+        return Failure::refused(unreached.to_string());
+    }
     let builder = error.is_builder();
     let reason = in_words(error);
     if reason.contains("InvalidContentType") {
@@ -230,7 +265,23 @@ fn unsent(error: reqwest::Error) -> Failure {
     Failure::passing(reason)
 }
 
-fn is_redirect(status: StatusCode) -> bool {
+/// The reason among the causes, when a name was resolved to what is not asked.
+fn unreached(error: &reqwest::Error) -> Option<&Unreached> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(unreached) = error.downcast_ref() {
+            return Some(unreached);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+pub(super) fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 

@@ -65,7 +65,7 @@ impl Server {
         let retry = RetryConfig { attempts: 3, first_pause: pause, ..RetryConfig::default() };
         let config = Config { docker_config: Some("/nonexistent".into()), retry, ..Config::default() };
         let credential = Credential::Basic { username: "user".into(), password: "pass".into() };
-        let access = Access { credential: Some(credential), plain_http: true };
+        let access = Access { own: false, credential: Some(credential), plain_http: true };
         let reference = names::Reference::parse(&format!("{}/team/app:1", self.host)).unwrap();
         Client::new(config).unwrap().repository(&reference, access).unwrap()
     }

@@ -13,11 +13,14 @@
 //!     importing/…   collecting/…            markers: what goes on, while they are young
 //! ```
 //!
+//! Where the layout has a key, a project's folder is `<project>+<what the key makes of its name>` ([`layout`]).
+//!
 //! Content is named by the digest of its plain bytes, so writers never conflict: whoever comes first
 //! wins and the others find it present. Every write is atomic (a rename, a link or an upload), so a
 //! reader sees a whole object or none. Nothing read from here is trusted: see [`verify`].
 
 mod error;
+mod layout;
 mod open;
 mod project;
 pub mod verify;

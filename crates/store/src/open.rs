@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, parse_url_opts};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::layout::Layout;
 use crate::{ProjectStore, StoreError};
 
 /// The `store` section of every service's configuration.
@@ -26,17 +27,30 @@ pub struct Config {
     pub url: String,
     /// What the kind of URL needs, as its client names it, for example `aws_region`.
     pub options: HashMap<String, String>,
+    /// A file of 32 random bytes, the same for all who use the store: without it nobody can tell where a project's content stands.
+    pub layout_key_file: Option<PathBuf>,
+    /// Projects that had content before there was a key; theirs stays where it is.
+    pub plain_projects: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { url: "/var/lib/sluice/store".to_owned(), options: HashMap::new() }
+        Config {
+            url: "/var/lib/sluice/store".to_owned(),
+            options: HashMap::new(),
+            layout_key_file: None,
+            plain_projects: Vec::new(),
+        }
     }
 }
 
 impl Config {
     pub fn open(&self) -> Result<Store, StoreError> {
-        Store::open(&self.url, &self.options)
+        let layout = match &self.layout_key_file {
+            Some(file) => Layout::keyed(file, &self.plain_projects)?,
+            None => Layout::default(),
+        };
+        Ok(Store { layout: layout.into(), ..Store::open(&self.url, &self.options)? })
     }
 
     /// The same for who only asks: a folder that is not there is no store, and none is made.
@@ -54,6 +68,7 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     address: Arc<str>,
     folder: Option<Arc<FilePath>>,
+    layout: Arc<Layout>,
     /// Whether it has answered a listing.
     answered: Arc<AtomicBool>,
 }
@@ -73,7 +88,13 @@ impl Store {
             None => open_remote(address, options)?,
         };
         let folder = folder.map(|folder| FilePath::new(&folder).into());
-        Ok(Store { objects, address: address.into(), folder, answered: Arc::default() })
+        Ok(Store {
+            objects,
+            address: address.into(),
+            folder,
+            layout: Arc::default(),
+            answered: Arc::default(),
+        })
     }
 
     /// Whether the store is there and lets us read: a folder is opened; a bucket is listed once, which tells whether it exists, and
@@ -114,7 +135,7 @@ impl Store {
 
     /// The part of the store that belongs to `project`; the empty name means "default".
     pub fn project(&self, project: &str) -> Result<ProjectStore, StoreError> {
-        ProjectStore::new(Arc::clone(&self.objects), project)
+        ProjectStore::new(Arc::clone(&self.objects), project, &self.layout)
     }
 
     /// What was revoked, as it was signed; none where nothing was. Of no project: no project's name begins so.

@@ -11,6 +11,7 @@ use object_store::path::Path;
 use object_store::{Error as Cause, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::StoreError;
+use crate::layout::Layout;
 
 /// The two indexes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -105,6 +106,7 @@ pub struct Stored {
 pub struct ProjectStore {
     objects: Arc<dyn ObjectStore>,
     project: Arc<str>,
+    folder: Arc<str>,
 }
 
 /// Content named by its digest.
@@ -279,7 +281,7 @@ impl ProjectStore {
         &self,
         kind: Kind,
     ) -> impl Stream<Item = Result<Result<Stored, String>, StoreError>> + Send + 'static {
-        let prefix = Path::from_iter([&*self.project, kind.folder()]);
+        let prefix = self.path(kind);
         let object = prefix.to_string();
         self.objects
             .list(Some(&prefix))
@@ -315,10 +317,15 @@ impl ProjectStore {
 }
 
 impl ProjectStore {
-    pub(crate) fn new(objects: Arc<dyn ObjectStore>, project: &str) -> Result<ProjectStore, StoreError> {
+    pub(crate) fn new(
+        objects: Arc<dyn ObjectStore>,
+        project: &str,
+        layout: &Layout,
+    ) -> Result<ProjectStore, StoreError> {
         let bad = |_| StoreError::BadName { what: "project", name: project.to_owned() };
         let project = Project::named(project).map_err(bad)?;
-        Ok(ProjectStore { objects, project: project.as_str().into() })
+        let folder = layout.folder(project.as_str()).into();
+        Ok(ProjectStore { objects, project: project.as_str().into(), folder })
     }
 
     /// The project's name.
@@ -327,7 +334,7 @@ impl ProjectStore {
     }
 
     fn path(&self, kind: Kind) -> Path {
-        Path::from_iter([&*self.project, kind.folder()])
+        Path::from_iter([&*self.folder, kind.folder()])
     }
 
     fn content(&self, kind: Kind, digest: &Digest) -> Path {

@@ -171,3 +171,84 @@ async fn a_bucket_is_asked_whether_it_is_there() {
     let error = Store::open("s3://another/sluice", &options).unwrap().check().await.unwrap_err();
     assert!(error.to_string().contains("look at store s3://another/sluice"), "{error}");
 }
+
+#[tokio::test]
+async fn a_projects_name_leads_nowhere_else() {
+    let (_folder, store) = folder();
+    for name in [
+        "..",
+        ".",
+        "../a",
+        "a/../b",
+        "a/b",
+        "/a",
+        "a\\b",
+        "A",
+        "Default",
+        "-a",
+        "_a",
+        ".a",
+        "a b",
+        "a%2fb",
+        "a+b",
+        "a\0",
+        "\u{e9}",
+        "\u{ff41}",
+        "a\u{2215}b",
+        &"a".repeat(64),
+    ] {
+        let refused = store.project(name).unwrap_err();
+        assert!(matches!(refused, StoreError::BadName { what: "project", .. }), "{name:?}: {refused}");
+    }
+    // One name begins as the other does, and one has dots in it.
+    let projects = ["a", "ab", "a..", "a.b"].map(|name| store.project(name).unwrap());
+    let digest = Digest::of(b"one");
+    projects[1].put_chunk(digest, Bytes::from_static(b"one")).await.unwrap();
+    for other in [&projects[0], &projects[2], &projects[3]] {
+        assert!(!other.has_chunk(digest).await.unwrap(), "{}", other.name());
+        assert!(other.list_all(Kind::Chunk).try_collect::<Vec<_>>().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn where_a_project_stands_is_told_by_the_layouts_key_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let digest = Digest::of(b"one");
+    let url = path("store").display().to_string();
+    let plain = Config { url: url.clone(), ..Config::default() };
+    plain.open().unwrap().project("").unwrap().put_chunk(digest, Bytes::from_static(b"old")).await.unwrap();
+
+    std::fs::write(path("key"), [7; 32]).unwrap();
+    std::fs::write(path("other"), [8; 32]).unwrap();
+    let keyed = |key: &str| Config {
+        url: url.clone(),
+        layout_key_file: Some(path(key)),
+        plain_projects: vec!["default".to_owned()],
+        ..Config::default()
+    };
+    let store = keyed("key").open().unwrap();
+    assert_eq!(store.project("").unwrap().chunk(digest).await.unwrap(), "old", "of before the key");
+    for name in ["one", "two"] {
+        store.project(name).unwrap().put_chunk(digest, Bytes::from(name)).await.unwrap();
+    }
+    assert_eq!(keyed("key").open().unwrap().project("one").unwrap().chunk(digest).await.unwrap(), "one");
+    for guess in [plain.open().unwrap(), keyed("other").open().unwrap()] {
+        assert!(guess.project("one").unwrap().chunk(digest).await.unwrap_err().is_not_found());
+    }
+    let names: Vec<String> = std::fs::read_dir(path("store"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let suffix = |project: &str| {
+        let name = names.iter().find_map(|name| name.strip_prefix(project)?.strip_prefix('+'));
+        name.unwrap().to_owned()
+    };
+    assert!(names.len() == 3 && suffix("one").len() == 32 && suffix("one") != suffix("two"), "{names:?}");
+    let listed = store.project("one").unwrap().list(Kind::Chunk).try_collect::<Vec<_>>().await.unwrap();
+    assert_eq!(listed.len(), 1);
+
+    std::fs::write(path("key"), [7; 31]).unwrap();
+    assert!(keyed("key").open().unwrap_err().to_string().contains("31 bytes"));
+    assert!(keyed("absent").open().is_err(), "nobody makes a key");
+}

@@ -8,6 +8,7 @@ pub mod bucket;
 pub mod certificates;
 pub mod containerd;
 pub mod layout;
+pub mod lying;
 pub mod nats;
 pub mod port;
 pub mod process;

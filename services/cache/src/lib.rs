@@ -1,7 +1,7 @@
 //! Serves content to nodes: trees, maps and chunks, from memory and disk in front of the object store.
 //!
 //! ```text
-//! serve   gRPC content.v1: who may read (grant) and what it costs (costs), streams of frames in the order asked for
+//! serve   gRPC content.v1: who may read (grant, proof) what (scope) and what it costs (costs), streams of frames in the order asked for
 //!   └─ content   memory -> one flight per name: disk -> store, verified before anyone sees it
 //!        ├─ tiers    memory and disk under byte budgets
 //!        └─ repair   asks the fetcher to bring back what the store has lost or spoilt
@@ -20,6 +20,7 @@ mod presence;
 mod proof;
 mod refresh;
 mod repair;
+mod scope;
 mod serve;
 mod tiers;
 
@@ -42,6 +43,7 @@ use content::Content;
 use presence::Presence;
 use proof::Proof;
 use repair::Repairs;
+use scope::Scopes;
 use tiers::Tiers;
 
 pub use config::{Config, Disk, Settings};
@@ -79,8 +81,12 @@ impl Cache {
         let allowances = Allowances::new(bus.clone(), config.quota.clone());
         let refreshing = refresh::answer(&bus, content.clone(), tasks, shutdown.clone()).await?;
         let presence = Presence::announce(bus, endpoint.clone(), tasks, shutdown.clone()).await?;
-        let door =
-            serve::Door { gatekeeper: Gatekeeper::new(trusted), proof: Proof::new(revocations), allowances };
+        let door = serve::Door {
+            scopes: Scopes::new(trusted.clone(), config.memory.as_u64()),
+            gatekeeper: Gatekeeper::new(trusted),
+            proof: Proof::new(revocations),
+            allowances,
+        };
         let served = serve::serve(incoming, content.clone(), door, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = served.await {

@@ -16,7 +16,9 @@ pub(crate) const FILL_SECONDS: &str = "sluice_cache_fill_seconds";
 pub(crate) const REPAIRS: &str = "sluice_cache_repairs_total";
 /// Chunks that the store had lost and that were written back from here.
 pub(crate) const HEALED: &str = "sluice_cache_healed_total";
-/// Requests refused though their grant is valid, by `reason` (role, node, key, revoked).
+/// Requests that were refused, by `reason`: no-grant, other-project, other-image, foreign-content, role, node, key, revoked.
 pub(crate) const REFUSED: &str = "sluice_cache_refused_total";
+/// Memory for the names of what images consist of, in bytes.
+pub(crate) const SCOPE_BYTES: &str = "sluice_cache_scope_bytes";
 /// Streams being served.
 pub(crate) const STREAMS: &str = "sluice_cache_streams";

@@ -26,14 +26,16 @@ use tls::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};
 use crate::costs::Costs;
 use crate::meters;
 use crate::proof::Proof;
 use crate::repair::Image;
+use crate::scope::Scopes;
 use crate::tiers::Kind;
 
 /// As the table of methods names them.
@@ -61,10 +63,11 @@ const _: () = assert!(DIGESTS_MAX * 40 < REQUEST_BYTES_MAX && CHUNK_STORED_MAX <
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Who may come in, and what it costs.
+/// Who may read, what, and what it costs.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) scopes: Scopes,
     pub(crate) proof: Proof,
     pub(crate) allowances: Allowances,
 }
@@ -107,7 +110,7 @@ impl ContentService for Service {
         request: Request<IndexRequest>,
     ) -> Result<Response<Frames<IndexFrame>>, Status> {
         let project = refusal::project(&request.get_ref().project)?;
-        let grant = self.door.gatekeeper.admit(request.metadata(), &project)?;
+        let grant = self.admit(request.metadata(), &project)?;
         self.door.proof.check(GET_INDEX, &request, &grant)?;
         let place = self.place()?;
         let asked = request.into_inner();
@@ -117,6 +120,7 @@ impl ContentService for Service {
         };
         let digest = digest(&asked.digest)?;
         let reader = self.reader(&project, &grant, "", Priority::Demand)?;
+        self.door.scopes.check_index(&reader, &grant, index, digest).await?;
         let costs = Costs::of(&self.door.allowances, &project, Priority::Demand);
         costs.request().await?;
         let stored = self.content.get(&reader, Kind::Index(index), digest).await?;
@@ -130,7 +134,7 @@ impl ContentService for Service {
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
         let project = refusal::project(&request.get_ref().project)?;
-        let grant = self.door.gatekeeper.admit(request.metadata(), &project)?;
+        let grant = self.admit(request.metadata(), &project)?;
         self.door.proof.check(GET_CHUNKS, &request, &grant)?;
         let place = self.place()?;
         let asked = request.into_inner();
@@ -141,12 +145,21 @@ impl ContentService for Service {
         }
         let digests: Vec<Digest> =
             asked.digests.iter().map(|bytes| digest(bytes)).collect::<Result<_, _>>()?;
+        self.door.scopes.check_chunks(&self.content, &reader, &grant, &digests).await?;
         let costs = Costs::of(&self.door.allowances, &project, asked.priority());
         Ok(Response::new(place.hold(chunks(self.content.clone(), reader, costs, digests))))
     }
 }
 
 impl Service {
+    /// The grant under which the project may be read; counts who has none.
+    fn admit(&self, metadata: &MetadataMap, project: &Project) -> Result<Grant, Status> {
+        self.door.gatekeeper.admit(metadata, project).inspect_err(|status| {
+            let reason = if status.code() == Code::PermissionDenied { "other-project" } else { "no-grant" };
+            metrics::counter!(meters::REFUSED, "reason" => reason).increment(1);
+        })
+    }
+
     fn place(&self) -> Result<Place, Status> {
         let permit = self.streams.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::Busy.status("the cache has too many streams"))?;
@@ -162,11 +175,11 @@ impl Service {
         class: Priority,
     ) -> Result<Reader, Status> {
         let granted = &grant.manifest_digest;
-        if !granted.is_empty() && !manifest.is_empty() && granted != manifest {
+        if granted.is_empty() || !(manifest.is_empty() || granted == manifest) {
+            metrics::counter!(meters::REFUSED, "reason" => "other-image").increment(1);
             return Err(Refusal::Denied.status(format!("the grant is for image {granted}, not {manifest}")));
         }
-        let manifest = if granted.is_empty() { manifest } else { granted };
-        let image = Image { project: project.to_string(), manifest: manifest.to_owned() };
+        let image = Image { project: project.to_string(), manifest: granted.clone() };
         Ok(Reader { project: self.content.project(project.as_str())?, image, class })
     }
 }

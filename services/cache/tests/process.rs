@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::process::Stdio;
 
 use bus::{Bus, NatsConfig};
-use common::{Grants, SOON, chunk, deadline, trusted_key, with_grant};
+use common::{Grants, SOON, chunk, deadline, put_map, trusted_key, with_grant};
 use proto::content_client::ContentClient;
 use proto::{ChunksRequest, LocateRequest};
 use store::Store;
@@ -29,7 +29,9 @@ async fn serves_until_it_is_told_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().to_str().unwrap(), &HashMap::new()).unwrap();
     let (digest, stored) = chunk(1, 1000);
-    store.project("").unwrap().put_chunk(digest, stored.clone()).await.unwrap();
+    let project = store.project("").unwrap();
+    project.put_chunk(digest, stored.clone()).await.unwrap();
+    let map = put_map(&project, &[(digest, stored.clone())]).await;
     let mut cache = spawn(&[
         format!("nats.url={}", nats.url()),
         format!("store.url={}", folder.path().display()),
@@ -41,7 +43,7 @@ async fn serves_until_it_is_told_to_end() {
     let located = bus.call(LocateRequest::default(), SOON).await.unwrap();
     let mut client = ContentClient::connect(located.endpoints[0].clone()).await.unwrap();
     let request = ChunksRequest { digests: vec![digest.as_bytes().to_vec()], ..ChunksRequest::default() };
-    let request = with_grant(request, Some(&Grants::valid()));
+    let request = with_grant(request, Some(&Grants::of_indexes(digest, map)));
     let mut stream = client.get_chunks(request).await.unwrap().into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().data, stored);
     assert!(stream.message().await.unwrap().is_none());

@@ -9,16 +9,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cache::{Cache, Config};
-use common::{Grants, SOON, Setup, chunk, deadline, manifest};
-use image::Digest;
+use common::{Grants, SOON, Setup, chunk, deadline, key, manifest, put_map};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use image::record::IndexRef;
+use image::{Digest, ImageRecord};
+use prost::Message;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::index_request::Kind;
 use proto::quota::Refused;
 use proto::signed::TrustedKeys;
+use proto::signed::{Domain, sign};
 use proto::{ChunksRequest, IndexRequest, LocateRequest, RefreshRequest, RepairReply, RepairRequest};
 use quota::{Amount, MetricLimits, ProjectLimits, Quota};
-use store::{Index, verify};
+use store::{Index, ProjectStore, verify};
 use tonic::Code;
 
 #[tokio::test]
@@ -153,12 +158,105 @@ async fn nothing_without_a_valid_grant_of_the_project() {
     let mut client = setup.client().await;
     let request = ChunksRequest { project: "other".to_owned(), ..asked() };
     let grant = Grants::of_project("other");
-    let mut stream = client.get_chunks(common::with_grant(request, Some(&grant))).await.unwrap().into_inner();
-    assert_eq!(stream.message().await.unwrap().unwrap().failure(), Failure::Missing);
+    let refused = client.get_chunks(common::with_grant(request, Some(&grant))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "there is no such image: {}", refused.message());
     // A grant of one image is no grant of another.
     let request = ChunksRequest { manifest_digest: manifest(7), ..asked() };
     let refused = client.get_chunks(common::with_grant(request, Some(&Grants::valid()))).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+/// A record of the image that all grants here are for.
+fn record(seed: u8, project: &str, tree: Digest, map: Digest) -> Bytes {
+    let index = |digest| IndexRef { digest, plain_len: 1, stored_len: 1 };
+    let record = ImageRecord {
+        project: project.to_owned(),
+        manifest_digest: manifest(1),
+        references: Vec::new(),
+        config: b"{}".to_vec(),
+        tree: index(tree),
+        map: index(map),
+        layers: Vec::new(),
+        files: 0,
+        plain_bytes: 0,
+        stored_bytes: 0,
+        imported_unix: 0,
+        imported_by: String::new(),
+    };
+    sign(&key(seed), Domain::ImageRecord, record.encode().unwrap()).encode_to_vec().into()
+}
+
+#[tokio::test]
+async fn a_grant_opens_what_its_image_names_and_nothing_else_of_the_project() {
+    let setup = Setup::start().await;
+    let (own, foreign) = (chunk(1, 1000), chunk(2, 1000));
+    for (digest, stored) in [own.clone(), foreign.clone()] {
+        setup.project().put_chunk(digest, stored).await.unwrap();
+    }
+    let (own_tree, foreign_tree) = (Digest::of(b"tree"), Digest::of(b"another tree"));
+    for plain in [&b"tree"[..], b"another tree"] {
+        let sealed = verify::seal_index(plain).unwrap().into();
+        setup.project().put_index(Index::Tree, Digest::of(plain), sealed).await.unwrap();
+    }
+    let own_map = put_map(&setup.project(), std::slice::from_ref(&own)).await;
+    let foreign_map = put_map(&setup.project(), std::slice::from_ref(&foreign)).await;
+    // Both at work, so that what one image was let read is in memory when the other asks.
+    setup.chunks(std::slice::from_ref(&foreign), Priority::Demand).await.unwrap();
+
+    let grants = [Grants::of_indexes(own_tree, own_map), Grants::valid()];
+    setup.project().put_image(&manifest(1), record(1, "default", own_tree, own_map)).await.unwrap();
+    for grant in &grants {
+        let chunks = async |digests: &[Digest]| {
+            let digests = digests.iter().map(|digest| digest.as_bytes().to_vec()).collect();
+            let request = ChunksRequest { digests, ..ChunksRequest::default() };
+            let answer = setup.client().await.get_chunks(common::with_grant(request, Some(grant))).await;
+            answer.map(drop).map_err(|status| status.code())
+        };
+        let index = async |kind: Kind, digest: Digest| {
+            let digest = digest.as_bytes().to_vec();
+            let request = IndexRequest { kind: kind.into(), digest, ..IndexRequest::default() };
+            let answer = setup.client().await.get_index(common::with_grant(request, Some(grant))).await;
+            answer.map(drop).map_err(|status| status.code())
+        };
+        let denied = Err(Code::PermissionDenied);
+        assert_eq!(chunks(&[own.0, own.0]).await, Ok(()));
+        assert_eq!(chunks(&[foreign.0]).await, denied);
+        assert_eq!(chunks(&[own.0, foreign.0]).await, denied, "all of it, before a byte was sent");
+        assert_eq!(chunks(&[Digest::of(b"nothing")]).await, denied, "as if it were there");
+        assert_eq!(index(Kind::Tree, own_tree).await, Ok(()));
+        assert_eq!(index(Kind::Map, own_map).await, Ok(()));
+        for (kind, digest) in [(Kind::Tree, foreign_tree), (Kind::Map, foreign_map), (Kind::Map, own_tree)] {
+            assert_eq!(index(kind, digest).await, denied, "{kind:?}");
+        }
+    }
+    let request = ChunksRequest { digests: vec![own.0.as_bytes().to_vec()], ..ChunksRequest::default() };
+    let mut client = setup.client().await;
+    let refused = client.get_chunks(common::with_grant(request, Some(&Grants::of_everything()))).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied, "a grant is for an image");
+}
+
+#[tokio::test]
+async fn who_has_a_grant_of_an_older_fetcher_reads_on_by_the_images_record() {
+    let own = chunk(1, 1000);
+    let tree = Digest::of(b"a tree");
+    let outcome = async |put: fn(ProjectStore, Bytes, Bytes) -> BoxFuture<'static, ()>| {
+        let setup = Setup::start().await;
+        setup.project().put_chunk(own.0, own.1.clone()).await.unwrap();
+        let map = put_map(&setup.project(), std::slice::from_ref(&own)).await;
+        put(setup.project(), record(1, "default", tree, map), record(2, "default", tree, map)).await;
+        let request = ChunksRequest { digests: vec![own.0.as_bytes().to_vec()], ..ChunksRequest::default() };
+        let request = common::with_grant(request, Some(&Grants::valid()));
+        setup.client().await.get_chunks(request).await.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(outcome(|_, _, _| async {}.boxed()).await, Err(Code::NotFound));
+    let removed = |store: ProjectStore, good, _| {
+        async move { store.put_removed(&manifest(1), good).await.unwrap() }.boxed()
+    };
+    assert_eq!(outcome(removed).await, Ok(()), "a removed image's containers read on");
+    let forged = |store: ProjectStore, _, forged| {
+        async move { store.put_image(&manifest(1), forged).await.unwrap() }.boxed()
+    };
+    assert_eq!(outcome(forged).await, Err(Code::DataLoss));
 }
 
 #[tokio::test]

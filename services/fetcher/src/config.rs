@@ -39,9 +39,25 @@ pub struct Config {
     pub starts_zstd_level: Option<i32>,
     pub limits: Limits,
     pub source: SourceConfig,
+    /// Names of registries that are one and the same, each list of one: a layer that was read under one of them need not be read again
+    /// under another.
+    pub same_registries: Vec<Vec<String>>,
     pub judging: Judging,
     /// How allowances are spent: imports. Its region is that of `judging` where it has none of its own.
     pub quota: allowance::Config,
+    pub projects: Projects,
+}
+
+/// For which projects images stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Projects {
+    /// For those that are not named below, nor in the file.
+    pub streaming: bool,
+    /// By project: `switches.NAME = false`.
+    pub switches: BTreeMap<String, bool>,
+    /// A file that says the same two, read again when it changed. Its word on a project counts before the one here.
+    pub file: Option<PathBuf>,
 }
 
 /// How policies are asked, and what they are told.
@@ -102,8 +118,10 @@ impl Default for Config {
             starts_zstd_level: None,
             limits: Limits::default(),
             source: SourceConfig::default(),
+            same_registries: Vec::new(),
             judging: Judging::default(),
             quota: allowance::Config::default(),
+            projects: Projects::default(),
         }
     }
 }
@@ -116,6 +134,12 @@ impl Config {
             quota.region = self.judging.region.clone().unwrap_or_default();
         }
         quota
+    }
+}
+
+impl Default for Projects {
+    fn default() -> Projects {
+        Projects { streaming: true, switches: BTreeMap::new(), file: None }
     }
 }
 

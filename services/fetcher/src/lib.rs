@@ -15,12 +15,13 @@ mod import;
 mod key;
 mod marker;
 mod profile;
+mod projects;
 mod recompress;
 mod records;
 mod seed;
 mod service;
 pub mod source;
 
-pub use config::{Config, Judging, Limits, Unanswered};
+pub use config::{Config, Judging, Limits, Projects as ProjectsConfig, Unanswered};
 pub use key::verifying_key;
 pub use service::Fetcher;

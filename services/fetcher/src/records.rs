@@ -6,8 +6,8 @@ use bytes::Bytes;
 use image::encoding::EncodingError;
 use image::{ImageRecord, LayerRecord};
 use prost::Message;
-use proto::Signed;
 use proto::signed::{Domain, VerifyError};
+use proto::{LayerSource, Signed, StoredLayer};
 use store::{ProjectStore, StoreError};
 
 use crate::key::Keys;
@@ -24,6 +24,16 @@ pub(crate) struct SignedImage {
     pub(crate) record: ImageRecord,
     pub(crate) signed: Signed,
 }
+
+/// A layer's record, and where the layer was read.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownLayer {
+    pub(crate) record: LayerRecord,
+    pub(crate) sources: Vec<LayerSource>,
+}
+
+/// Places that a layer is known from; of more the oldest are forgotten, and the layer is read there once more.
+const SOURCES_MAX: usize = 64;
 
 /// What stands in the store under a record's name.
 #[derive(Debug)]
@@ -110,15 +120,15 @@ impl Records {
         project: &ProjectStore,
         diff_id: &str,
         read: Result<Bytes, StoreError>,
-    ) -> Result<Option<LayerRecord>, StoreError> {
+    ) -> Result<Option<KnownLayer>, StoreError> {
         believed(self.look_at_layer(diff_id, read).await, project, diff_id)
     }
 
-    pub(crate) async fn look_up_layer(&self, project: &ProjectStore, diff_id: &str) -> Looked<LayerRecord> {
+    pub(crate) async fn look_up_layer(&self, project: &ProjectStore, diff_id: &str) -> Looked<KnownLayer> {
         self.look_at_layer(diff_id, project.layer(diff_id).await).await
     }
 
-    async fn look_at_layer(&self, diff_id: &str, read: Result<Bytes, StoreError>) -> Looked<LayerRecord> {
+    async fn look_at_layer(&self, diff_id: &str, read: Result<Bytes, StoreError>) -> Looked<KnownLayer> {
         let stored = match read {
             Ok(stored) => stored,
             Err(error) => return Looked::of_error(error),
@@ -129,14 +139,33 @@ impl Records {
         opened.unwrap_or_else(|error| Err(Refusal::Content(error.into()))).into()
     }
 
+    /// Where a layer was read; nowhere when there is no record that says it. Less work than reading the record itself.
+    pub(crate) async fn layer_sources(
+        &self,
+        project: &ProjectStore,
+        diff_id: &str,
+    ) -> Result<Vec<LayerSource>, StoreError> {
+        let stored = match project.layer(diff_id).await {
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            stored => stored?,
+        };
+        let stored = Signed::decode(stored).ok();
+        let payload = stored.as_ref().and_then(|signed| self.keys.verify(Domain::StoredLayer, signed).ok());
+        let layer = payload.and_then(|payload| StoredLayer::decode(payload).ok());
+        Ok(layer.map(|layer| layer.sources).unwrap_or_default())
+    }
+
+    /// Stores the record of a layer that was just read; `sources` is where, besides what was known, the newest last.
     pub(crate) async fn put_layer(
         &self,
         project: &ProjectStore,
         record: &LayerRecord,
+        mut sources: Vec<LayerSource>,
     ) -> Result<(), StoreError> {
         let diff_id = diff_id(record);
-        let payload = record.encode().map_err(|error| unencodable("layer record", &diff_id, error))?;
-        let signed = self.keys.sign(Domain::LayerRecord, payload);
+        let record = record.encode().map_err(|error| unencodable("layer record", &diff_id, error))?;
+        sources.drain(..sources.len().saturating_sub(SOURCES_MAX));
+        let signed = self.keys.sign(Domain::StoredLayer, StoredLayer { record, sources }.encode_to_vec());
         project.put_layer(&diff_id, signed.encode_to_vec().into()).await
     }
 
@@ -151,20 +180,28 @@ impl Records {
         let record = ImageRecord::decode(payload).map_err(not_a_record)?;
         let (found, of) = (&record.manifest_digest, &record.project);
         if found != manifest {
-            return Err(not_a_record(anyhow::anyhow!("it is the record of {found}")));
+            return Err(not_a_record(anyhow::anyhow!("it is the record of another image")));
         }
+        // Whose it is, or what else it names, is nothing for who asks.
         if of != project.name() {
-            return Err(not_a_record(anyhow::anyhow!("it belongs to the project {of}")));
+            return Err(not_a_record(anyhow::anyhow!("it belongs to another project")));
         }
         Ok(SignedImage { record, signed })
     }
 
-    fn open_layer(&self, expected: &str, stored: &Bytes) -> Result<LayerRecord, Refusal> {
+    fn open_layer(&self, expected: &str, stored: &Bytes) -> Result<KnownLayer, Refusal> {
         let signed = Signed::decode(stored.clone()).map_err(not_a_record)?;
-        let payload = self.keys.verify(Domain::LayerRecord, &signed)?;
-        let record = LayerRecord::decode(payload).map_err(not_a_record)?;
+        let stored = match self.keys.verify(Domain::StoredLayer, &signed) {
+            Ok(payload) => StoredLayer::decode(payload).map_err(not_a_record)?,
+            // Of an earlier version, which did not say where the layer was read.
+            Err(_) => {
+                let record = self.keys.verify(Domain::LayerRecord, &signed)?.to_vec();
+                StoredLayer { record, sources: Vec::new() }
+            }
+        };
+        let record = LayerRecord::decode(&stored.record).map_err(not_a_record)?;
         match diff_id(&record) {
-            found if found == expected => Ok(record),
+            found if found == expected => Ok(KnownLayer { record, sources: stored.sources }),
             found => Err(not_a_record(anyhow::anyhow!("it is the record of {found}"))),
         }
     }

@@ -143,7 +143,7 @@ impl Sources {
             }
             Source::File { path, pin } => self.file(&folder.join(path), pin),
             Source::Remote(name) => {
-                let pulling = self.registries.pull(name, Access::default());
+                let pulling = self.registries.pull(name, Access::own());
                 let pulled = self.runtime.block_on(self.shutdown.run_until_cancelled(pulling));
                 let plugin = pulled.ok_or_else(|| anyhow!("pulling {name}: the service stops"))??;
                 Ok(Fetched { digest: digest(&plugin.bytes), bytes: plugin.bytes })

@@ -81,7 +81,7 @@ pub async fn run(context: &Context, args: CompareArgs) -> anyhow::Result<ExitCod
     if context.global.username.is_some() {
         bail!("compare copies images with skopeo: log in with `skopeo login` instead of --username");
     }
-    let plan = plan(context, &args)?;
+    let plan = plan(context, &args).await?;
     let mut caught = Caught::new()?;
     let mut progress = context.progress();
     crate::node::make_state(&context.settings.state)?;
@@ -104,8 +104,8 @@ pub async fn run(context: &Context, args: CompareArgs) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(context: &Context, args: &CompareArgs) -> anyhow::Result<Plan> {
-    let request = context.requests()?.resolve(&args.image)?;
+async fn plan(context: &Context, args: &CompareArgs) -> anyhow::Result<Plan> {
+    let request = context.requests()?.resolve(&args.image).await?;
     let ready = match (&args.ready_http, &args.ready_line) {
         (Some(probe), _) => Some(Ready::Http(probe.clone())),
         (None, Some(pattern)) => Some(Ready::Line(pattern.clone())),

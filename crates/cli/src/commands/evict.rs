@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Context;
 use crate::render;
+use crate::request::Requests;
 
 /// Take an image's content off this node; refused while it is mounted
 #[derive(Debug, Args)]
@@ -16,7 +17,7 @@ pub struct EvictArgs {
 }
 
 pub async fn run(context: &Context, args: EvictArgs) -> anyhow::Result<ExitCode> {
-    let image = context.requests()?.resolve(&args.image)?.reference;
+    let image = Requests::reference(&args.image)?;
     let mut node = context.running_node().await?;
     let reply = node.evict(&image).await.with_context(|| format!("evict {}", args.image))?;
     match context.global.json {

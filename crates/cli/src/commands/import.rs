@@ -102,7 +102,7 @@ async fn import(context: &Context, session: &Session, args: &ImportArgs) -> anyh
     let mut progress = context.progress();
     let mut results = Results { images: Vec::new() };
     for image in &args.images {
-        let mut request = requests.resolve(image)?;
+        let mut request = requests.resolve(image).await?;
         request.verify = args.verify;
         let resolved =
             session.import(request, &mut progress).await.with_context(|| format!("import {image}"))?;

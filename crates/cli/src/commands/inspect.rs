@@ -86,7 +86,7 @@ pub struct Layer {
 }
 
 pub async fn run(context: &Context, args: InspectArgs) -> anyhow::Result<ExitCode> {
-    let request = context.requests()?.inspect(&args.image)?;
+    let request = context.requests()?.inspect(&args.image).await?;
     let session = context.judging_session().await?;
     let reply = session.inspect(request).await;
     let inspection = Inspection::from(reply.with_context(|| format!("inspect {}", args.image))?);

@@ -59,7 +59,7 @@ struct Phase {
 pub async fn run(context: &Context, args: MountArgs) -> anyhow::Result<ExitCode> {
     super::require_root("mount an image")?;
     let target = std::path::absolute(&args.dir).with_context(|| format!("find {}", args.dir.display()))?;
-    let image = Some(context.requests()?.resolve(&args.image)?);
+    let image = Some(context.requests()?.resolve(&args.image).await?);
     let request = MountRequest { image, target: target.display().to_string(), ..MountRequest::default() };
     let mut progress = context.progress();
     match args.foreground {

@@ -150,7 +150,7 @@ fn table(reply: &PoliciesReply) -> String {
 }
 
 async fn facts_of(context: &Context, image: &str) -> anyhow::Result<Facts> {
-    let request = context.requests()?.inspect(image)?;
+    let request = context.requests()?.inspect(image).await?;
     let session = context.judging_session().await?;
     let reply = session.inspect(request).await.with_context(|| format!("inspect {image}"))?;
     session.close().await;
@@ -179,7 +179,7 @@ async fn load(context: &Context, plugin: &Plugin) -> anyhow::Result<(Trial, Load
     let pulled = match is_remote(&plugin.file) {
         Some(name) => {
             // A password on the command line is for the registry of the image.
-            let access = Access { credential: None, plain_http: context.global.plain_http };
+            let access = Access { plain_http: context.global.plain_http, ..Access::own() };
             Some(pull::pull(context, &name.parse()?, access).await?)
         }
         None => None,

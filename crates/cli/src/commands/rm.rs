@@ -8,6 +8,7 @@ use proto::RemoveRequest;
 
 use super::Context;
 use crate::render;
+use crate::request::Requests;
 use crate::session;
 
 /// Forget an image; `sluice gc` then frees what no other image needs
@@ -22,13 +23,12 @@ pub struct RmArgs {
 }
 
 pub async fn run(context: &Context, args: RmArgs) -> anyhow::Result<ExitCode> {
-    let requests = context.requests()?;
     let session = context.session().await?.with_context(|| super::no_store(context))?;
     let mut removed = Vec::new();
     for image in &args.images {
         let request = RemoveRequest {
             project: context.settings.project.to_string(),
-            image: requests.resolve(image)?.reference,
+            image: Requests::reference(image)?,
             force: args.force,
         };
         let reply = session.call(request, session::ASK).await.with_context(|| format!("remove {image}"))?;

@@ -157,7 +157,7 @@ async fn container(context: &Context, args: RunArgs) -> anyhow::Result<ExitStatu
     let folder = Folder::create(&parent, args.name.as_deref(), args.keep)?;
     let _waiting = Waiting::start(&context.global, &context.settings, &runtime, &folder)?;
     let request = MountRequest {
-        image: Some(context.requests()?.resolve(&args.image)?),
+        image: Some(context.requests()?.resolve(&args.image).await?),
         target: folder.part("rootfs"),
         upper: folder.part("upper"),
         work: folder.part("work"),

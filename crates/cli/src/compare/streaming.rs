@@ -85,6 +85,9 @@ impl<'a> Server<'a> {
         let mut settings = Settings { state: folder.join("server"), ..Settings::default() };
         settings.cache.listen = LOOPBACK;
         settings.cache.advertise = Some(format!("http://{}", serving.address()));
+        // The link is the registry by another name.
+        settings.fetcher.same_registries =
+            vec![vec![source.host.to_string(), fetching.address().to_string()]];
         settings.fill();
         // As in a mesh: nodes read through a link.
         settings.fetcher.starts_zstd_level = None;
@@ -98,6 +101,8 @@ impl<'a> Server<'a> {
         let named = |host: &dyn std::fmt::Display| ResolveRequest {
             reference: format!("{host}/{}", source.name),
             plain_http: true,
+            // The user's is for where the image came from.
+            credential: None,
             ..plan.request.clone()
         };
         let (request, direct) = (named(&fetching.address()), named(&source.host));

@@ -40,7 +40,7 @@ fn streaming(node: &Node, image: &str) -> anyhow::Result<bool> {
 }
 
 /// Files below a folder that hold a text.
-fn files_with(folder: &Path, text: &[u8]) -> anyhow::Result<Vec<String>> {
+pub(crate) fn files_with(folder: &Path, text: &[u8]) -> anyhow::Result<Vec<String>> {
     let (mut found, mut open) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = open.pop() {
         for entry in fs::read_dir(&folder)? {

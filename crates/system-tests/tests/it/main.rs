@@ -1,6 +1,7 @@
 //! The end-to-end tests: one binary, one file per promise.
 
 mod access;
+mod attacker;
 mod authors;
 mod bad_input;
 mod budget;

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use cache::{Cache, Config, Disk};
 use ed25519_dalek::SigningKey;
-use image::Digest;
+use image::record::ChunkRef;
+use image::{Digest, Map};
 use prost::Message;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
@@ -21,7 +22,7 @@ use proto::gatekeeper::GRANT_METADATA;
 use proto::index_request::Kind;
 use proto::signed::{Domain, sign};
 use proto::{ChunkFrame, ChunksRequest, Grant, IndexRequest, Signed};
-use store::{ProjectStore, Store};
+use store::{Index, ProjectStore, Store, verify};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataValue;
@@ -79,8 +80,14 @@ impl Setup {
             priority: priority.into(),
             ..ChunksRequest::default()
         };
-        let request = with_grant(request, Some(&Grants::valid()));
+        let request = with_grant(request, Some(&self.grant_for(chunks).await));
         Ok(self.client().await.get_chunks(request).await?.into_inner())
+    }
+
+    /// A grant for an image that consists of these chunks.
+    pub(crate) async fn grant_for(&self, chunks: &[(Digest, Bytes)]) -> Signed {
+        let map = put_map(&self.project(), chunks).await;
+        Grants::of_indexes(Digest::of(b"a tree"), map)
     }
 
     /// The chunks as they arrive: checks that frames come in order and are whole.
@@ -107,7 +114,7 @@ impl Setup {
     pub(crate) async fn index(&self, kind: Kind, digest: Digest) -> Result<Bytes, Status> {
         let request =
             IndexRequest { kind: kind.into(), digest: digest.as_bytes().to_vec(), ..IndexRequest::default() };
-        let request = with_grant(request, Some(&Grants::valid()));
+        let request = with_grant(request, Some(&Grants::of_indexes(digest, digest)));
         let mut stream = self.client().await.get_index(request).await?.into_inner();
         let mut received = Vec::new();
         while let Some(frame) = stream.message().await? {
@@ -122,6 +129,12 @@ impl Grants {
         signed(1, Grant { manifest_digest: manifest(1), ..grant() })
     }
 
+    /// Of an image with this tree and this map.
+    pub(crate) fn of_indexes(tree: Digest, map: Digest) -> Signed {
+        let (tree, map) = (tree.as_bytes().to_vec(), map.as_bytes().to_vec());
+        signed(1, Grant { manifest_digest: manifest(1), tree, map, ..grant() })
+    }
+
     pub(crate) fn expired() -> Signed {
         signed(1, Grant { expires_unix: 1, ..grant() })
     }
@@ -131,8 +144,27 @@ impl Grants {
     }
 
     pub(crate) fn of_project(project: &str) -> Signed {
-        signed(1, Grant { project: project.to_owned(), ..grant() })
+        signed(1, Grant { project: project.to_owned(), manifest_digest: manifest(1), ..grant() })
     }
+
+    /// Of no image at all.
+    pub(crate) fn of_everything() -> Signed {
+        signed(1, grant())
+    }
+}
+
+/// Stores a map of these chunks, and of nothing that stands in them.
+pub(crate) async fn put_map(project: &ProjectStore, chunks: &[(Digest, Bytes)]) -> Digest {
+    let chunk = |(digest, stored): &(Digest, Bytes)| ChunkRef {
+        digest: *digest,
+        plain_len: 1,
+        stored_len: stored.len() as u32,
+    };
+    let map = Map { chunks: chunks.iter().map(chunk).collect(), ..Map::default() };
+    let plain = map.encode().unwrap();
+    let digest = Digest::of(&plain);
+    project.put_index(Index::Map, digest, verify::seal_index(&plain).unwrap().into()).await.unwrap();
+    digest
 }
 
 fn grant() -> Grant {
@@ -144,7 +176,7 @@ fn signed(seed: u8, grant: Grant) -> Signed {
     sign(&key(seed), Domain::Grant, grant.encode_to_vec())
 }
 
-fn key(seed: u8) -> SigningKey {
+pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 

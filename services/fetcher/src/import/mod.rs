@@ -18,6 +18,7 @@ mod gunzip;
 mod inflate;
 mod layer;
 mod progress;
+pub(crate) mod proofs;
 mod records;
 
 use std::collections::HashSet;
@@ -30,7 +31,7 @@ use image::record::LayerRef;
 use image::scan::{RecordBudget, ScanLimits, record_bytes};
 use image::{Digest, ImageRecord};
 use prost::Message;
-use proto::{ImportSummary, ResolveRequest};
+use proto::{ImportSummary, LayerSource, ResolveRequest};
 use store::{ProjectStore, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -38,14 +39,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::Config;
 use crate::marker;
-use crate::records::{Records, SignedImage};
-use crate::source::{Found, LayerDescriptor, Source};
+use crate::records::{KnownLayer, Records, SignedImage};
+use crate::source::{BlobPlace, Found, LayerDescriptor, Source};
 
 use assemble::Assembled;
 use chunks::{ChunkWriter, Compression};
 use damage::ReadBack;
 use error::{ImportError, LayerFault};
 pub(crate) use progress::Progress;
+use proofs::{Proofs, QUESTIONS_AT_ONCE, source_of};
 use records::LayerFacts;
 
 /// The most images that can be imported at the same time.
@@ -67,6 +69,7 @@ pub(crate) struct Importer {
     images: Arc<Semaphore>,
     images_at_once: u32,
     layers: Arc<Semaphore>,
+    pub(crate) proofs: Arc<Proofs>,
     tasks: TaskTracker,
 }
 
@@ -77,6 +80,9 @@ pub(crate) struct Order {
     pub(crate) image: String,
     pub(crate) project: ProjectStore,
     pub(crate) source: Source,
+    pub(crate) place: BlobPlace,
+    /// The caller may read all of it: a grant says so.
+    pub(crate) proven: bool,
     pub(crate) found: Found,
     /// How it was asked for, without the credential: for a repair that nobody waits for.
     pub(crate) origin: ResolveRequest,
@@ -96,6 +102,8 @@ pub(crate) struct Imported {
 struct Layers<'a> {
     distinct: Vec<&'a LayerDescriptor>,
     known: Vec<Option<LayerFacts>>,
+    /// Where each was read before.
+    sources: Vec<Vec<LayerSource>>,
     corrupt: HashSet<Digest>,
 }
 
@@ -116,6 +124,7 @@ impl Importer {
             images: permits(images_at_once as usize),
             images_at_once,
             layers: permits(limits.layers_at_once),
+            proofs: Arc::default(),
             tasks,
         }
     }
@@ -187,7 +196,7 @@ impl Importer {
         Ok(Imported { image, summary, restored: corrupt + assembled.replaced })
     }
 
-    /// Which layers need no download. What their records take in memory is counted.
+    /// Which layers need no download.
     async fn known_layers<'a>(
         &self,
         order: &'a Order,
@@ -196,24 +205,49 @@ impl Importer {
         let mut seen = HashSet::new();
         let distinct: Vec<&LayerDescriptor> =
             order.found.layers.iter().filter(|layer| seen.insert(layer.diff_id.as_str())).collect();
-        let mut known = Vec::with_capacity(distinct.len());
+        let (mut found, mut sources) = (Vec::new(), Vec::new());
         let mut read_back = ReadBack::new(&order.project);
         let mut looked = pin!(records::read(&self.records, order, &distinct));
-        while let Some((layer, record)) = looked.try_next().await? {
-            let Some(record) = record else {
-                known.push(None);
+        while let Some((_, layer)) = looked.try_next().await? {
+            let Some(KnownLayer { record, sources: read_from }) = layer else {
+                found.push(None);
+                sources.push(Vec::new());
                 continue;
             };
+            sources.push(read_from);
+            // What a repair is to bring back it looks for in all that there is.
             if order.repair && read_back.finds_damage(&record).await.map_err(store_error(order))? {
-                known.push(None);
+                found.push(None);
                 continue;
             }
             let measure = move |_: &str| Ok((LayerFacts::of(&record), record_bytes(&record)));
-            let (facts, bytes) = on_thread(&order.image, measure).await?;
-            budget.take(bytes).map_err(|error| layer_error(order, layer, error.into()))?;
-            known.push(Some(facts));
+            found.push(Some(on_thread(&order.image, measure).await?));
         }
-        Ok(Layers { distinct, known, corrupt: read_back.into_damaged() })
+        let known = self.usable(order, &distinct, found, &sources, budget).await?;
+        Ok(Layers { distinct, known, sources, corrupt: read_back.into_damaged() })
+    }
+
+    /// Of the layers that were found, those that are known for this image too. What their records take in memory is counted.
+    async fn usable(
+        &self,
+        order: &Order,
+        distinct: &[&LayerDescriptor],
+        found: Vec<Option<(LayerFacts, u64)>>,
+        sources: &[Vec<LayerSource>],
+        budget: &RecordBudget,
+    ) -> Result<Vec<Option<LayerFacts>>, ImportError> {
+        let look = |at: usize, found: Option<(LayerFacts, u64)>| async move {
+            let (layer, Some((facts, bytes))) = (distinct[at], found) else { return Ok(None) };
+            if !order.proven
+                && !self.proofs.is_known(&order.source, &order.place, layer, &sources[at]).await?
+            {
+                return Ok(None);
+            }
+            budget.take(bytes).map_err(|error| layer_error(order, layer, error.into()))?;
+            Ok::<_, ImportError>(Some(facts))
+        };
+        let looks: Vec<_> = found.into_iter().enumerate().map(|(at, found)| look(at, found)).collect();
+        stream::iter(looks).buffered(QUESTIONS_AT_ONCE).try_collect().await
     }
 
     /// Reads all layers that are not known; the largest first, for the others to fill the gaps. What
@@ -231,7 +265,8 @@ impl Importer {
         unknown.sort_by_key(|at| std::cmp::Reverse(layers.distinct[*at].size));
         let read = |at: usize| async move {
             let layer = layers.distinct[at];
-            let read = self.read_layer(order, layer, chunks, progress, at, budget).await;
+            let read =
+                self.read_layer(order, (layer, &layers.sources[at]), chunks, progress, at, budget).await;
             Ok::<_, ImportError>((at, read.map_err(|fault| layer_error(order, layer, fault))?))
         };
         let reads: Vec<_> = unknown.into_iter().map(read).collect();
@@ -245,7 +280,7 @@ impl Importer {
     async fn read_layer(
         &self,
         order: &Order,
-        layer: &LayerDescriptor,
+        (layer, sources): (&LayerDescriptor, &[LayerSource]),
         chunks: &ChunkWriter,
         progress: &Progress,
         at: usize,
@@ -256,7 +291,11 @@ impl Importer {
         let record =
             layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone())
                 .await?;
-        self.records.put_layer(&order.project, &record).await?;
+        let mut sources = sources.to_vec();
+        let here = source_of(&order.place, layer);
+        sources.retain(|source| *source != here);
+        sources.push(here);
+        self.records.put_layer(&order.project, &record, sources).await?;
         Ok(LayerFacts::of(&record))
     }
 

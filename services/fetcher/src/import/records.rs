@@ -8,7 +8,7 @@ use image::LayerRecord;
 
 use super::error::{ImportError, LayerFault};
 use super::{Order, layer_error, on_thread, store_error};
-use crate::records::Records;
+use crate::records::{KnownLayer, Records};
 use crate::source::LayerDescriptor;
 
 /// Records that are fetched ahead, as they are stored: several times smaller than in memory.
@@ -33,7 +33,7 @@ pub(super) fn read<'a>(
     records: &'a Records,
     order: &'a Order,
     layers: &[&'a LayerDescriptor],
-) -> impl Stream<Item = Result<(&'a LayerDescriptor, Option<LayerRecord>), ImportError>> + Send + use<'a> {
+) -> impl Stream<Item = Result<(&'a LayerDescriptor, Option<KnownLayer>), ImportError>> + Send + use<'a> {
     let fetch =
         |layer: &'a LayerDescriptor| async move { (layer, order.project.layer(&layer.diff_id).await) };
     let fetches: Vec<_> = layers.iter().copied().map(fetch).collect();
@@ -58,7 +58,7 @@ where
 {
     let mut layers = pin!(read(records, order, layers));
     while let Some((layer, record)) = layers.try_next().await? {
-        let record = record.ok_or_else(|| layer_error(order, layer, gone()))?;
+        let KnownLayer { record, .. } = record.ok_or_else(|| layer_error(order, layer, gone()))?;
         let step = move |_: &str| Ok(step(&mut state, record).map(|()| state));
         state = match on_thread(&order.image, step).await? {
             Ok(state) => state,

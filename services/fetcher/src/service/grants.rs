@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use image::ImageRecord;
 use prost::Message as _;
 use proto::signed::Domain;
-use proto::{Grant, RenewReply, RenewRequest, Signed};
+use proto::{Grant, RenewReply, RenewRequest, Resolution, Signed};
 use revocations::Revocations;
 use tonic::Status;
 
@@ -38,16 +39,28 @@ impl Grants {
         Grants { keys, ttl, renewable, revocations }
     }
 
-    /// An error: the node was revoked.
-    pub(super) fn give(&self, project: &str, holder: &Holder, manifest: &str) -> Result<Signed, Status> {
-        self.revocations.admit_node(project, &holder.node)?;
+    /// What it names of the image is what may be read under it, also after the image's record became another. An error: the node
+    /// was revoked.
+    pub(super) fn give(&self, holder: &Holder, image: &ImageRecord) -> Result<Signed, Status> {
         let grant = Grant {
-            project: project.to_owned(),
+            project: image.project.clone(),
+            manifest_digest: image.manifest_digest.clone(),
+            tree: image.tree.digest.as_bytes().to_vec(),
+            map: image.map.digest.as_bytes().to_vec(),
+            ..Grant::default()
+        };
+        self.grant(holder, grant)
+    }
+
+    /// From now on, to this holder.
+    fn grant(&self, holder: &Holder, grant: Grant) -> Result<Signed, Status> {
+        self.revocations.admit_node(&grant.project, &holder.node)?;
+        let grant = Grant {
             node: holder.node.clone(),
-            manifest_digest: manifest.to_owned(),
-            expires_unix: expires(SystemTime::now(), self.ttl),
             node_key: holder.key.clone(),
+            expires_unix: expires(SystemTime::now(), self.ttl),
             epoch: self.revocations.epoch(),
+            ..grant
         };
         Ok(self.keys.sign(Domain::Grant, grant.encode_to_vec()))
     }
@@ -63,6 +76,12 @@ impl Grants {
     /// How old a grant may be, in seconds, that can still be renewed.
     pub(super) fn oldest(&self) -> u64 {
         self.ttl.saturating_add(self.renewable).as_secs()
+    }
+
+    /// Says that a question has this answer.
+    pub(super) fn vouch(&self, question: Resolution, image: &ImageRecord) -> Signed {
+        let resolution = Resolution { manifest_digest: image.manifest_digest.clone(), ..question };
+        self.keys.sign(Domain::Resolution, resolution.encode_to_vec())
     }
 
     /// What a grant says, if a fetcher signed it; it may have expired.
@@ -94,12 +113,14 @@ fn expires(now: SystemTime, ttl: Duration) -> u64 {
 impl Service {
     pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
         let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
-        let Grant { project, node, manifest_digest, .. } = self.grants.renewable(&grant)?;
-        let holder = Holder { node, key: checked_key(request.node_key)? };
-        if self.records.image(&self.project(&project)?, &manifest_digest).await?.is_none() {
-            return Err(Status::not_found(format!("{manifest_digest} is not in the store")));
+        let grant = self.grants.renewable(&grant)?;
+        let holder = Holder { node: grant.node.clone(), key: checked_key(request.node_key)? };
+        let manifest = &grant.manifest_digest;
+        if self.records.image(&self.project(&grant.project)?, manifest).await?.is_none() {
+            return Err(Status::not_found(format!("{manifest} is not in the store")));
         }
-        Ok(RenewReply { grant: Some(self.grants.give(&project, &holder, &manifest_digest)?) })
+        // What may be read stays as it was: the node reads by the record that it has.
+        Ok(RenewReply { grant: Some(self.grants.grant(&holder, grant)?) })
     }
 }
 

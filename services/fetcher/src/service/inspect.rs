@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use image::ImageRecord;
-use proto::{InspectLayer, InspectReply, InspectRequest};
+use proto::{InspectLayer, InspectReply, InspectRequest, Starts};
 use store::{ProjectStore, StoreError};
 use tonic::Status;
 
@@ -13,7 +13,8 @@ use super::Service;
 use super::images::summary;
 use super::judging::Asker;
 use super::starts::history;
-use crate::source::{Access, Credential, Found, LayerDescriptor};
+use crate::import::proofs::{Standing, standing};
+use crate::source::{Access, BlobPlace, Credential, Found, LayerDescriptor};
 
 /// Layer records looked up at the same time.
 const LOOKUPS_AT_ONCE: usize = 8;
@@ -30,15 +31,26 @@ impl Service {
         let access = Access {
             credential: self.credential_to_inspect(&request)?.and_then(Credential::from_proto),
             plain_http: request.plain_http,
+            own: false,
         };
         let (_, found) = self.find(&name, access, &request.platform.unwrap_or_default()).await?;
+        let place = self.place(&name);
         let record = self.records.image(&project, &found.manifest_digest).await?.map(|image| image.record);
-        let starts = history(&project, &found.manifest_digest).await?.summary();
+        // Who has another registry name a manifest learns nothing of what is here of it.
+        let of_here = |record: &ImageRecord| {
+            place.is_on_disk() || record.references.iter().any(|reference| place.holds(reference))
+        };
+        let record = record.filter(of_here);
+        let starts = match record {
+            Some(_) => history(&project, &found.manifest_digest).await?.summary(),
+            None => Starts::default(),
+        };
         let said = request.asker.as_ref();
         let node = said.map_or("", |asker| asker.node.as_str());
         let asker = Asker { project: project.name(), node, said };
         let judged = self.judge(&name, &found, asker).await?;
-        let lookups: Vec<_> = found.layers.iter().map(|layer| is_known(&project, layer)).collect();
+        let lookups: Vec<_> =
+            found.layers.iter().map(|layer| self.is_known(&project, &place, layer)).collect();
         let known: Vec<bool> = stream::iter(lookups).buffered(LOOKUPS_AT_ONCE).try_collect().await?;
         Ok(InspectReply {
             reference: name.to_string(),
@@ -57,6 +69,25 @@ impl Service {
     }
 }
 
+impl Service {
+    /// Whether an import would not have to read the layer. Layers of the old format have no diff id, by which records are named.
+    async fn is_known(
+        &self,
+        project: &ProjectStore,
+        place: &BlobPlace,
+        layer: &LayerDescriptor,
+    ) -> Result<bool, StoreError> {
+        if layer.diff_id.is_empty() {
+            return Ok(false);
+        }
+        if place.is_on_disk() {
+            return project.has_layer(&layer.diff_id).await;
+        }
+        let sources = self.records.layer_sources(project, &layer.diff_id).await?;
+        Ok(standing(place, &layer.digest, &sources) == Standing::Known)
+    }
+}
+
 pub(super) fn layers(found: &Found, known: &[bool], record: Option<&ImageRecord>) -> Vec<InspectLayer> {
     let mut seen = HashSet::new();
     let inspect = |(layer, known): (&LayerDescriptor, &bool)| InspectLayer {
@@ -70,11 +101,6 @@ pub(super) fn layers(found: &Found, known: &[bool], record: Option<&ImageRecord>
         known: *known,
     };
     found.layers.iter().zip(known).map(inspect).collect()
-}
-
-/// Layers of the old format have no diff id, by which records are named.
-async fn is_known(project: &ProjectStore, layer: &LayerDescriptor) -> Result<bool, StoreError> {
-    Ok(!layer.diff_id.is_empty() && project.has_layer(&layer.diff_id).await?)
 }
 
 fn is_empty(layer: &LayerDescriptor, record: Option<&ImageRecord>) -> bool {

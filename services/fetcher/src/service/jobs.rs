@@ -1,19 +1,20 @@
 //! Imports that run here, and the tickets by which callers follow them.
 //!
-//! One job per project and manifest. A ticket remembers who asked, for the grant at the end is the
-//! caller's own. The table is locked only to look up or change an entry.
+//! One job per project, manifest and place: a caller shares what another one began only where the registry's answer to one is the
+//! answer to both. A ticket remembers the question, for the grant at the end is the caller's own. The table is locked only to look up or change an entry.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proto::{ImportProgress, ImportSummary, Refusal};
+use proto::{ImportProgress, ImportSummary, Refusal, Resolution};
 use tokio::sync::watch;
 use tonic::Status;
 
 use super::grants::Holder;
 use crate::import::Progress;
 use crate::records::SignedImage;
+use crate::source::BlobPlace;
 
 /// Tickets at the same time; more callers than any mesh has nodes.
 const TICKETS_MAX: usize = 10_000;
@@ -33,11 +34,19 @@ pub(super) struct Jobs {
 struct Table {
     running: HashMap<JobKey, Arc<Job>>,
     tickets: HashMap<String, Ticket>,
-    broken: HashSet<JobKey>,
+    broken: HashSet<ImageKey>,
 }
 
 /// Project and manifest digest.
-pub(super) type JobKey = (String, String);
+pub(super) type ImageKey = (String, String);
+
+/// What runs once. A part of an image that somebody was granted stands apart from what a registry was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct JobKey {
+    pub(super) image: ImageKey,
+    pub(super) place: BlobPlace,
+    pub(super) proven: bool,
+}
 
 /// One import, running or finished.
 #[derive(Debug)]
@@ -60,7 +69,8 @@ pub(super) struct Outcome {
 #[derive(Clone, Debug)]
 pub(super) struct Ticket {
     pub(super) job: Arc<Job>,
-    pub(super) project: String,
+    /// The question, without its answer.
+    pub(super) question: Resolution,
     pub(super) holder: Holder,
     issued: Instant,
 }
@@ -74,7 +84,7 @@ impl Jobs {
             return (job.clone(), false);
         }
         let job = Arc::new(Job {
-            manifest: key.1.clone(),
+            manifest: key.image.1.clone(),
             repair,
             progress: Progress::new(),
             outcome: watch::Sender::new(None),
@@ -95,13 +105,18 @@ impl Jobs {
             table.running.remove(key);
         }
         if job.repair && outcome.is_ok() {
-            table.broken.remove(key);
+            table.broken.remove(&key.image);
         }
         job.outcome.send_replace(Some(outcome));
     }
 
     /// Gives out a ticket for `job`.
-    pub(super) fn issue(&self, job: Arc<Job>, project: &str, holder: Holder) -> Result<String, Status> {
+    pub(super) fn issue(
+        &self,
+        job: Arc<Job>,
+        question: Resolution,
+        holder: Holder,
+    ) -> Result<String, Status> {
         let mut table = self.table();
         let stale =
             |ticket: &Ticket| ticket.issued.elapsed() > OUTCOME_KEPT && ticket.job.outcome().is_some();
@@ -110,8 +125,7 @@ impl Jobs {
             return Err(Refusal::Busy.status(format!("{TICKETS_MAX} imports are being followed")));
         }
         let name = format!("{:032x}", rand::random::<u128>());
-        let ticket = Ticket { job, project: project.to_owned(), holder, issued: Instant::now() };
-        table.tickets.insert(name.clone(), ticket);
+        table.tickets.insert(name.clone(), Ticket { job, question, holder, issued: Instant::now() });
         Ok(name)
     }
 
@@ -120,14 +134,14 @@ impl Jobs {
     }
 
     /// Notes that an image is damaged: until it is repaired, whoever resolves it repairs it.
-    pub(super) fn mark_broken(&self, key: &JobKey) {
+    pub(super) fn mark_broken(&self, key: &ImageKey) {
         let mut table = self.table();
         if table.broken.len() < BROKEN_MAX {
             table.broken.insert(key.clone());
         }
     }
 
-    pub(super) fn is_broken(&self, key: &JobKey) -> bool {
+    pub(super) fn is_broken(&self, key: &ImageKey) -> bool {
         self.table().broken.contains(key)
     }
 

@@ -29,13 +29,15 @@ use store::{ProjectStore, Store};
 use tls::sealing::SealingKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
+use crate::projects::Projects;
 use crate::records::Records;
-use crate::source::Sources;
+use crate::source::{BlobPlace, Sources};
 use crate::{Config, Judging};
 
 use grants::Grants;
@@ -69,6 +71,8 @@ struct Service {
     refused_after_deaths: Duration,
     judging: Judging,
     allowances: Allowances,
+    same_registries: Vec<Vec<String>>,
+    projects: Projects,
     records: Records,
     store: Store,
     sources: Sources,
@@ -156,6 +160,8 @@ impl Service {
             refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),
             allowances: Allowances::new(bus.clone(), config.spending()),
+            same_registries: config.same_registries.clone(),
+            projects: Projects::new(config.projects.clone()),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,
@@ -179,11 +185,25 @@ impl Service {
         C: Call,
         F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
     {
-        bus.serve(self, Answer { in_flight, instance: Some(self.instance.to_string()) }, handler).await
+        let service = self.clone();
+        let answer = Answer { in_flight, instance: Some(self.instance.to_string()) };
+        let answering = bus.answer::<C, _, _>(answer, move |request| {
+            let handled = handler(service.clone(), request);
+            async move { handled.await.inspect_err(|status| count_refusal(C::SUBJECT, status)) }
+        });
+        answering.await
     }
 
     fn project(&self, name: &str) -> Result<ProjectStore, Status> {
         Ok(self.store.project(name)?)
+    }
+
+    /// Where an image's blobs are.
+    fn place(&self, name: &ImageName) -> BlobPlace {
+        let mut place = BlobPlace::of(name);
+        let names = self.same_registries.iter().find(|names| names.contains(&place.registry));
+        place.also = names.into_iter().flatten().filter(|name| **name != place.registry).cloned().collect();
+        place
     }
 
     /// The image that a request names, if this fetcher may read it.
@@ -196,4 +216,21 @@ impl Service {
         }
         Ok(name)
     }
+}
+
+/// Counts who was not let in, by verb and reason.
+fn count_refusal(subject: &'static str, status: &Status) {
+    let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied);
+    if !refused {
+        return;
+    }
+    let reason = match status.code() {
+        Code::Unauthenticated => "no-credential",
+        _ if status.get_details_error_info().is_some_and(|info| info.metadata.contains_key("streaming")) => {
+            "switched-off"
+        }
+        _ => "denied",
+    };
+    let verb = subject.rsplit('.').next().unwrap_or(subject);
+    metrics::counter!("sluice_fetcher_refused_total", "verb" => verb, "reason" => reason).increment(1);
 }

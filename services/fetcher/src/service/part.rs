@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use image::limits::REFERENCES_MAX;
 use proto::ResolveRequest;
 use store::ProjectStore;
 use tonic::Status;
 
 use super::Service;
-use crate::source::{Found, LayerDescriptor};
+use crate::source::{BlobPlace, Found, LayerDescriptor};
 
 /// `found` without all but its lowest `layers`; 0: all of it.
 pub(super) fn lowest(mut found: Found, layers: u32) -> Result<Found, Status> {
@@ -34,6 +35,7 @@ impl Service {
     pub(super) async fn granted(
         &self,
         project: &ProjectStore,
+        place: &BlobPlace,
         request: &ResolveRequest,
     ) -> Result<Option<Found>, Status> {
         let Some(grant) = request.grant.as_ref().filter(|_| request.layers > 0) else { return Ok(None) };
@@ -46,6 +48,11 @@ impl Service {
         let grant = of;
         let Some(image) = self.records.image(project, &grant.manifest_digest).await? else { return Ok(None) };
         let record = image.record;
+        // By one of its own names, which the part then has too.
+        if record.references.len() < REFERENCES_MAX && !record.references.iter().any(|name| place.holds(name))
+        {
+            return Ok(None);
+        }
         Ok(Some(Found {
             manifest_digest: record.manifest_digest,
             media_type: String::new(),

@@ -1,7 +1,8 @@
 //! resolve, follow, repair: an image becomes streamable.
 //!
 //! The registry is asked with the caller's own credential each time, also for an image that is here:
-//! its answer is the permission that the grant passes on.
+//! its answer is the permission that the grant passes on. It is an answer for one repository: what another one gave before is
+//! known for this one only as far as its registry vouches for it ([`crate::import::proofs`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use names::ImageName;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
-    FollowRequest, ImportTicket, Platform, QuotaMetric, RepairReply, RepairRequest, ResolveReply,
+    FollowRequest, ImportTicket, Platform, QuotaMetric, RepairReply, RepairRequest, Resolution, ResolveReply,
     ResolveRequest, Resolved,
 };
 use store::ProjectStore;
@@ -19,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::grants::{Holder, checked_key};
-use super::jobs::{Job, JobKey, Outcome};
+use super::jobs::{ImageKey, Job, JobKey, Outcome};
 use super::judging::Asker;
 use super::{Service, part};
 use crate::attempts::Attempts;
 use crate::import::error::{ImportError, source_status};
 use crate::import::{Imported, Order, add_reference};
 use crate::records::SignedImage;
-use crate::source::{Access, Credential, Found, Source};
+use crate::source::{Access, BlobPlace, Credential, Found, Source};
 
 /// A follower is answered after this long, whatever it asked for: buses forget slow requests.
 const FOLLOW_MAX: Duration = Duration::from_secs(30);
@@ -44,13 +45,21 @@ impl Service {
         let project = self.project(&request.project)?;
         let holder = Holder { node: request.node.clone(), key: checked_key(request.node_key.clone())? };
         self.grants.revocations().admit_node(project.name(), &holder.node)?;
+        // A part is asked for by who has the whole: what streams goes on.
+        if request.layers == 0 {
+            self.projects.check(project.name())?;
+        }
         let name = self.image_name(&request.reference)?;
         let platform = request.platform.clone().unwrap_or_default();
         let access = Access {
             credential: self.credential(&request)?.and_then(Credential::from_proto),
             plain_http: request.plain_http,
+            own: false,
         };
-        let (source, found) = match self.granted(&project, &request).await? {
+        let place = self.place(&name);
+        let granted = self.granted(&project, &place, &request).await?;
+        let proven = granted.is_some();
+        let (source, found) = match granted {
             Some(found) => (self.sources.open(&name, access).await.map_err(source_status)?, found),
             None => {
                 let (source, found) = self.find(&name, access, &platform).await?;
@@ -61,11 +70,14 @@ impl Service {
             }
         };
         let found = part::lowest(found, request.layers)?;
-        let repair = request.verify || self.jobs.is_broken(&key(&project, &found));
+        let question = question(project.name(), &request);
+        let repair = request.verify || self.jobs.is_broken(&image_key(&project, &found));
         let image = self.records.image(&project, &found.manifest_digest).await?;
-        if let Some(image) = image.filter(|_| !repair) {
+        if let Some(image) = image.filter(|_| !repair)
+            && (proven || self.is_readable(&source, &place, &image, &found).await?)
+        {
             let image = self.also_named(&project, image, &name.to_string()).await?;
-            return self.resolved(&project, &holder, image, None).await;
+            return self.resolved(&project, (question, &holder), image, None).await;
         }
         let origin = ResolveRequest {
             project: project.name().to_owned(),
@@ -75,11 +87,11 @@ impl Service {
             layers: request.layers,
             ..ResolveRequest::default()
         };
-        let order =
-            Order { image: name.to_string(), project: project.clone(), source, found, origin, repair };
+        let image = name.to_string();
+        let order = Order { image, project, source, place, proven, found, origin, repair };
         self.pay(&order).await?;
         let job = self.begin(order);
-        let ticket = self.jobs.issue(job.clone(), project.name(), holder)?;
+        let ticket = self.jobs.issue(job.clone(), question, holder)?;
         Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
     }
 
@@ -95,8 +107,8 @@ impl Service {
             None => Ok(self.importing(request.ticket, &ticket.job, progress)),
             Some(Err(status)) => Err(status),
             Some(Ok(Outcome { image, summary, .. })) => {
-                let project = self.project(&ticket.project)?;
-                self.resolved(&project, &ticket.holder, image, summary).await
+                let project = self.project(&ticket.question.project)?;
+                self.resolved(&project, (ticket.question, &ticket.holder), image, summary).await
             }
         }
     }
@@ -111,7 +123,7 @@ impl Service {
             Status::data_loss(format!("{manifest}: where it came from is not known: {error}"))
         })?;
         let name = self.image_name(&origin.reference)?;
-        let access = Access { credential: None, plain_http: origin.plain_http };
+        let access = Access { plain_http: origin.plain_http, ..Access::own() };
         let platform = origin.platform.clone().unwrap_or_default();
         let (source, found) = self.find(&name, access, &platform).await?;
         let found = part::lowest(found, origin.layers)?;
@@ -120,8 +132,8 @@ impl Service {
                 format!("{name}: it names {} now; only {manifest} can repair", found.manifest_digest);
             return Err(Status::failed_precondition(reason));
         }
-        let order =
-            Order { image: name.to_string(), project: project.clone(), source, found, origin, repair: true };
+        let (image, place, of) = (name.to_string(), self.place(&name), project.clone());
+        let order = Order { image, project: of, source, place, proven: false, found, origin, repair: true };
         let job = self.begin(order);
         let outcome = tokio::time::timeout(REPAIR_MAX, job.wait()).await;
         let outcome =
@@ -145,15 +157,37 @@ impl Service {
 
     /// Spends an import, unless one is under way here already. What restores the store is free: nobody asked for more.
     async fn pay(&self, order: &Order) -> Result<(), Status> {
-        if order.repair || self.jobs.runs(&key(&order.project, &order.found)) {
+        if order.repair || self.jobs.runs(&job_key(order)) {
             return Ok(());
         }
         self.allowances.of(order.project.name(), QuotaMetric::Imports).take(1, Class::Demand).await
     }
 
+    /// Whether an image that is here already may be read by a caller whom the registry let read its manifest in `place`. If not, it
+    /// is imported once more, from there.
+    async fn is_readable(
+        &self,
+        source: &Source,
+        place: &BlobPlace,
+        image: &SignedImage,
+        found: &Found,
+    ) -> Result<bool, Status> {
+        let references = &image.record.references;
+        if place.is_on_disk() || references.iter().any(|reference| place.holds(reference)) {
+            return Ok(true);
+        }
+        // A part of an image is named by what its layers unpack to, which says nothing of the blobs that another image claims it of.
+        let stored = image.record.layers.iter().map(|layer| &layer.digest);
+        let same = stored.eq(found.layers.iter().map(|layer| &layer.digest));
+        if !same || !references.iter().any(|reference| place.is_registry_of(reference)) {
+            return Ok(false);
+        }
+        self.importer.proofs.are_shown(source, place, &found.layers).await.map_err(source_status)
+    }
+
     /// The job that imports `order`; begins it when there is none.
     fn begin(self: &Arc<Self>, order: Order) -> Arc<Job> {
-        let key = key(&order.project, &order.found);
+        let key = job_key(&order);
         let (job, new) = self.jobs.join(&key, order.repair);
         if new {
             let (service, job) = (self.clone(), job.clone());
@@ -197,8 +231,12 @@ impl Service {
             if self.shutdown.run_until_cancelled(pause).await.is_none() {
                 return Err(ImportError::Stopped { image: order.image.clone() }.into());
             }
+            // What somebody else imported, from elsewhere, says nothing of what this one may read.
+            let of_here = |image: &SignedImage| {
+                order.proven || image.record.references.iter().any(|reference| order.place.holds(reference))
+            };
             if !order.repair
-                && let Some(image) = self.records.image(&order.project, &job.manifest).await?
+                && let Some(image) = self.records.image(&order.project, &job.manifest).await?.filter(of_here)
             {
                 let image = self.also_named(&order.project, image, &order.image).await?;
                 return Ok(Outcome { image, summary: None, restored: 0 });
@@ -261,16 +299,17 @@ impl Service {
     async fn resolved(
         self: &Arc<Self>,
         project: &ProjectStore,
-        holder: &Holder,
+        (question, holder): (Resolution, &Holder),
         image: SignedImage,
         imported: Option<proto::ImportSummary>,
     ) -> Result<ResolveReply, Status> {
-        let manifest_digest = image.record.manifest_digest.clone();
+        let SignedImage { record, signed } = image;
         let resolved = Resolved {
-            record: Some(image.signed),
-            grant: Some(self.grants.give(project.name(), holder, &manifest_digest)?),
-            profile: self.profile(project, &manifest_digest).await,
+            record: Some(signed),
+            grant: Some(self.grants.give(holder, &record)?),
+            profile: self.profile(project, &record.manifest_digest).await,
             imported,
+            resolution: Some(self.grants.vouch(question, &record)),
         };
         Ok(ResolveReply { answer: Some(Answer::Resolved(resolved)) })
     }
@@ -286,6 +325,24 @@ impl Service {
     }
 }
 
-fn key(project: &ProjectStore, found: &Found) -> JobKey {
+fn image_key(project: &ProjectStore, found: &Found) -> ImageKey {
     (project.name().to_owned(), found.manifest_digest.clone())
+}
+
+fn job_key(order: &Order) -> JobKey {
+    let image = image_key(&order.project, &order.found);
+    JobKey { image, place: order.place.clone(), proven: order.proven }
+}
+
+/// What an answer has to repeat, so that it is one to this question.
+fn question(project: &str, request: &ResolveRequest) -> Resolution {
+    Resolution {
+        project: project.to_owned(),
+        reference: request.reference.clone(),
+        platform: request.platform.clone(),
+        layers: request.layers,
+        node: request.node.clone(),
+        nonce: request.nonce.clone(),
+        manifest_digest: String::new(),
+    }
 }

@@ -18,6 +18,7 @@ mod archive;
 mod document;
 mod file;
 mod layout;
+pub mod place;
 pub mod platform;
 mod resolve;
 
@@ -31,6 +32,7 @@ use proto::Platform;
 
 use registry::{Client, Descriptor, Repository};
 
+pub use place::BlobPlace;
 pub use registry::{
     Access, BlobDigest, ByteStream, Config as SourceConfig, Credential, Error as SourceError,
 };
@@ -160,6 +162,14 @@ impl Source {
             Place::Layout(layout) => layout.blob(&digest, layer.size, from).await,
             Place::Archive(archive) => archive.blob(&digest, layer.size, from),
         }
+    }
+
+    /// Whether the source shows a layer's blob to whom it was opened for, by its word alone. Of a local one that needs no asking.
+    pub(crate) async fn shows(&self, layer: &LayerDescriptor) -> Result<bool, SourceError> {
+        let Place::Registry(repository) = &self.place else { return Ok(true) };
+        let digest = layer.digest.parse::<BlobDigest>();
+        let digest = digest.map_err(|error| SourceError::corrupt(&self.image, "layer", error.to_string()))?;
+        repository.shows(&digest).await
     }
 
     /// The document that the name leads to: an index or a manifest.

@@ -6,6 +6,7 @@ mod fake;
 mod local;
 mod peers;
 mod platforms;
+mod reach;
 mod transfers;
 
 use std::time::Duration;
@@ -32,6 +33,11 @@ fn config() -> SourceConfig {
 
 fn plain_http() -> Access {
     Access { plain_http: true, ..Access::default() }
+}
+
+/// Of whom the fetcher works for.
+fn own() -> Access {
+    Access { plain_http: true, ..Access::own() }
 }
 
 async fn open(config: &SourceConfig, name: &str, access: Access) -> Result<Source, SourceError> {

@@ -12,7 +12,8 @@ use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::signed::{Domain, sign, verify};
 use proto::{
-    CollectReply, CollectRequest, FollowRequest, ListRequest, RemoveRequest, ResolveRequest, Resolved, Signed,
+    CollectReply, CollectRequest, FollowRequest, ListRequest, RemoveRequest, ResolveRequest, Resolved,
+    Signed, StoredLayer,
 };
 use store::Kind;
 use testkit::{ImageSpec, LayoutWriter};
@@ -168,7 +169,10 @@ fn of_version(harness: &Harness, domain: Domain, good: &[u8], version: u16) -> V
 async fn layer_records_of_an_earlier_version_go_once_they_are_old_and_those_of_a_later_one_keep_everything() {
     let (harness, layout, _) = with_two_images().await;
     let record = fs::read_dir(harness.path("store/default/layers")).unwrap().next().unwrap().unwrap().path();
-    let good = fs::read(&record).unwrap();
+    // As a version wrote it that did not say where a layer was read.
+    let stored = Signed::decode(&*fs::read(&record).unwrap()).unwrap().payload;
+    let payload = StoredLayer::decode(&*stored).unwrap().record;
+    let good = Signed { payload, ..Signed::default() }.encode_to_vec();
     let write =
         |version| fs::write(&record, of_version(&harness, Domain::LayerRecord, &good, version)).unwrap();
     write(7);

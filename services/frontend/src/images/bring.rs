@@ -86,7 +86,10 @@ impl Images {
         let begins = earlier.as_ref().is_none_or(|image| image.content.is_none());
         let (content, learned, opening) = match earlier.as_ref().and_then(|image| image.content.clone()) {
             Some(content) => {
-                if !grant.payload.is_empty() {
+                // One of the image as it was imported since is not for what this node reads by.
+                let same =
+                    earlier.as_ref().is_some_and(|earlier| earlier.record.map.digest == record.map.digest);
+                if same && !grant.payload.is_empty() {
                     content.renew(&grant);
                 }
                 self.keep(request, &record, signed, &grant, kept).await?;

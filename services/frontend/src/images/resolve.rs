@@ -9,8 +9,8 @@ use prost::Message as _;
 use proto::refusal;
 use proto::signed::{Domain, TrustedKeys};
 use proto::{
-    Grant, ImportProgress, ImportSummary, ImportTicket, Refusal, RenewRequest, ResolveRequest, Resolved,
-    Signed,
+    Grant, ImportProgress, ImportSummary, ImportTicket, Refusal, RenewRequest, Resolution, ResolveRequest,
+    Resolved, Signed,
 };
 use tls::Tls;
 use tokio::time::Instant;
@@ -78,7 +78,9 @@ impl Resolver {
         patience: Patience,
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
-        let request = ResolveRequest { node_key: self.node_key(), ..request.clone() };
+        // What was once answered to somebody is no answer to this.
+        let nonce = rand::random::<[u8; 16]>().to_vec();
+        let request = ResolveRequest { node_key: self.node_key(), nonce, ..request.clone() };
         let request = &self.sealer.resolve(request).await?;
         let (asked, mut queued) = (Instant::now(), None);
         let resolved = self.bus.resolve(request, patience.answer, |step| {
@@ -98,7 +100,7 @@ impl Resolver {
             importing(ticket.clone());
             Ok(())
         });
-        self.believe(&request.project, &request.node, resolved.await?)
+        self.believe(request, resolved.await?)
     }
 
     /// A record as this node kept it: believed only as long as its key is trusted.
@@ -108,14 +110,15 @@ impl Resolver {
         self.record(&signed)
     }
 
-    fn believe(&self, project: &str, node: &str, resolved: Resolved) -> Result<Answered, Status> {
+    fn believe(&self, request: &ResolveRequest, resolved: Resolved) -> Result<Answered, Status> {
         let signed = resolved.record.ok_or_else(|| Status::internal("the fetcher sent no record"))?;
         let record = self.record(&signed)?;
-        if record.project != refusal::project(project)?.as_str() {
+        if record.project != refusal::project(&request.project)?.as_str() {
             return Err(Status::data_loss(format!("the image record is of project {:?}", record.project)));
         }
+        self.check_resolution(request, &record, resolved.resolution.as_ref())?;
         let grant = resolved.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
-        self.check_grant(&record, node, &grant)?;
+        self.check_grant(&record, &request.node, &grant)?;
         // A profile only makes a start faster: a broken one is no reason not to start.
         let profile = Profile::decode(&resolved.profile).unwrap_or_else(|error| {
             if !resolved.profile.is_empty() {
@@ -126,6 +129,49 @@ impl Resolver {
         let imported = resolved.imported;
         let signed = signed.encode_to_vec();
         Ok(Answered { record, signed, grant, profile, imported, remembered: false })
+    }
+
+    /// Whether the record is the answer to this question. A record and a grant alone are good, whatever was asked: who answers in a
+    /// fetcher's place could give an image that the node may read for one that it asked for.
+    fn check_resolution(
+        &self,
+        request: &ResolveRequest,
+        record: &ImageRecord,
+        signed: Option<&Signed>,
+    ) -> Result<(), Status> {
+        let refuse = |reason: String| {
+            let message = format!("{}: the answer is not to be trusted: {reason}", request.reference);
+            Err(Status::data_loss(message))
+        };
+        let Some(signed) = signed else {
+            // From a fetcher of an earlier version: what is asked for by digest needs nobody's word.
+            let digest = request.reference.rsplit_once('@').map(|(_, digest)| digest);
+            return match digest {
+                Some(digest) if digest == record.manifest_digest && request.layers == 0 => Ok(()),
+                _ => refuse(
+                    "no fetcher says that it is one to this question; fetchers are upgraded before nodes"
+                        .into(),
+                ),
+            };
+        };
+        let resolution = match self.trusted.verify(Domain::Resolution, signed) {
+            Ok(payload) => Resolution::decode(payload),
+            Err(error) => return refuse(error.to_string()),
+        };
+        let expected = Resolution {
+            project: record.project.clone(),
+            reference: request.reference.clone(),
+            platform: request.platform.clone(),
+            layers: request.layers,
+            node: request.node.clone(),
+            nonce: request.nonce.clone(),
+            manifest_digest: record.manifest_digest.clone(),
+        };
+        match resolution {
+            Ok(resolution) if resolution == expected => Ok(()),
+            Ok(_) => refuse("it is one to another question".into()),
+            Err(error) => refuse(error.to_string()),
+        }
     }
 
     fn record(&self, signed: &Signed) -> Result<ImageRecord, Status> {

@@ -75,9 +75,9 @@ impl Service {
             let digest = format!("sha256:{}", stored.hex);
             match self.records.look_up_layer(project, &digest).await {
                 Looked::Absent => {}
-                Looked::Believed(layer) => {
-                    named.0.extend(layer.chunks.iter().map(|chunk| (Kind::Chunk, *chunk.digest.as_bytes())))
-                }
+                Looked::Believed(layer) => named
+                    .0
+                    .extend(layer.record.chunks.iter().map(|chunk| (Kind::Chunk, *chunk.digest.as_bytes()))),
                 // Goes, and before its chunks; a young one may be written by a fetcher of that version, which would find it.
                 Looked::Refused(refusal) if refusal.is_outdated() && expired(&stored) => {
                     named.forget(&stored)
@@ -103,7 +103,7 @@ impl Service {
             removed.0.extend(chunks.iter().map(|chunk| (Kind::Chunk, *chunk.digest.as_bytes())));
             for layer in &image.record.layers {
                 if let Looked::Believed(layer) = self.records.look_up_layer(project, &layer.diff_id).await {
-                    let chunks = layer.chunks.iter();
+                    let chunks = layer.record.chunks.iter();
                     removed.0.extend(chunks.map(|chunk| (Kind::Chunk, *chunk.digest.as_bytes())));
                 }
             }

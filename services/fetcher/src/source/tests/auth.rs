@@ -50,7 +50,7 @@ impl Guarded {
     }
 
     async fn open(&self, credential: Option<Credential>) -> Source {
-        let access = Access { credential, plain_http: true };
+        let access = Access { credential, plain_http: true, own: false };
         open(&config(), &self.fake.reference("app"), access).await.unwrap()
     }
 
@@ -117,7 +117,18 @@ async fn credentials_come_from_the_docker_config() {
     let auths = json!({ "auths": { guarded.fake.address.to_string(): { "auth": "dXNlcjpwYTpzcw==" } } });
     std::fs::write(folder.path().join("config.json"), auths.to_string()).unwrap();
     let config = SourceConfig { docker_config: Some(folder.path().into()), ..config() };
-    let source = open(&config, &guarded.fake.reference("app"), plain_http()).await.unwrap();
+    let source = open(&config, &guarded.fake.reference("app"), own()).await.unwrap();
+    source.manifest(&amd64()).await.unwrap();
+    // Whoever else asks has what he brings along, unless the operator says that all may read it.
+    let error =
+        open(&config, &guarded.fake.reference("app"), plain_http()).await.unwrap().manifest(&amd64()).await;
+    assert!(matches!(error, Err(SourceError::Unauthorized { .. })), "{error:?}");
+    let sent = guarded.fake.seen_for("/token");
+    assert_eq!(sent.last().unwrap().header("authorization"), None, "the fetcher's own password was sent");
+    let shared_credentials = vec![format!("{}/app", guarded.fake.address)];
+    let shared = SourceConfig { shared_credentials, ..config };
+    let source = open(&shared, &guarded.fake.reference("app"), plain_http()).await.unwrap();
+    guarded.valid.store(2, Ordering::SeqCst);
     source.manifest(&amd64()).await.unwrap();
 }
 
@@ -141,7 +152,7 @@ async fn a_helper_that_fails_is_named_when_access_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), r#"{ "credsStore": "absent" }"#).unwrap();
     let config = SourceConfig { docker_config: Some(folder.path().into()), ..config() };
-    let source = open(&config, &guarded.fake.reference("app"), plain_http()).await.unwrap();
+    let source = open(&config, &guarded.fake.reference("app"), own()).await.unwrap();
     let error = source.manifest(&amd64()).await.unwrap_err().to_string();
     assert!(error.contains("docker-credential-absent is not installed"), "{error}");
 }
@@ -196,7 +207,7 @@ async fn basic_authentication() {
     };
     let fake = Fake::hooked(hook).await;
     fake.image("app", "latest", "linux/amd64", &[]);
-    let access = Access { credential: password(), plain_http: true };
+    let access = Access { credential: password(), plain_http: true, own: false };
     open(&config(), &fake.reference("app"), access).await.unwrap().manifest(&amd64()).await.unwrap();
     let error = open(&config(), &fake.reference("app"), plain_http()).await.unwrap().manifest(&amd64()).await;
     assert!(matches!(error, Err(SourceError::Unauthorized { .. })), "{error:?}");

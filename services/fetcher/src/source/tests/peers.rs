@@ -64,7 +64,7 @@ async fn the_reference_registry_with_passwords() {
         ["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", "--dest-creds", "user:pa:ss"];
     run("skopeo", &[&copy[..], &[&writer.reference("v1"), &target]].concat());
     let credential = Credential::Basic { username: "user".into(), password: "pa:ss".into() };
-    let access = Access { credential: Some(credential), plain_http: true };
+    let access = Access { credential: Some(credential), plain_http: true, own: false };
     assert_eq!(check(&name, access).await, digest);
     let error = open(&config(), &name, plain_http()).await.unwrap().manifest(&amd64()).await.unwrap_err();
     assert!(matches!(&error, SourceError::Unauthorized { .. }), "{error}");

@@ -175,7 +175,7 @@ async fn redirects_lead_elsewhere_without_the_authorisation() {
     })
     .await;
     let credential = Credential::Basic { username: "user".into(), password: "pa:ss".into() };
-    let access = Access { credential: Some(credential), plain_http: true };
+    let access = Access { credential: Some(credential), plain_http: true, own: false };
     let source = open(&config(), &fake.reference("app"), access).await.unwrap();
     let found = source.manifest(&amd64()).await.unwrap();
     assert_eq!(read(&source, &found.layers[0], 300_000).await.unwrap(), content()[300_000..]);
@@ -225,7 +225,7 @@ async fn mirrors_are_asked_in_order() {
 
     let config = mirrored(&[&broken, &empty, &good]);
     let credential = Credential::Basic { username: "user".into(), password: "pass".into() };
-    let access = Access { credential: Some(credential), plain_http: false };
+    let access = Access { credential: Some(credential), plain_http: false, own: false };
     let source = open(&config, "registry.test/app", access).await.unwrap();
     let found = source.manifest(&amd64()).await.unwrap();
     assert_eq!(read(&source, &found.layers[0], 0).await.unwrap(), b"layer");
@@ -259,7 +259,7 @@ async fn a_mirror_gets_its_own_credential_and_never_the_callers() {
     let mirrors = [("registry.test".to_owned(), urls)].into();
     let config = SourceConfig { mirrors, docker_config: Some(folder.path().into()), ..config() };
     let credential = Credential::Basic { username: "user".into(), password: "pa:ss".into() };
-    let access = Access { credential: Some(credential), plain_http: false };
+    let access = Access { credential: Some(credential), plain_http: false, own: false };
     open(&config, "registry.test/app", access).await.unwrap().manifest(&amd64()).await.unwrap();
     let sent: Vec<_> =
         mirror.seen().iter().map(|seen| seen.header("authorization").map(str::to_owned)).collect();
