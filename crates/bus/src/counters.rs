@@ -24,7 +24,7 @@ pub struct Counters {
 #[derive(Clone, Debug)]
 enum Way {
     InProcess(Arc<Sums>),
-    Nats(NatsCounters),
+    Nats(Arc<NatsCounters>),
 }
 
 impl Counters {
@@ -33,7 +33,7 @@ impl Counters {
     }
 
     pub(crate) fn nats(counters: NatsCounters) -> Counters {
-        Counters { way: Way::Nats(counters) }
+        Counters { way: Way::Nats(Arc::new(counters)) }
     }
 
     /// Adds, and returns the sum after. An error leaves open whether it was added: to ask again is to add again.

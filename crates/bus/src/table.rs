@@ -27,7 +27,7 @@ pub struct Table {
 #[derive(Clone, Debug)]
 enum Way {
     InProcess(Arc<Rows>),
-    Nats(NatsTable),
+    Nats(Arc<NatsTable>),
 }
 
 /// What stands under one key.
@@ -57,7 +57,7 @@ impl Table {
     }
 
     pub(crate) fn nats(table: NatsTable) -> Table {
-        Table { way: Way::Nats(table) }
+        Table { way: Way::Nats(Arc::new(table)) }
     }
 
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Status> {

@@ -215,3 +215,22 @@ async fn spending_what_is_there_asks_nobody() {
     println!("{:?} for each of {spent}", begun.elapsed() / 40);
     assert_eq!(spent, 40);
 }
+
+/// Those who find no tickets wait in line, and others who come meanwhile may take what was brought for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_are_refused_only_when_everything_is_spent() {
+    let bus = Bus::in_process();
+    let _quota = start(per_day(1_000, false), &bus).await;
+    let spender = spender(&bus, Unanswered::Closed);
+    let spending = (0..50).map(|_| {
+        let spender = spender.clone();
+        tokio::spawn(async move { until_refused(&spender, 2_000).await })
+    });
+    let ends = futures::future::join_all(spending).await;
+    let spent = ends.iter().map(|end| end.as_ref().unwrap().0).sum::<u64>();
+    assert_eq!(spent, 1_000);
+    for end in ends {
+        let (_, refusal) = end.unwrap();
+        assert!(refusal.unwrap().message().contains("used up"));
+    }
+}

@@ -28,21 +28,20 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(1);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// The sums of one name.
-#[derive(Clone)]
 pub(crate) struct NatsCounters {
     nats: Nats,
     context: Context,
     name: Arc<str>,
     kept: Duration,
     /// Opened when it is first needed: the server may be away before.
-    stream: Arc<Mutex<Option<Stream>>>,
+    stream: Mutex<Option<Stream>>,
 }
 
 impl NatsCounters {
     pub(crate) fn new(nats: Nats, name: &str, kept: Duration) -> NatsCounters {
         let mut context = jetstream::new(nats.client.clone());
         context.set_timeout(ACKNOWLEDGE_WITHIN);
-        NatsCounters { nats, context, name: name.into(), kept, stream: Arc::default() }
+        NatsCounters { nats, context, name: name.into(), kept, stream: Mutex::default() }
     }
 
     pub(crate) async fn add(&self, token: &str, amount: u64) -> Result<u64, Status> {

@@ -10,11 +10,12 @@ use lifecycle::Probe;
 use super::Context;
 use crate::embedded::Embedded;
 
-/// Run a node: policies, fetcher, cache and frontend in this process, in the foreground
+/// Run a node: policies, quotas, fetcher, cache and frontend in this process, in the foreground
 ///
 /// `mount` and `run` start one in the background when none runs. Run it yourself, under a service manager, to keep it.
 ///
-/// With --nats the policies are those of the mesh, unless policy.file or policy.set says which this node answers with.
+/// With --nats the policies are those of the mesh, unless policy.file or policy.set says which this node answers with; and so are the
+/// quotas, unless there is a quota section.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
