@@ -11,6 +11,11 @@
 //! nodes/NAME/                of nodes that were added by hand, without a token
 //! ```
 
+mod issuer;
+#[cfg(test)]
+mod tests;
+mod writing;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,15 +25,12 @@ use proto::{Role, speaker};
 use serde::{Deserialize, Serialize};
 use tls::Name;
 
-use crate::config::{CA, CERTIFICATE, CREDENTIALS, KEY, Snippet, nats_server};
-use crate::jwt::{self, Scope};
-use crate::own::Given;
+use crate::config::{CA, CERTIFICATE, KEY};
 use crate::token::Tokens;
-use crate::{Authority, IDENTITY, NATS, NODE_LIFE, SERVICE_LIFE, files, now_unix, permissions};
+use crate::{Authority, IDENTITY, NATS, files, now_unix};
 
 const MANIFEST: &str = "mesh.json";
 const AUTHORITY: &str = "authority";
-const ISSUER: &str = "issuer.json";
 /// The first operator.
 const OPERATOR: &str = "operator";
 /// What a certificate of a server counts for besides its hosts, on the machine itself.
@@ -86,28 +88,13 @@ pub enum Kind {
     Node,
 }
 
-/// What the identity service works with.
-#[derive(Debug, Serialize, Deserialize)]
-struct IssuerFile {
-    account: String,
-    nats_url: String,
-    trusted_keys: Vec<String>,
-    seed: String,
-}
-
-/// Gives nodes their identities.
-pub struct Issuer {
-    folder: PathBuf,
-    authority: Authority,
-    signer: KeyPair,
-    file: IssuerFile,
-}
-
 #[derive(Debug)]
 pub struct Set {
     folder: PathBuf,
     manifest: Manifest,
 }
+
+pub use issuer::Issuer;
 
 /// Services that have users in NATS.
 fn services() -> impl Iterator<Item = Role> {
@@ -313,203 +300,6 @@ impl Set {
             _ => Ok(()),
         }
     }
-
-    fn write_user(
-        &mut self,
-        folder: &Path,
-        role: Role,
-        name: &str,
-        projects: &[String],
-        kind: Kind,
-    ) -> anyhow::Result<()> {
-        let signer = self.key(&of_role(role))?;
-        let user = KeyPair::new_user();
-        let expires_unix = now_unix() + SERVICE_LIFE.as_secs();
-        let tokens: Vec<String> = projects.iter().map(|project| speaker::token(project)).collect();
-        let (account, public) = (&self.manifest.account, user.public_key());
-        let jwt = jwt::scoped_user(&signer, account, &speaker::token(name), &public, &tokens, expires_unix)?;
-        files::write(&folder.join(CREDENTIALS), jwt::credentials(&jwt, &user.seed()?))?;
-        let known = self.manifest.entries.iter().position(|entry| entry.name == name);
-        let mut entry = match known {
-            Some(place) => self.manifest.entries.remove(place),
-            None => Entry {
-                name: name.to_owned(),
-                kind,
-                projects: Vec::new(),
-                nats_keys: Vec::new(),
-                expires_unix: 0,
-                revoked_unix: None,
-            },
-        };
-        remember(&mut entry.nats_keys, public);
-        (entry.projects, entry.expires_unix, entry.revoked_unix) = (projects.to_vec(), expires_unix, None);
-        self.manifest.entries.push(entry);
-        Ok(())
-    }
-
-    fn write_certificate(&self, authority: &Authority, folder: &Path, names: &[Name]) -> anyhow::Result<()> {
-        let hosts: Vec<String> = LOCAL
-            .into_iter()
-            .map(str::to_owned)
-            .chain(self.manifest.hosts.iter().cloned())
-            .chain(names.iter().filter_map(|name| match name {
-                Name::Service(role) => Some(role.clone()),
-                Name::Node { .. } => None,
-            }))
-            .collect();
-        let is_node = names.iter().any(|name| matches!(name, Name::Node { .. }));
-        let hosts: &[String] = if is_node { &[] } else { &hosts };
-        let (certificate, key) = authority.issue(names, hosts, SERVICE_LIFE)?;
-        files::write(&folder.join(CA), authority.pem())?;
-        files::write(&folder.join(CERTIFICATE), certificate)?;
-        files::write(&folder.join(KEY), key)
-    }
-
-    fn write_snippet(
-        &self,
-        folder: &Path,
-        file: &str,
-        role: &str,
-        node: Option<(&str, &[String])>,
-    ) -> anyhow::Result<()> {
-        let trusted_keys = [self.trusted_key()?];
-        let stands = self.base().join(folder.strip_prefix(&self.folder).unwrap_or(folder));
-        let nats_url = &self.manifest.nats_url;
-        let snippet = Snippet { folder: &stands, role, nats_url, trusted_keys: &trusted_keys, node };
-        let mut text = snippet.text();
-        if role == IDENTITY {
-            let (here, there) = (stands.join(AUTHORITY), self.base().join(AUTHORITY));
-            text = text.replace(&here.display().to_string(), &there.display().to_string());
-        }
-        files::write(&folder.join(format!("{file}.toml")), text)
-    }
-
-    fn write_system_user(&self, system: &KeyPair) -> anyhow::Result<()> {
-        let user = KeyPair::new_user();
-        let jwt = jwt::system_user(system, "sluice-keys", &user.public_key())?;
-        let path = self.folder.join("keys").join("system.creds");
-        files::write(&path, jwt::credentials(&jwt, &user.seed()?))
-    }
-
-    fn write_issuer(&self) -> anyhow::Result<()> {
-        let file = IssuerFile {
-            account: self.manifest.account.clone(),
-            nats_url: self.manifest.nats_url.clone(),
-            trusted_keys: vec![self.trusted_key()?],
-            seed: self.key(&of_role(Role::Frontend))?.seed()?,
-        };
-        files::write_json(&self.folder.join(AUTHORITY).join(ISSUER), &file)
-    }
-
-    fn account(&self) -> anyhow::Result<String> {
-        let scopes: anyhow::Result<Vec<Scope>> = Role::ALL
-            .into_iter()
-            .map(|role| {
-                let key = self.key(&of_role(role))?.public_key();
-                Ok(Scope { role: role.name().to_owned(), key, permissions: permissions(role) })
-            })
-            .collect();
-        let Manifest { name, account, revoked, .. } = &self.manifest;
-        jwt::account(&self.key("operator")?, name, account, &scopes?, revoked)
-    }
-
-    fn write_nats(&self) -> anyhow::Result<()> {
-        let operator = self.key("operator")?;
-        let Manifest { name, system_account, account, .. } = &self.manifest;
-        let accounts = [
-            (account.clone(), self.account()?),
-            (system_account.clone(), jwt::system_account(&operator, system_account)?),
-        ];
-        let operator = jwt::operator(&operator, name, system_account)?;
-        let folder = self.folder.join("nats");
-        // Servers keep what they are told while they run.
-        for place in ["accounts", "jetstream"] {
-            lifecycle::private::make(&folder.join(place))?;
-        }
-        files::write(&folder.join("nats-server.conf"), nats_server(self, &self.base(), &operator, &accounts))
-    }
-
-    fn base(&self) -> PathBuf {
-        self.manifest.at.clone().unwrap_or_else(|| self.folder.clone())
-    }
-
-    fn key(&self, name: &str) -> anyhow::Result<KeyPair> {
-        let file = key_file(&self.folder, name);
-        KeyPair::from_seed(files::read(&file)?.trim()).with_context(|| format!("reading {}", file.display()))
-    }
-
-    fn save(&self) -> anyhow::Result<()> {
-        files::write_json(&self.folder.join(MANIFEST), &self.manifest)
-    }
-}
-
-impl Issuer {
-    /// Of the folder `authority` of a set.
-    pub fn open(folder: &Path) -> anyhow::Result<Issuer> {
-        let file: IssuerFile = files::read_json(&folder.join(ISSUER))?;
-        let signer = KeyPair::from_seed(&file.seed).context("reading the key that signs nodes")?;
-        Ok(Issuer { folder: folder.to_owned(), authority: Authority::load(folder)?, signer, file })
-    }
-
-    pub fn authority(&self) -> &Authority {
-        &self.authority
-    }
-
-    pub fn tokens(&self) -> Tokens {
-        Tokens::open(&self.folder.join("tokens"))
-    }
-
-    pub fn is_revoked(&self, node: &str) -> bool {
-        revoked_file(&self.folder, node).exists()
-    }
-
-    /// What a node is given that has shown that it is one. `key`: its public key, `nats_key`: that of its user in NATS.
-    pub fn give(&self, node: &str, projects: &[String], key: &[u8], nats_key: &str) -> anyhow::Result<Given> {
-        let names: Result<Vec<Name>, _> = projects.iter().map(|project| Name::node(project, node)).collect();
-        let expires_unix = now_unix() + NODE_LIFE.as_secs();
-        let tokens: Vec<String> = projects.iter().map(|project| speaker::token(project)).collect();
-        let (account, name) = (&self.file.account, speaker::token(node));
-        let nats_jwt = jwt::scoped_user(&self.signer, account, &name, nats_key, &tokens, expires_unix)?;
-        let certificate = self.authority.issue_for(&names?, key, NODE_LIFE)?;
-        self.note(node, projects, nats_key, expires_unix)?;
-        Ok(Given {
-            node: node.to_owned(),
-            projects: projects.to_vec(),
-            certificate,
-            ca: self.authority.pem().to_owned(),
-            nats_jwt,
-            expires_unix,
-            given_unix: 0,
-            nats_url: self.file.nats_url.clone(),
-            trusted_keys: self.file.trusted_keys.clone(),
-            identity_url: String::new(),
-        })
-    }
-
-    /// For `sluice keys`, which lists and revokes.
-    fn note(&self, node: &str, projects: &[String], nats_key: &str, expires_unix: u64) -> anyhow::Result<()> {
-        let path = self.folder.join("nodes").join(format!("{}.json", speaker::token(node)));
-        let mut nats_keys = match path.exists() {
-            true => files::read_json::<Entry>(&path)?.nats_keys,
-            false => Vec::new(),
-        };
-        remember(&mut nats_keys, nats_key.to_owned());
-        let entry = Entry {
-            name: node.to_owned(),
-            kind: Kind::Node,
-            projects: projects.to_vec(),
-            nats_keys,
-            expires_unix,
-            revoked_unix: None,
-        };
-        files::write_json(&path, &entry)
-    }
-}
-
-impl std::fmt::Debug for Issuer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Issuer").field("folder", &self.folder).finish_non_exhaustive()
-    }
 }
 
 fn remember(keys: &mut Vec<String>, key: String) {
@@ -551,85 +341,4 @@ fn of_role(role: Role) -> String {
 
 fn key_file(folder: &Path, name: &str) -> PathBuf {
     folder.join("keys").join(format!("{name}.seed"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    pub(crate) fn options() -> Options {
-        Options {
-            name: "test".to_owned(),
-            hosts: Vec::new(),
-            nats_url: "tls://127.0.0.1:4222".to_owned(),
-            listen: "127.0.0.1:4222".to_owned(),
-            at: None,
-        }
-    }
-
-    fn all_files(folder: &Path) -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        entries.flat_map(|path| if path.is_dir() { all_files(&path) } else { vec![path] }).collect()
-    }
-
-    #[test]
-    fn a_set_is_its_owners_alone_and_made_once() {
-        let base = tempfile::tempdir().unwrap();
-        let folder = base.path().join("mesh");
-        let set = Set::init(&folder, &options()).unwrap();
-        for file in all_files(&folder) {
-            let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o777;
-            assert_eq!(mode, 0o600, "{}", file.display());
-        }
-        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(Set::init(&folder, &options()).unwrap_err().to_string().contains("already"));
-        let names: Vec<String> = set.entries().unwrap().into_iter().map(|entry| entry.name).collect();
-        assert_eq!(names, ["fetcher", "cache", "policy", "quota", "events", "operator"]);
-    }
-
-    #[test]
-    fn what_is_rotated_is_another_and_what_is_revoked_is_named() {
-        let base = tempfile::tempdir().unwrap();
-        let mut set = Set::init(base.path(), &options()).unwrap();
-        let read = |name: &str| fs::read_to_string(base.path().join(name)).unwrap();
-        let before = [read("services/cache/tls.pem"), read("services/cache/nats.creds")];
-        assert_eq!(set.rotate(Some("cache")).unwrap(), ["cache"]);
-        let after = [read("services/cache/tls.pem"), read("services/cache/nats.creds")];
-        assert!(before.iter().zip(&after).all(|(before, after)| before != after));
-        assert!(set.rotate(Some("nobody")).is_err());
-        set.add_node("n1", &["default".to_owned()]).unwrap();
-        set.revoke("n1").unwrap();
-        assert!(set.revoke("n2").is_err());
-        let set = Set::open(base.path()).unwrap();
-        let entry = set.entries().unwrap().into_iter().find(|entry| entry.name == "n1").unwrap();
-        assert!(entry.revoked_unix.is_some());
-        assert_eq!(set.manifest.revoked[0].0, entry.nats_keys[0]);
-    }
-
-    #[test]
-    fn an_issuer_gives_what_the_set_lists_and_revokes() {
-        let base = tempfile::tempdir().unwrap();
-        let mut set = Set::init(&base.path().join("mesh"), &options()).unwrap();
-        let issuer = Issuer::open(&set.folder().join(AUTHORITY)).unwrap();
-        let own = crate::Own::open(&base.path().join("node")).unwrap();
-        let given = issuer.give("n1", &["p".to_owned()], own.key(), &own.nats_key()).unwrap();
-        own.keep(&given).unwrap();
-        let kept = crate::Own::given(&base.path().join("node")).unwrap().unwrap();
-        assert_eq!((kept.node.as_str(), kept.expires_unix), ("n1", given.expires_unix));
-        assert!(kept.renew_at_unix() < kept.expires_unix && kept.renew_at_unix() > kept.given_unix);
-        assert!(!issuer.is_revoked("n1"));
-        set.revoke("n1").unwrap();
-        assert!(issuer.is_revoked("n1"));
-        assert!(set.manifest.revoked.iter().any(|(key, _)| *key == own.nats_key()));
-        // Its certificate names it, and counts for dialling with its own key.
-        let tls = tls::Config {
-            ca_file: Some(base.path().join("node/ca.pem")),
-            certificate_file: Some(base.path().join("node/tls.pem")),
-            key_file: Some(base.path().join("node/tls.key")),
-            insecure: false,
-        };
-        assert!(tls.open().unwrap().own().unwrap().is_node("p", "n1"));
-    }
 }

@@ -1,5 +1,7 @@
 //! A real NATS server with the configuration that `sluice keys init` writes: each role does its work, and nothing else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

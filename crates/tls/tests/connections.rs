@@ -1,5 +1,7 @@
 //! Real connections: who is believed, who is refused, and what happens when certificates change.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 use std::path::Path;
 use std::time::Duration;
 

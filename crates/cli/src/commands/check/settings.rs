@@ -106,7 +106,7 @@ fn check_tls(settings: &Settings, report: &mut Report) {
             let now = SystemTime::now();
             match (tls.counts_at(now), tls.counts_at(now + SOON)) {
                 (Err(error), _) => report.bad(KEYS, what, error, hint, "tls"),
-                (Ok(()), Err(_)) if !tls.own().is_some_and(|own| own.node().is_some()) => {
+                (Ok(()), Err(_)) if tls.own().is_none_or(|own| own.node().is_none()) => {
                     report.warning(KEYS, what, "it ends within a week", hint, "tls");
                 }
                 _ => report.good(KEYS, what),
