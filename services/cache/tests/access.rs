@@ -70,6 +70,7 @@ impl Site {
             expires_unix: now + 3_600,
             node_key: key.to_vec(),
             epoch,
+            ..Grant::default()
         };
         sign(&self.key, Domain::Grant, grant.encode_to_vec())
     }

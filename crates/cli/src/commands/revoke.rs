@@ -55,7 +55,7 @@ pub async fn run(context: &Context, command: RevokeCommand) -> anyhow::Result<Ex
             (Scope::Node, context.global.project.clone().unwrap_or_default(), name, undo)
         }
         RevokeCommand::Image(ImageArgs { image }) => {
-            let name = context.requests()?.resolve(&image)?.reference;
+            let name = context.requests()?.resolve(&image).await?.reference;
             (Scope::Image, context.settings.project.to_string(), name, false)
         }
         RevokeCommand::Project(ProjectArgs { name }) => (Scope::Project, name, String::new(), false),

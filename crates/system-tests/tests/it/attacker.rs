@@ -373,11 +373,16 @@ fn as_a_reader(field: &mut Field) -> anyhow::Result<usize> {
     let wanted = Grant { project: "b".to_owned(), ..Grant::decode(&*grant.payload)? };
     let changed = Signed { payload: wanted.encode_to_vec(), ..grant.clone() };
     for forged in [changed, field.own.resolved.record.clone().unwrap_or_default(), Signed::default()] {
-        field.ask("a grant that nobody gave, renewed", &denied, RenewRequest { grant: Some(forged) })?;
+        field.ask(
+            "a grant that nobody gave, renewed",
+            &denied,
+            RenewRequest { grant: Some(forged), ..RenewRequest::default() },
+        )?;
         attempts += 1;
     }
-    let renewed =
-        field.runtime.block_on(field.bus.call(RenewRequest { grant: Some(grant.clone()) }, PATIENCE))?;
+    let renewed = field.runtime.block_on(
+        field.bus.call(RenewRequest { grant: Some(grant.clone()), ..RenewRequest::default() }, PATIENCE),
+    )?;
     let (before, after) =
         (Grant::decode(&*grant.payload)?, Grant::decode(&*renewed.grant.context("a grant")?.payload)?);
     let same = Grant { expires_unix: after.expires_unix, ..before };

@@ -134,6 +134,8 @@ pub(super) fn checked_key(key: Vec<u8>) -> Result<Vec<u8>, Status> {
 
 #[cfg(test)]
 mod tests {
+    use image::record::IndexRef;
+
     use super::*;
     use crate::Config;
 
@@ -175,16 +177,34 @@ mod tests {
         assert_eq!(error.code(), tonic::Code::PermissionDenied);
     }
 
+    fn image() -> ImageRecord {
+        let index = IndexRef { digest: image::Digest::of(b""), plain_len: 0, stored_len: 0 };
+        ImageRecord {
+            project: "p".to_owned(),
+            manifest_digest: "sha256:m".to_owned(),
+            references: Vec::new(),
+            config: Vec::new(),
+            tree: index,
+            map: index,
+            layers: Vec::new(),
+            files: 0,
+            plain_bytes: 0,
+            stored_bytes: 0,
+            imported_unix: 0,
+            imported_by: String::new(),
+        }
+    }
+
     #[tokio::test]
     async fn a_grant_names_the_key_and_the_epoch_and_a_revoked_node_gets_none() {
         let folder = tempfile::tempdir().unwrap();
         let grants = grants(folder.path(), 100, 100).await;
         let holder = Holder { node: "n1".to_owned(), key: vec![7; 32] };
-        let signed = grants.give("p", &holder, "sha256:m").unwrap();
+        let signed = grants.give(&holder, &image()).unwrap();
         let given = grants.renewable(&signed).unwrap();
         assert_eq!((given.node_key, given.epoch), (vec![7; 32], 0));
         assert!(checked_key(vec![1]).is_err());
-        let image = proto::Revocation {
+        let of_image = proto::Revocation {
             scope: proto::revocation::Scope::Image.into(),
             project: "p".to_owned(),
             name: "sha256:m".to_owned(),
@@ -204,12 +224,12 @@ mod tests {
                 .await
                 .unwrap();
         };
-        revoke(image).await;
+        revoke(of_image).await;
         let error = grants.renewable(&signed).unwrap_err();
         assert!(error.message().contains("pull the image again"), "{error}");
-        grants.renewable(&grants.give("p", &holder, "sha256:m").unwrap()).unwrap();
+        grants.renewable(&grants.give(&holder, &image()).unwrap()).unwrap();
         revoke(node).await;
-        assert!(grants.give("p", &holder, "sha256:m").is_err());
-        grants.give("p", &Holder { node: "n2".to_owned(), ..holder }, "sha256:m").unwrap();
+        assert!(grants.give(&holder, &image()).is_err());
+        grants.give(&Holder { node: "n2".to_owned(), ..holder }, &image()).unwrap();
     }
 }

@@ -231,7 +231,11 @@ async fn a_project_that_is_switched_off_is_refused_at_once_and_what_streams_goes
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(refused.get_details_error_info().unwrap().metadata["streaming"], "off");
     harness.resolve(of("two")).await.unwrap();
-    let renewed = harness.bus.call(RenewRequest { grant: resolved.grant.clone() }, DEADLINE).await.unwrap();
+    let renewed = harness
+        .bus
+        .call(RenewRequest { grant: resolved.grant.clone(), ..RenewRequest::default() }, DEADLINE)
+        .await
+        .unwrap();
     let payload = |grant: Option<Signed>| proto::Grant::decode(&*grant.unwrap().payload).unwrap();
     let (before, after) = (payload(resolved.grant), payload(renewed.grant));
     assert_eq!((before.tree, before.map, before.node), (after.tree, after.map, after.node));
