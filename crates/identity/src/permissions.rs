@@ -79,8 +79,24 @@ pub(crate) struct Resource {
     pub(crate) users: &'static [Role],
 }
 
-pub(crate) const RESOURCES: &[Resource] =
-    &[Resource { stream: "KV_sluice-leases", subjects: &["$KV.sluice-leases.>"], users: &[Role::Fetcher] }];
+pub(crate) const RESOURCES: &[Resource] = &[
+    Resource { stream: "KV_sluice-leases", subjects: &["$KV.sluice-leases.>"], users: &[Role::Fetcher] },
+    Resource {
+        stream: "KV_sluice-quota-limits",
+        subjects: &["$KV.sluice-quota-limits.>"],
+        users: &[Role::Quota],
+    },
+    Resource {
+        stream: "sluice-counters-quota-minutes",
+        subjects: &["sluice.v1.counter.quota-minutes.>"],
+        users: &[Role::Quota],
+    },
+    Resource {
+        stream: "sluice-counters-quota-days",
+        subjects: &["sluice.v1.counter.quota-days.>"],
+        users: &[Role::Quota],
+    },
+];
 
 impl Resource {
     /// To make it, write and read it, and follow it.

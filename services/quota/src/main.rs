@@ -13,8 +13,12 @@ async fn main() -> anyhow::Result<()> {
     let service = lifecycle::start("quota", &settings.lifecycle).await?;
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     service.depend_on(Probe::BUS, bus.probe());
+    let (there, insecure) = (bus.clone(), [("nats.insecure", settings.nats.insecure)]);
     let quota = Quota::start(settings.quota, bus, &service.tasks, service.shutdown.clone()).await?;
     service.depend_on(quota::LIVE_LIMITS, quota.probe());
+    let ready = service.ready.clone();
+    let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
+    let _there = there.introduce(proto::Role::Quota, about).await?;
     service.run().await?;
     drop(quota);
     Ok(())
