@@ -15,6 +15,7 @@ use tonic::Status;
 
 use crate::endpoint::Endpoint;
 use crate::lease::Lease;
+use crate::stream::{Outgoing, Streams};
 use crate::{GATHERED_MAX, Undelivered, wire};
 
 /// Messages that a slow listener may lag behind; it then misses the oldest.
@@ -27,6 +28,7 @@ pub(crate) struct InProcess {
     /// Those who listen to what is told on a subject.
     told: Mutex<HashMap<&'static str, broadcast::Sender<Bytes>>>,
     leases: Arc<Leases>,
+    streams: Streams,
 }
 
 struct Listener {
@@ -104,6 +106,15 @@ impl InProcess {
     pub(crate) fn hear(&self, subject: &'static str) -> broadcast::Receiver<Bytes> {
         let mut told = lock(&self.told);
         told.entry(subject).or_insert_with(|| broadcast::channel(LISTENER_LAG_MAX).0).subscribe()
+    }
+
+    /// Puts a message into the stream that keeps its subject, if there is one. False: it could not be kept there.
+    pub(crate) fn keep(&self, message: impl FnOnce() -> Outgoing, subject: &str) -> bool {
+        self.streams.keeping(subject).is_none_or(|stream| stream.publish(message()).is_ok())
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     pub(crate) fn lease(&self, name: &str) -> Option<Lease> {

@@ -15,6 +15,7 @@ mod events;
 mod in_process;
 mod lease;
 mod nats;
+mod stream;
 mod told;
 mod wire;
 
@@ -25,8 +26,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use prost::Message;
-use proto::Call;
 use proto::subjects::EVENTS;
+use proto::{Call, Event};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -36,9 +37,10 @@ use endpoint::Endpoint;
 use in_process::InProcess;
 use nats::Nats;
 
-pub use events::{EventStream, Events};
+pub use events::{EventStream, Events, SETTLE, cloud, go_duration};
 pub use lease::Lease;
 pub use nats::NatsConfig;
+pub use stream::{Consumer, ConsumerConfig, Delivery, Outgoing, Published, Stream, StreamConfig};
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
 
@@ -75,17 +77,14 @@ pub struct Answering {
 impl Bus {
     /// A bus that reaches whoever holds a clone of it.
     pub fn in_process() -> Bus {
-        Bus { transport: Transport::InProcess(Arc::default()), events: Events::local() }
+        let bus: Arc<InProcess> = Arc::default();
+        Bus { transport: Transport::InProcess(bus.clone()), events: Events::local(bus) }
     }
 
     /// A bus over NATS. Succeeds while the server is away: the connection is retried for ever.
     pub async fn connect(config: &NatsConfig) -> anyhow::Result<Bus> {
         let nats = Nats::connect(config).await?;
-        let publisher = nats.clone();
-        let events = Events::published(move |event| {
-            let nats = publisher.clone();
-            async move { nats.publish(event.subject(), event.encode_to_vec().into()).await }
-        });
+        let events = Events::published(nats.clone());
         Ok(Bus { transport: Transport::Nats(nats), events })
     }
 
@@ -193,8 +192,26 @@ impl Bus {
             Transport::InProcess(_) => Ok(self.events.next()),
             Transport::Nats(bus) => {
                 let told = bus.subscribe(format!("{EVENTS}.*")).await?;
-                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::decoded(&message.payload)))))
+                let mut once = told::Once::default();
+                Ok(Box::pin(told.filter_map(move |message| {
+                    let event = told::decoded(&message.payload);
+                    std::future::ready(event.filter(|event: &Event| once.is_new(&event.id)))
+                })))
             }
+        }
+    }
+
+    /// A stream that keeps messages: makes it, or gives it this configuration. An error: the server has no streams, does not let us
+    /// make one, or is away.
+    pub async fn open_stream(&self, config: StreamConfig) -> Result<Stream, Status> {
+        self.transport.open_stream(config).await
+    }
+
+    /// Publishes a message for others than this mesh. `kept`: returns when a stream has it; else when the server has.
+    pub async fn publish(&self, message: Outgoing, kept: bool) -> Result<(), Status> {
+        match &self.transport {
+            Transport::InProcess(_) => Err(Status::failed_precondition("there is no NATS: set nats.url")),
+            Transport::Nats(nats) => nats.publish_for_others(message, kept).await,
         }
     }
 

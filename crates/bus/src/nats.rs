@@ -4,10 +4,11 @@
 //! Whatever happens to the connection, it is made again, without end.
 
 mod lease;
+pub(crate) mod stream;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_nats::client::RequestErrorKind;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::endpoint::Endpoint;
+use crate::stream::Outgoing;
 use crate::{GATHERED_MAX, Share, Undelivered, wire};
 
 /// Requests that may wait in one subscription: at a megabyte each at worst, and mostly a kilobyte.
@@ -52,9 +54,22 @@ pub struct NatsConfig {
     /// PEM certificate and key to show to the server; both or neither.
     pub certificate_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
-    /// Copies of the lease bucket that a cluster keeps.
+    /// Copies that a cluster keeps of what JetStream holds: leases, events.
     pub replicas: usize,
 }
+
+/// What happened to the connection.
+#[derive(Default)]
+struct Disturbances {
+    /// The last error.
+    last: Mutex<Option<String>>,
+    /// Since when there is none, after there was one.
+    lost: Mutex<Option<Instant>>,
+    /// Hears for how long it was lost, once it is back.
+    when_back: OnceLock<WhenBack>,
+}
+
+pub(crate) type WhenBack = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// A connection that is shared by all clones.
 #[derive(Clone)]
@@ -62,10 +77,10 @@ pub(crate) struct Nats {
     client: Client,
     /// The servers' addresses, without passwords.
     servers: Arc<str>,
-    /// What disturbed the connection last.
-    disturbed: Arc<Mutex<Option<String>>>,
+    disturbances: Arc<Disturbances>,
     replicas: usize,
     leases: Arc<OnceCell<async_nats::jetstream::kv::Store>>,
+    jetstream: Arc<OnceLock<async_nats::jetstream::Context>>,
 }
 
 impl Default for NatsConfig {
@@ -91,19 +106,20 @@ impl Nats {
         let servers: Vec<&str> = config.url.split(',').map(str::trim).collect();
         // The address may carry a password: the error does not repeat it.
         let shown: Vec<String> = servers.iter().map(|server| without_login(server)).collect();
-        let disturbed: Arc<Mutex<Option<String>>> = Arc::default();
-        let options = options(config, disturbed.clone())?;
+        let disturbances: Arc<Disturbances> = Arc::default();
+        let options = options(config, disturbances.clone())?;
         let client = options.connect(servers).await.context("connecting to NATS (nats.url)")?;
         let servers = shown.join(", ").into();
-        Ok(Nats { client, servers, disturbed, replicas: config.replicas, leases: Arc::default() })
+        let (replicas, leases, jetstream) = (config.replicas, Arc::default(), Arc::default());
+        Ok(Nats { client, servers, disturbances, replicas, leases, jetstream })
     }
 
     pub(crate) fn connected(&self) -> Result<(), String> {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
-        let disturbed = self.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = disturbed.as_ref().map(|event| format!(" ({event})")).unwrap_or_default();
+        let last = self.disturbances.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.as_ref().map(|event| format!(" ({event})")).unwrap_or_default();
         Err(format!("no connection to NATS at {} (nats.url){last}", self.servers))
     }
 
@@ -167,6 +183,22 @@ impl Nats {
         Ok(gathered)
     }
 
+    /// Has `when_back` told for how long the connection was lost, each time it is back. The first one that is given stays.
+    pub(crate) fn when_back(&self, when_back: WhenBack) {
+        // There is one caller.
+        let _ = self.disturbances.when_back.set(when_back);
+    }
+
+    /// Publishes for those who listen; no stream is waited for.
+    pub(crate) async fn tell(&self, message: Outgoing) {
+        let Outgoing { subject, headers, payload, .. } = message;
+        let mut all = HeaderMap::new();
+        headers.into_iter().for_each(|(name, value)| all.insert(name, value));
+        if let Err(error) = self.client.publish_with_headers(subject, all, payload).await {
+            tracing::debug!(%error, "publishing failed");
+        }
+    }
+
     /// Best effort: while the server is away, messages wait in the client's bounded buffer, then here.
     pub(crate) async fn publish(&self, subject: String, payload: Bytes) {
         if let Err(error) = self.client.publish(subject, payload).await {
@@ -224,6 +256,30 @@ impl Nats {
     }
 }
 
+impl Disturbances {
+    fn note(&self, event: &Event) {
+        match event {
+            Event::ServerError(_) | Event::ClientError(_) => {
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
+            }
+            Event::Disconnected => {
+                self.lost().get_or_insert_with(Instant::now);
+            }
+            Event::Connected => {
+                let lost = self.lost().take();
+                if let (Some(lost), Some(when_back)) = (lost, self.when_back.get()) {
+                    when_back(lost.elapsed());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn waiting(deadline: Duration) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(wire::DEADLINE_HEADER, deadline.as_millis().to_string());
@@ -234,7 +290,7 @@ fn is_error(reply: &Message) -> bool {
     reply.headers.as_ref().is_some_and(|headers| headers.get(wire::STATUS_HEADER).is_some())
 }
 
-fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow::Result<ConnectOptions> {
+fn options(config: &NatsConfig, disturbances: Arc<Disturbances>) -> anyhow::Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .name(&config.name)
         .retry_on_initial_connect()
@@ -243,9 +299,7 @@ fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .event_callback(move |event| {
             log(&event);
-            if matches!(event, Event::ServerError(_) | Event::ClientError(_)) {
-                *disturbed.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
-            }
+            disturbances.note(&event);
             std::future::ready(())
         });
     if let Some(path) = &config.nkey_seed_file {

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use bus::Bus;
 use cache::Cache;
+use events::Sinks;
 use fetcher::Fetcher;
 use frontend::Frontend;
 use policy::Policies;
@@ -76,7 +77,9 @@ impl Embedded {
             Some(nats) => Bus::connect(nats).await.context("connect to NATS")?,
             None => Bus::in_process(),
         };
+        bus.events().told_by("sluice", &settings.frontend.node);
         let mut embedded = Embedded::new(bus, tasks, shutdown);
+        embedded.start_sinks(settings).await?;
         if settings.runs_policies() {
             embedded.start_policies_sooner_or_later(settings).await;
         }
@@ -84,6 +87,16 @@ impl Embedded {
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
         Ok(embedded)
+    }
+
+    /// Writes events, where the settings say so.
+    async fn start_sinks(&self, settings: &Settings) -> anyhow::Result<()> {
+        if settings.events.sinks.is_empty() {
+            return Ok(());
+        }
+        let (config, bus) = (settings.events.clone(), self.bus.clone());
+        let sinks = Sinks::start(config, bus, &self.tasks, self.shutdown.clone()).await;
+        sinks.map(drop).context("start the embedded events service")
     }
 
     pub fn bus(&self) -> &Bus {

@@ -17,6 +17,8 @@ const SYSTEM_STATE: &str = "/var/lib/sluice";
 
 /// Memory of the cache beside a node: the one node keeps what it read, so nobody asks twice.
 const EMBEDDED_CACHE: ByteSize = ByteSize::mib(32);
+/// Memory for events that sinks of this process have not taken yet, where there is no NATS to keep them.
+const EMBEDDED_EVENTS: ByteSize = ByteSize::mib(8);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,6 +40,8 @@ pub struct Settings {
     pub cache: cache::Config,
     pub frontend: frontend::Config,
     pub policy: policy::Config,
+    /// Where this process writes events; without a sink it writes them nowhere, and a node keeps its newest ones.
+    pub events: events::Config,
 }
 
 impl Default for Settings {
@@ -54,6 +58,7 @@ impl Default for Settings {
             cache: cache::Config::default(),
             frontend: frontend::Config::default(),
             policy: policy::Config::default(),
+            events: events::Config::default(),
         }
     }
 }
@@ -106,6 +111,9 @@ impl Settings {
         if self.nats.is_none() && self.cache.memory == cache::Config::default().memory {
             self.cache.memory = EMBEDDED_CACHE;
         }
+        if self.nats.is_none() && self.events.max_bytes == events::Config::default().max_bytes {
+            self.events.max_bytes = EMBEDDED_EVENTS;
+        }
         self.fetcher.trusted_keys.extend_from_slice(&self.trusted_keys);
     }
 
@@ -115,6 +123,7 @@ impl Settings {
         self.cache.check()?;
         self.fetcher.judging.check()?;
         self.policy.limits.check()?;
+        self.events.check()?;
         if let Some(reason) = self.impatient() {
             bail!(reason);
         }

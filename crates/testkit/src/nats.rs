@@ -18,7 +18,14 @@ pub struct Nats {
     server: Server,
     port: u16,
     folder: tempfile::TempDir,
-    secured: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    WithoutJetStream,
+    Secured,
 }
 
 /// What a client of [`Nats::secured`] needs.
@@ -30,7 +37,12 @@ pub struct Login {
 
 impl Nats {
     pub fn start() -> anyhow::Result<Nats> {
-        Nats::start_in(tempfile::tempdir()?, false)
+        Nats::start_in(tempfile::tempdir()?, Kind::Plain)
+    }
+
+    /// One that keeps nothing.
+    pub fn without_jetstream() -> anyhow::Result<Nats> {
+        Nats::start_in(tempfile::tempdir()?, Kind::WithoutJetStream)
     }
 
     /// One that speaks only TLS, asks every client for a certificate, and knows one user by nkey.
@@ -49,15 +61,15 @@ impl Nats {
             user.public_key()
         );
         std::fs::write(folder.path().join(CONFIG), config)?;
-        Ok((Nats::start_in(folder, true)?, Login { certificates, nkey_seed_file }))
+        Ok((Nats::start_in(folder, Kind::Secured)?, Login { certificates, nkey_seed_file }))
     }
 
-    fn start_in(folder: tempfile::TempDir, secured: bool) -> anyhow::Result<Nats> {
+    fn start_in(folder: tempfile::TempDir, kind: Kind) -> anyhow::Result<Nats> {
         let mut failure = None;
         for _ in 0..START_ATTEMPTS {
             let port = port::free()?;
-            match serve(folder.path(), port, secured) {
-                Ok(server) => return Ok(Nats { server, port, folder, secured }),
+            match serve(folder.path(), port, kind) {
+                Ok(server) => return Ok(Nats { server, port, folder, kind }),
                 Err(error) => failure = Some(error),
             }
         }
@@ -74,15 +86,18 @@ impl Nats {
     }
 
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.server = serve(self.folder.path(), self.port, self.secured)?;
+        self.server = serve(self.folder.path(), self.port, self.kind)?;
         Ok(())
     }
 }
 
-fn serve(folder: &Path, port: u16, secured: bool) -> anyhow::Result<Server> {
+fn serve(folder: &Path, port: u16, kind: Kind) -> anyhow::Result<Server> {
     let mut command = Command::new("nats-server");
-    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder);
-    if secured {
+    command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+    if kind != Kind::WithoutJetStream {
+        command.args(["-js", "-sd"]).arg(folder);
+    }
+    if kind == Kind::Secured {
         command.arg("-c").arg(folder.join(CONFIG));
     }
     let mut server = Server::spawn(

@@ -23,8 +23,12 @@ async fn main() -> anyhow::Result<()> {
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     service.depend_on(Probe::BUS, bus.probe());
     service.depend_on(Probe::STORE, store.probe());
+    let events = bus.events().clone();
+    events.told_by("fetcher", "");
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;
     tracing::info!(instance = fetcher.instance(), "answering");
-    service.run().await
+    let ended = service.run().await;
+    events.settle(bus::SETTLE).await;
+    ended
 }

@@ -2,11 +2,16 @@
 //!
 //! Reasons are stable: `docs/events.md` lists them for users.
 
-use bus::Events;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Events, go_duration};
 use image::Digest;
-use proto::{DownloadProgress, Event, EventKind};
+use proto::signed::VerifyError;
+use proto::{DownloadProgress, Event, EventKind, ImportTicket, Pod};
 
 use crate::downloads::ReadError;
+use crate::known::KnownImages;
 use crate::snapshots::Ordinary;
 
 /// Tells events in the node's name. Cheap to clone.
@@ -14,21 +19,53 @@ use crate::snapshots::Ordinary;
 pub struct NodeEvents {
     events: Events,
     node: String,
+    known: Arc<KnownImages>,
 }
 
 impl NodeEvents {
     pub fn new(events: Events, node: impl Into<String>) -> NodeEvents {
-        NodeEvents { events, node: node.into() }
+        NodeEvents { events, node: node.into(), known: Arc::default() }
     }
 
     pub(crate) fn all(&self) -> &Events {
         &self.events
     }
 
-    /// From now on the image's files come as they are read.
-    pub(crate) fn streaming(&self, reference: &str, manifest: &str) {
+    /// A pod pulls the image: what happens to it from now on concerns this pod.
+    pub(crate) fn pulled(&self, image: &str, pod: Pod) {
+        self.known.pulled(image, pod);
+    }
+
+    /// From now on the image's files come as they are read. `took`: since somebody asked for it.
+    pub(crate) fn streaming(&self, reference: &str, manifest: &str, took: Duration) {
         let message = format!("Image {} is backed by image streaming.", as_asked(reference));
-        self.tell(reference, manifest, Event::new(EventKind::Streaming, "image-streaming", message));
+        let event = Event::new(EventKind::Streaming, "image-streaming", message);
+        self.tell(reference, manifest, event.with("pulled_in", go_duration(took)));
+    }
+
+    /// The image is being made streamable. Told now and again.
+    pub(crate) fn importing(&self, reference: &str, ticket: &ImportTicket) {
+        let progress = ticket.progress.clone().unwrap_or_default();
+        let (done, total) = (progress.compressed_done, progress.compressed_total);
+        if !self.known.is_news(&ticket.manifest_digest, done) {
+            return;
+        }
+        let name = as_asked(reference);
+        let (reason, message) = match progress.queued {
+            true => {
+                ("import-queued", format!("Image {name} waits for its import: others are imported first."))
+            }
+            false => {
+                let percent = (u128::from(done) * 100).checked_div(u128::from(total)).unwrap_or(0);
+                let message =
+                    format!("Image {name} is being imported: {percent} % of {total} bytes have been read.");
+                ("image-importing", message)
+            }
+        };
+        let event = Event::new(EventKind::Importing, reason, message)
+            .with("compressed_done", done)
+            .with("compressed_total", total);
+        self.tell(reference, &ticket.manifest_digest, event);
     }
 
     pub(crate) fn complete(&self, reference: &str, manifest: &str, progress: &DownloadProgress) {
@@ -73,6 +110,39 @@ impl NodeEvents {
         self.tell("", manifest, event);
     }
 
+    /// A process has waited for a read for so long, and still does.
+    pub(crate) fn read_stalls(
+        &self,
+        manifest: &str,
+        object: &Digest,
+        offset: u64,
+        size: usize,
+        waited: Duration,
+    ) {
+        let waited = go_duration(waited);
+        let message =
+            format!("a process waits for more than {waited} for a read of content that is not here");
+        let event = Event::new(EventKind::Degraded, "read-stalled", message)
+            .with("object", object)
+            .with("offset", offset)
+            .with("size", size)
+            .with("waited", waited);
+        self.tell("", manifest, event);
+    }
+
+    /// What somebody signed is not believed.
+    pub(crate) fn untrusted(&self, what: &str, error: &VerifyError) {
+        let reason = match error {
+            VerifyError::UnknownKey(_) => "untrusted-key",
+            VerifyError::Mismatch => "wrong-signature",
+        };
+        let message = format!(
+            "{what} is not believed: {error}. If it is your fetcher's, add its public key (`sluice config key`) to \
+             frontend.trusted_keys"
+        );
+        self.tell("", "", Event::new(EventKind::Degraded, reason, message));
+    }
+
     pub(crate) fn disk_full(&self) {
         let message = "the disk is full: nothing more is kept, reads go on from memory";
         self.tell("", "", Event::new(EventKind::Degraded, "disk-full", message));
@@ -98,10 +168,12 @@ impl NodeEvents {
     }
 
     fn tell(&self, reference: &str, manifest: &str, event: Event) {
+        let image = self.known.name_of(as_asked(reference), manifest);
         self.events.tell(Event {
             service: "frontend".to_owned(),
             node: self.node.clone(),
-            image: as_asked(reference).to_owned(),
+            pods: self.known.pods_of(&image),
+            image,
             manifest_digest: manifest.to_owned(),
             ..event
         });

@@ -12,8 +12,11 @@ async fn main() -> anyhow::Result<()> {
     let service = lifecycle::start("policy", &settings.lifecycle).await?;
     let bus = bus::Bus::connect(&settings.nats).await?;
     service.depend_on(Probe::BUS, bus.probe());
+    let events = bus.events().clone();
+    events.told_by("policy", "");
     let policies = Policies::start(settings.policy, bus, &service.tasks, service.shutdown.clone()).await?;
-    service.run().await?;
+    let ended = service.run().await;
     drop(policies);
-    Ok(())
+    events.settle(bus::SETTLE).await;
+    ended
 }

@@ -14,6 +14,7 @@ mod recompressing;
 mod resolve;
 mod seeding;
 mod starts;
+mod unjudged;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use crate::{Config, Judging};
 use grants::Grants;
 use jobs::Jobs;
 use recompressing::Recompressing;
+use unjudged::Unjudged;
 
 /// Requests of one kind that are handled at the same time; most of them wait for a registry.
 const REQUESTS_IN_FLIGHT: usize = 64;
@@ -58,6 +60,7 @@ struct Service {
     local_sources: bool,
     refused_after_deaths: Duration,
     judging: Judging,
+    unjudged: Unjudged,
     records: Records,
     store: Store,
     sources: Sources,
@@ -136,6 +139,7 @@ impl Service {
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,
             judging: config.judging.clone(),
+            unjudged: Unjudged::default(),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,

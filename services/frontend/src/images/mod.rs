@@ -152,7 +152,7 @@ impl Images {
         } = parts;
         let node = Node {
             names: Names::open(&config.state)?,
-            resolver: Resolver::new(bus.clone(), trusted),
+            resolver: Resolver::new(bus.clone(), trusted, events.clone()),
             room: Room::within(config.memory_budget()),
             config,
             bus,

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::events::NodeEvents;
+
 /// How long one question about an import stays open when nothing changes. Short enough that a lost answer is soon asked again.
 const FOLLOW_WAIT: Duration = Duration::from_secs(5);
 /// What the answer itself may take beyond that.
@@ -42,6 +44,7 @@ const DEFAULT_PROJECT: &str = "default";
 pub(super) struct Resolver {
     bus: Bus,
     trusted: Vec<VerifyingKey>,
+    events: NodeEvents,
 }
 
 impl Patience {
@@ -77,8 +80,8 @@ pub(super) struct Patience {
 }
 
 impl Resolver {
-    pub(super) fn new(bus: Bus, trusted: Vec<VerifyingKey>) -> Resolver {
-        Resolver { bus, trusted }
+    pub(super) fn new(bus: Bus, trusted: Vec<VerifyingKey>, events: NodeEvents) -> Resolver {
+        Resolver { bus, trusted, events }
     }
 
     /// Asks until the image is imported; `importing` hears how that goes.
@@ -154,6 +157,7 @@ impl Resolver {
 
     fn record(&self, signed: &Signed) -> Result<ImageRecord, Status> {
         let payload = signed::verify(&self.trusted, Domain::ImageRecord, signed)
+            .inspect_err(|error| self.events.untrusted("an image record", error))
             .map_err(|error| Status::data_loss(format!("the image record is not to be trusted: {error}")))?;
         let record = ImageRecord::decode(payload)
             .map_err(|error| Status::data_loss(format!("the image record cannot be read: {error}")))?;
@@ -181,6 +185,7 @@ impl Resolver {
         let refuse =
             |reason: String| Status::permission_denied(format!("the grant is not to be trusted: {reason}"));
         let payload = signed::verify(&self.trusted, Domain::Grant, signed)
+            .inspect_err(|error| self.events.untrusted("a grant", error))
             .map_err(|error| refuse(error.to_string()))?;
         let grant = Grant::decode(payload).map_err(|error| refuse(error.to_string()))?;
         if grant.project != record.project || grant.manifest_digest != record.manifest_digest {
