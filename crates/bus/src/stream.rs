@@ -151,7 +151,8 @@ impl Consumer {
 }
 
 impl Delivery {
-    /// It is done with: returns when it is certain that it is not delivered again. On an error it may be.
+    /// It is done with: returns when the server has noted it. On an error it may be delivered again; and after a server was killed,
+    /// what it had noted last may be.
     pub async fn ack(self) -> Result<(), Status> {
         match self.way {
             DeliveryWay::Memory(delivery) => delivery.finish(),

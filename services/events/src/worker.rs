@@ -7,6 +7,7 @@
 //!   '-- the service ends: given back, another one takes it
 //! ```
 
+use std::collections::{HashSet, VecDeque};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -31,13 +32,24 @@ pub(crate) struct Worker {
     /// How old an event may get before nobody tries to write it any more.
     max_age: Duration,
     works: Option<bool>,
+    written: Written,
 }
+
+/// Events that this process wrote lately. A server that was killed may deliver them again.
+#[derive(Default)]
+struct Written {
+    ids: HashSet<String>,
+    by_age: VecDeque<String>,
+}
+
+/// Some megabytes at most for each sink.
+const WRITTEN_MAX: usize = 16_384;
 
 type Batch = Vec<(Delivery, Event)>;
 
 impl Worker {
     pub(crate) fn new(name: String, sink: Box<dyn Sink>, max_age: Duration) -> Worker {
-        Worker { name, sink, max_age, works: None }
+        Worker { name, sink, max_age, works: None, written: Written::default() }
     }
 
     pub(crate) async fn run(
@@ -78,11 +90,15 @@ impl Worker {
         }
     }
 
-    /// What is no event at all is of no use to any sink.
+    /// What is no event at all is of no use to any sink, nor is what was written already.
     async fn decoded(&self, taken: Vec<Delivery>) -> Batch {
         let mut batch = Vec::with_capacity(taken.len());
         for delivery in taken {
             match Event::decode(delivery.payload.clone()) {
+                Ok(event) if self.written.ids.contains(&event.id) => {
+                    // Else it comes once more.
+                    delivery.ack().await.ok();
+                }
                 Ok(event) => batch.push((delivery, event)),
                 Err(error) => {
                     let sequence = delivery.sequence;
@@ -123,6 +139,7 @@ impl Worker {
             match outcome {
                 Outcome::Done => {
                     meters::delivered(&self.name, &event);
+                    self.written.note(event.id);
                     done.push(delivery.ack());
                 }
                 Outcome::Again { why, .. } if meters::age(&event) > self.max_age => {
@@ -173,6 +190,19 @@ impl Worker {
             }
             (Some(false), None) => tracing::info!(sink = self.name, "the sink takes events again"),
             _ => {}
+        }
+    }
+}
+
+impl Written {
+    fn note(&mut self, id: String) {
+        if self.ids.insert(id.clone()) {
+            self.by_age.push_back(id);
+        }
+        if self.by_age.len() > WRITTEN_MAX
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            self.ids.remove(&oldest);
         }
     }
 }

@@ -191,6 +191,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn how_far_an_import_is_is_told_in_percent_whatever_the_numbers() {
+        let bus = bus::Bus::in_process();
+        let events = NodeEvents::new(bus.events().clone(), "node");
+        let tell = |image: &str, done, total, queued| {
+            let progress = proto::ImportProgress {
+                compressed_done: done,
+                compressed_total: total,
+                queued,
+                ..proto::ImportProgress::default()
+            };
+            let manifest_digest = format!("sha256:{image}");
+            let ticket =
+                ImportTicket { manifest_digest, progress: Some(progress), ..ImportTicket::default() };
+            events.importing(image, &ticket);
+        };
+        tell("a:1", 30, 120, false);
+        tell("a:1", 40, 120, false);
+        tell("b:1", u64::MAX, u64::MAX, false);
+        tell("c:1", 5, 0, false);
+        tell("d:1", 0, 0, true);
+        let told = bus.events().recent();
+        let messages: Vec<&str> = told.iter().map(|event| event.message.as_str()).collect();
+        let expected = [
+            "Image a:1 is being imported: 25 % of 120 bytes have been read.",
+            "Image b:1 is being imported: 100 % of 18446744073709551615 bytes have been read.",
+            "Image c:1 is being imported: 0 % of 0 bytes have been read.",
+            "Image d:1 waits for its import: others are imported first.",
+        ];
+        assert_eq!(messages, expected);
+    }
+
+    #[test]
     fn events_name_images_as_they_were_asked_for() {
         for (reference, name) in [
             ("r.io:5000/a:1@sha256:ab", "r.io:5000/a:1"),

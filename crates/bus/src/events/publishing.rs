@@ -125,7 +125,7 @@ impl Publisher {
         let (mut tries, mut pause) = (0, PAUSE_MIN);
         loop {
             self.connected().await;
-            if self.has_no_stream() {
+            if tries == 0 && self.has_no_stream() {
                 metrics::counter!(EVENTS_UNKEPT).increment(1);
                 return self.nats.tell(message).await;
             }
@@ -153,9 +153,17 @@ impl Publisher {
         }
     }
 
-    /// There was none a moment ago.
+    /// There was none a moment ago. Now and again one event is to find out; the others do not wait for it.
     fn has_no_stream(&self) -> bool {
-        matches!(*self.keeping(), Keeping::NotBefore(then) if Instant::now() < then)
+        let mut keeping = self.keeping();
+        match *keeping {
+            Keeping::NotBefore(then) if Instant::now() >= then => {
+                *keeping = Keeping::NotBefore(Instant::now() + WITHOUT_STREAM);
+                false
+            }
+            Keeping::NotBefore(_) => true,
+            Keeping::NotKnown | Keeping::Kept => false,
+        }
     }
 
     fn tries_max(&self) -> u32 {
