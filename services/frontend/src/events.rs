@@ -8,7 +8,7 @@ use std::time::Duration;
 use bus::{Events, go_duration};
 use image::Digest;
 use proto::signed::VerifyError;
-use proto::{DownloadProgress, Event, EventKind, ImportTicket, Pod};
+use proto::{DownloadProgress, Event, EventKind, ImportProgress, ImportTicket, Pod};
 
 use crate::downloads::ReadError;
 use crate::known::KnownImages;
@@ -43,28 +43,16 @@ impl NodeEvents {
         self.tell(reference, manifest, event.with("pulled_in", go_duration(took)));
     }
 
-    /// The image is being made streamable. Told now and again.
+    /// The image is being made streamable. Told now and again when it takes long.
     pub(crate) fn importing(&self, reference: &str, ticket: &ImportTicket) {
         let progress = ticket.progress.clone().unwrap_or_default();
-        let (done, total) = (progress.compressed_done, progress.compressed_total);
-        if !self.known.is_news(&ticket.manifest_digest, done) {
+        if !self.known.is_news(&ticket.manifest_digest, progress.compressed_done) {
             return;
         }
-        let name = as_asked(reference);
-        let (reason, message) = match progress.queued {
-            true => {
-                ("import-queued", format!("Image {name} waits for its import: others are imported first."))
-            }
-            false => {
-                let percent = (u128::from(done) * 100).checked_div(u128::from(total)).unwrap_or(0);
-                let message =
-                    format!("Image {name} is being imported: {percent} % of {total} bytes have been read.");
-                ("image-importing", message)
-            }
-        };
+        let (reason, message) = how_far(as_asked(reference), &progress);
         let event = Event::new(EventKind::Importing, reason, message)
-            .with("compressed_done", done)
-            .with("compressed_total", total);
+            .with("compressed_done", progress.compressed_done)
+            .with("compressed_total", progress.compressed_total);
         self.tell(reference, &ticket.manifest_digest, event);
     }
 
@@ -180,6 +168,22 @@ impl NodeEvents {
     }
 }
 
+/// Reason and message.
+fn how_far(image: &str, progress: &ImportProgress) -> (&'static str, String) {
+    let (done, total) = (u128::from(progress.compressed_done), u128::from(progress.compressed_total));
+    match (done * 100).checked_div(total) {
+        _ if progress.queued => {
+            ("import-queued", format!("Image {image} waits for its import: others are imported first."))
+        }
+        Some(percent) => {
+            let message =
+                format!("Image {image} is being imported: {percent} % of {total} bytes have been read.");
+            ("image-importing", message)
+        }
+        None => ("image-importing", format!("Image {image} is being imported.")),
+    }
+}
+
 /// The name without the digest that a pull through containerd puts behind its tag.
 fn as_asked(reference: &str) -> &str {
     let pinned = reference.split_once("@sha256:").map(|(name, _)| name);
@@ -192,34 +196,16 @@ mod tests {
 
     #[test]
     fn how_far_an_import_is_is_told_in_percent_whatever_the_numbers() {
-        let bus = bus::Bus::in_process();
-        let events = NodeEvents::new(bus.events().clone(), "node");
-        let tell = |image: &str, done, total, queued| {
-            let progress = proto::ImportProgress {
-                compressed_done: done,
-                compressed_total: total,
-                queued,
-                ..proto::ImportProgress::default()
-            };
-            let manifest_digest = format!("sha256:{image}");
-            let ticket =
-                ImportTicket { manifest_digest, progress: Some(progress), ..ImportTicket::default() };
-            events.importing(image, &ticket);
+        let told = |compressed_done, compressed_total, queued| {
+            let progress =
+                ImportProgress { compressed_done, compressed_total, queued, ..ImportProgress::default() };
+            how_far("a:1", &progress).1
         };
-        tell("a:1", 30, 120, false);
-        tell("a:1", 40, 120, false);
-        tell("b:1", u64::MAX, u64::MAX, false);
-        tell("c:1", 5, 0, false);
-        tell("d:1", 0, 0, true);
-        let told = bus.events().recent();
-        let messages: Vec<&str> = told.iter().map(|event| event.message.as_str()).collect();
-        let expected = [
-            "Image a:1 is being imported: 25 % of 120 bytes have been read.",
-            "Image b:1 is being imported: 100 % of 18446744073709551615 bytes have been read.",
-            "Image c:1 is being imported: 0 % of 0 bytes have been read.",
-            "Image d:1 waits for its import: others are imported first.",
-        ];
-        assert_eq!(messages, expected);
+        assert_eq!(told(30, 120, false), "Image a:1 is being imported: 25 % of 120 bytes have been read.");
+        let all = "Image a:1 is being imported: 100 % of 18446744073709551615 bytes have been read.";
+        assert_eq!(told(u64::MAX, u64::MAX, false), all);
+        assert_eq!(told(5, 0, false), "Image a:1 is being imported.");
+        assert_eq!(told(0, 0, true), "Image a:1 waits for its import: others are imported first.");
     }
 
     #[test]

@@ -17,7 +17,8 @@ const PODS_MAX: usize = 8;
 const PODS_KEPT: Duration = Duration::from_secs(60 * 60);
 /// Names of images by their digest.
 const NAMES_MAX: usize = 256;
-/// Between two tellings of how far an import is.
+/// An import that is over sooner is not told; and how much later it is told again.
+const PROGRESS_AFTER: Duration = Duration::from_secs(5);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
@@ -29,7 +30,14 @@ pub(crate) struct KnownImages {
 struct Tables {
     pods: BTreeMap<String, Pulled>,
     names: BTreeMap<String, (Instant, String)>,
-    progress: BTreeMap<String, (Instant, u64)>,
+    progress: BTreeMap<String, Progress>,
+}
+
+/// When the next news of an import is due, and what was told last.
+#[derive(Debug)]
+struct Progress {
+    due: Instant,
+    told: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -82,22 +90,27 @@ impl KnownImages {
         name.to_owned()
     }
 
-    /// Whether it is time to tell how far the image's import is: once it begins, and then when something was done, now and again.
+    /// Whether it is time to tell how far the image's import is: when it takes long, and then when something was done, now and again.
     pub(crate) fn is_news(&self, manifest: &str, done: u64) -> bool {
         self.is_news_at(manifest, done, Instant::now())
     }
 
     fn is_news_at(&self, manifest: &str, done: u64, now: Instant) -> bool {
         let mut tables = self.tables();
-        let told = tables.progress.get(manifest);
-        if told.is_some_and(|(at, before)| {
-            now.saturating_duration_since(*at) < PROGRESS_EVERY || *before == done
-        }) {
-            return false;
+        let due = |after: Duration| now + after;
+        match tables.progress.get_mut(manifest) {
+            None => {
+                make_room(&mut tables.progress, NAMES_MAX, |progress| progress.due);
+                let progress = Progress { due: due(PROGRESS_AFTER), told: None };
+                tables.progress.insert(manifest.to_owned(), progress);
+                false
+            }
+            Some(progress) if now < progress.due || progress.told == Some(done) => false,
+            Some(progress) => {
+                *progress = Progress { due: due(PROGRESS_EVERY), told: Some(done) };
+                true
+            }
         }
-        make_room(&mut tables.progress, NAMES_MAX, |(at, _)| *at);
-        tables.progress.insert(manifest.to_owned(), (now, done));
-        true
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -178,12 +191,16 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_told_when_there_is_some_and_not_too_often() {
+    fn progress_of_long_imports_is_told_now_and_again() {
         let (known, start) = (KnownImages::default(), Instant::now());
-        assert!(known.is_news_at("m", 0, start));
-        assert!(!known.is_news_at("m", 5, start + PROGRESS_EVERY / 2));
-        assert!(!known.is_news_at("m", 0, start + PROGRESS_EVERY));
-        assert!(known.is_news_at("m", 5, start + PROGRESS_EVERY));
-        assert!(known.is_news_at("n", 0, start));
+        assert!(!known.is_news_at("m", 0, start), "it may be over soon");
+        assert!(!known.is_news_at("m", 5, start + PROGRESS_AFTER / 2));
+        let first = start + PROGRESS_AFTER;
+        assert!(known.is_news_at("m", 5, first));
+        assert!(!known.is_news_at("m", 9, first + PROGRESS_EVERY / 2));
+        assert!(!known.is_news_at("m", 5, first + PROGRESS_EVERY), "nothing was done");
+        assert!(known.is_news_at("m", 9, first + PROGRESS_EVERY));
+        assert!((0..2 * NAMES_MAX).all(|number| !known.is_news_at(&number.to_string(), 0, start)));
+        assert_eq!(known.tables().progress.len(), NAMES_MAX);
     }
 }

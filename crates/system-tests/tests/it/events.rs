@@ -235,12 +235,16 @@ fn events_name_the_pods_that_pulled_and_an_embedded_node_writes_them() -> anyhow
         }
     }
     let of_both = |events: &[Value]| {
-        let kinds: Vec<&Value> = events.iter().map(|event| &event["data"]["kind"]).collect();
+        let ours = events
+            .iter()
+            .filter(|event| [&small, &large].iter().any(|image| event["subject"] == image.as_str()));
+        let kinds: Vec<&Value> = ours.map(|event| &event["data"]["kind"]).collect();
         ["streaming", "complete", "denied"].iter().all(|kind| kinds.contains(&&Value::from(*kind)))
     };
     let written = || lines(&std::fs::read_to_string(&path).unwrap_or_default());
     node.settle(|_| written().is_ok_and(|events| of_both(&events)))?;
-    let streaming = written()?.into_iter().find(|event| event["data"]["kind"] == "streaming");
+    let is_small = |event: &Value| event["data"]["kind"] == "streaming" && event["subject"] == small.as_str();
+    let streaming = written()?.into_iter().find(is_small);
     let streaming = streaming.context("it was there")?;
     assert_eq!(streaming["type"], "dev.sluice.image.streaming.v1");
     assert_eq!(streaming["data"]["pods"][0]["name"], "web");
