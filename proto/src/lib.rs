@@ -59,10 +59,16 @@ pub mod containerd {
     pub use services::images::v1 as images;
     pub use services::snapshots::v1 as snapshots;
 }
+pub mod conversation;
+mod facts;
+pub mod gatekeeper;
 mod pairs;
 pub mod placement;
+pub mod refusal;
 pub mod signed;
 pub mod subjects;
 
+pub use conversation::Role;
 pub use generated::*;
+pub use refusal::Refusal;
 pub use subjects::Call;

@@ -3,11 +3,15 @@
 //! Ed25519 (RFC 8032) over `domain || 0x00 || payload`; the domain keeps a grant from ever passing
 //! for a record.
 
+use std::sync::Arc;
+
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
 use crate::Signed;
 
 const KEY_ID_LEN: usize = 8;
+/// Of what is no key so much is quoted, in characters.
+const QUOTED_MAX: usize = 100;
 
 /// What a signature speaks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,60 @@ pub enum VerifyError {
     UnknownKey(Vec<u8>),
     #[error("the signature does not match")]
     Mismatch,
+}
+
+/// Keys that count, as a configuration lists them. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedKeys(Arc<[VerifyingKey]>);
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("trusted_keys: {0:?} is not a public key of Ed25519 in 64 hexadecimal digits")]
+pub struct NotAKey(String);
+
+impl TrustedKeys {
+    /// Each as 64 hexadecimal digits.
+    pub fn parse(texts: &[String]) -> Result<TrustedKeys, NotAKey> {
+        let key = |text: &String| read(text).ok_or_else(|| NotAKey(text.chars().take(QUOTED_MAX).collect()));
+        texts.iter().map(key).collect::<Result<Vec<_>, _>>().map(TrustedKeys::from)
+    }
+
+    /// These, and `own`.
+    #[must_use]
+    pub fn and(&self, own: VerifyingKey) -> TrustedKeys {
+        TrustedKeys(self.0.iter().copied().chain([own]).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The payload of `signed`, once one of these vouches for it.
+    pub fn verify<'a>(&self, domain: Domain, signed: &'a Signed) -> Result<&'a [u8], VerifyError> {
+        verify(&self.0, domain, signed)
+    }
+}
+
+impl From<Vec<VerifyingKey>> for TrustedKeys {
+    fn from(keys: Vec<VerifyingKey>) -> TrustedKeys {
+        TrustedKeys(keys.into())
+    }
+}
+
+fn read(text: &str) -> Option<VerifyingKey> {
+    let digits = text.as_bytes();
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let mut bytes = [0; 32];
+    if digits.len() != 2 * bytes.len() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+    }
+    VerifyingKey::from_bytes(&bytes).ok()
 }
 
 /// Signs `payload` for `domain`.
@@ -87,5 +145,22 @@ mod tests {
         let changed = Signed { payload: b"payloae".to_vec(), ..signed.clone() };
         assert_eq!(verify(&trusted, Domain::Grant, &changed), Err(VerifyError::Mismatch));
         assert!(matches!(verify(&trusted[..1], Domain::Grant, &signed), Err(VerifyError::UnknownKey(_))));
+    }
+
+    #[test]
+    fn trusted_keys_are_hexadecimal() {
+        let own = key(7).verifying_key();
+        let text = hex(own.as_bytes());
+        let text: String =
+            own.as_bytes()[KEY_ID_LEN..].iter().fold(text, |text, byte| format!("{text}{byte:02x}"));
+        let trusted = TrustedKeys::parse(std::slice::from_ref(&text)).unwrap();
+        assert_eq!((trusted.len(), trusted.is_empty()), (1, false));
+        assert_eq!(trusted, TrustedKeys::default().and(own));
+        let signed = sign(&key(7), Domain::Grant, b"payload".to_vec());
+        assert_eq!(trusted.verify(Domain::Grant, &signed), Ok(&b"payload"[..]));
+        for wrong in [&text[2..], "", &"x".repeat(64), &"é".repeat(32)] {
+            let error = TrustedKeys::parse(&[wrong.to_owned()]).unwrap_err();
+            assert!(error.to_string().starts_with("trusted_keys: "), "{error}");
+        }
     }
 }

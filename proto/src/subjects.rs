@@ -1,48 +1,72 @@
-//! Every request that crosses the bus: its subject, and the answer it promises; and the subjects of what is only told.
+//! Every request that crosses the bus: its subject, who asks, who answers, and the answer it promises; and what is only told.
 
 use crate as v1;
+use crate::conversation::{Asked, Method, Role, Told};
 
 /// One request the system can make.
 pub trait Call: prost::Message + Default + 'static {
-    /// `sluice.v1.<service>.<verb>`
+    /// `sluice.v1.<service>.<verb>`; `sluice.v1.admin.<service>.<verb>` for what changes or deletes what others use.
     const SUBJECT: &'static str;
     type Reply: prost::Message + Default + 'static;
 }
 
 macro_rules! conversation {
-    ($($subject:literal: $request:ident -> $reply:ident;)*) => {
+    ($($subject:literal: $request:ident -> $reply:ident, $($by:ident)|+ => $of:ident;)*) => {
         $(impl Call for v1::$request {
             const SUBJECT: &'static str = $subject;
             type Reply = v1::$reply;
         })*
-        /// All subjects, for permissions and documentation.
-        pub const SUBJECTS: &[&str] = &[$($subject),*];
+        /// All requests: what is asked, by whom, and who answers.
+        pub const CONVERSATION: &[Asked] = &[$(Asked {
+            subject: $subject,
+            by: &[$(Role::$by),+],
+            of: Role::$of,
+            request: stringify!($request),
+            reply: stringify!($reply),
+        }),*];
     };
 }
 
 conversation! {
-    "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply;
-    "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply;
-    "sluice.v1.fetcher.renew": RenewRequest -> RenewReply;
-    "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply;
-    "sluice.v1.fetcher.list": ListRequest -> ListReply;
-    "sluice.v1.fetcher.remove": RemoveRequest -> RemoveReply;
-    "sluice.v1.fetcher.collect": CollectRequest -> CollectReply;
-    "sluice.v1.fetcher.report": ReportRequest -> ReportReply;
-    "sluice.v1.fetcher.repair": RepairRequest -> RepairReply;
-    "sluice.v1.policy.judge": JudgeRequest -> JudgeReply;
-    "sluice.v1.policy.plan": PlanRequest -> PlanReply;
-    "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply;
-    "sluice.v1.policy.record": RecordRequest -> RecordReply;
-    "sluice.v1.cache.locate": LocateRequest -> LocateReply;
-    "sluice.v1.cache.refresh": RefreshRequest -> RefreshReply;
-    "sluice.v1.cache.present": PresentRequest -> LocateReply;
+    "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply, Frontend | Operator => Fetcher;
+    "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply, Frontend | Operator => Fetcher;
+    "sluice.v1.fetcher.renew": RenewRequest -> RenewReply, Frontend => Fetcher;
+    "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply, Operator => Fetcher;
+    "sluice.v1.fetcher.list": ListRequest -> ListReply, Operator => Fetcher;
+    "sluice.v1.fetcher.report": ReportRequest -> ReportReply, Frontend => Fetcher;
+    "sluice.v1.admin.fetcher.remove": RemoveRequest -> RemoveReply, Operator => Fetcher;
+    "sluice.v1.admin.fetcher.collect": CollectRequest -> CollectReply, Operator => Fetcher;
+    "sluice.v1.admin.fetcher.repair": RepairRequest -> RepairReply, Cache | Operator => Fetcher;
+    "sluice.v1.policy.judge": JudgeRequest -> JudgeReply, Fetcher => Policy;
+    "sluice.v1.policy.plan": PlanRequest -> PlanReply, Frontend => Policy;
+    "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply, Operator => Policy;
+    "sluice.v1.policy.record": RecordRequest -> RecordReply, Operator => Policy;
+    "sluice.v1.cache.locate": LocateRequest -> LocateReply, Frontend => Cache;
+    "sluice.v1.cache.refresh": RefreshRequest -> RefreshReply, Fetcher => Cache;
+    "sluice.v1.cache.present": PresentRequest -> LocateReply, Cache => Cache;
 }
 
 /// Events are told on `sluice.v1.event.<kind>`.
 pub const EVENTS: &str = "sluice.v1.event";
 /// Decisions of policies, each a `RecordedDecision`, for as long as somebody asks for them.
 pub const DECISIONS: &str = "sluice.v1.policy.decision";
+
+/// All that is told.
+pub const TOLD: &[Told] = &[
+    Told {
+        subject: "sluice.v1.event.*",
+        by: &[Role::Fetcher, Role::Cache, Role::Frontend, Role::Policy, Role::Quota, Role::Events],
+        to: &[Role::Events, Role::Operator],
+        message: "Event",
+    },
+    Told { subject: DECISIONS, by: &[Role::Policy], to: &[Role::Operator], message: "RecordedDecision" },
+];
+
+/// All that is called over gRPC between machines.
+pub const METHODS: &[Method] = &[
+    Method { path: "/sluice.v1.Content/GetIndex", by: &[Role::Frontend], of: Role::Cache },
+    Method { path: "/sluice.v1.Content/GetChunks", by: &[Role::Frontend], of: Role::Cache },
+];
 
 impl v1::EventKind {
     /// As users and subjects name it.

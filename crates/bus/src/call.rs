@@ -1,9 +1,10 @@
-//! The asking side: encode, wait no longer than the deadline, ask again while nobody answers.
+//! The asking side: encode, wait no longer than the deadline, ask again while nobody answers and while who answers is busy.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use proto::Refusal;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -27,10 +28,15 @@ where
     let payload = wire::encode_request(subject, request)?;
     let end = Instant::now() + deadline;
     let (mut pause, mut nobody) = (BACK_OFF_MIN, false);
+    let mut busy;
     loop {
         let remaining = end.saturating_duration_since(Instant::now());
         match ask(transport, subject, payload.clone(), remaining).await {
-            Err(Undelivered::NoResponder) => nobody = true,
+            Err(Undelivered::NoResponder) => (nobody, busy) = (true, None),
+            // It goes to another instance, or finds this one with less to do.
+            Err(Undelivered::Status(status)) if Refusal::of(&status) == Some(Refusal::Busy) => {
+                (nobody, busy) = (false, Some(status));
+            }
             // There was no time left to hear whether that is still so.
             Err(Undelivered::Status(status))
                 if nobody && remaining < BACK_OFF_MIN && status.code() == Code::DeadlineExceeded =>
@@ -43,7 +49,7 @@ where
         // Spread, so that those who wait for one service do not come back all at once.
         let spread = pause.mul_f64(rand::random_range(0.5..1.0));
         if end.saturating_duration_since(Instant::now()) <= spread {
-            return Err(nobody_answers(subject));
+            return Err(busy.unwrap_or_else(|| nobody_answers(subject)));
         }
         tokio::time::sleep(spread).await;
         pause = (pause * 2).min(BACK_OFF_MAX);
@@ -81,5 +87,5 @@ async fn ask(
 }
 
 fn nobody_answers(subject: &str) -> Status {
-    Status::unavailable(format!("nobody answers {subject}"))
+    Refusal::Unreachable.status(format!("nobody answers {subject}"))
 }

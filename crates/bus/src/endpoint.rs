@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use proto::Call;
+use proto::{Call, Refusal};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -61,7 +61,7 @@ impl Endpoint {
     {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             tracing::warn!(subject = self.subject, "refused a request: busy");
-            return reply(Err(Status::resource_exhausted("busy"))).await;
+            return reply(Err(Refusal::Busy.status(format!("{} is busy", self.subject)))).await;
         };
         let endpoint = self.clone();
         self.tasks.spawn(async move {

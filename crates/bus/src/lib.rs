@@ -15,6 +15,7 @@ mod events;
 mod in_process;
 mod lease;
 mod nats;
+mod resolve;
 mod stream;
 mod told;
 mod wire;
@@ -40,6 +41,7 @@ use nats::Nats;
 pub use events::{EventStream, Events, SETTLE, cloud, go_duration};
 pub use lease::Lease;
 pub use nats::NatsConfig;
+pub use resolve::Step;
 pub use stream::{Consumer, ConsumerConfig, Delivery, Outgoing, Published, Stream, StreamConfig};
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
@@ -111,8 +113,8 @@ impl Bus {
         move || ready(bus.connected())
     }
 
-    /// Asks whoever answers `C`. While nobody does, asks again until `deadline` has passed: services
-    /// restart. The last answer is then `UNAVAILABLE`.
+    /// Asks whoever answers `C`. While nobody does, or all are busy, asks again until `deadline` has passed: services
+    /// restart. The last answer is then `UNAVAILABLE`, or that they are busy ([`proto::Refusal`]).
     pub async fn call<C: Call>(&self, request: C, deadline: Duration) -> Result<C::Reply, Status> {
         call::until_answered(&self.transport, C::SUBJECT, &request, deadline).await
     }
@@ -167,6 +169,22 @@ impl Bus {
             }
         }
         Ok(answering)
+    }
+
+    /// Has a service answer `C` by one of its methods.
+    pub async fn serve<S, C, F>(
+        &self,
+        service: &Arc<S>,
+        answer: Answer,
+        handler: fn(Arc<S>, C) -> F,
+    ) -> anyhow::Result<Answering>
+    where
+        S: Send + Sync + 'static,
+        C: Call,
+        F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
+    {
+        let service = service.clone();
+        self.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
     }
 
     /// Takes the lease `name`, unless somebody in the mesh holds it. It is renewed until it is

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use bus::{Answer, Answering, Bus, EventStream, MESSAGE_MAX, NatsConfig, ToldStream};
 use futures::StreamExt;
+use proto::refusal::retry_after;
 use proto::{
-    Event, EventKind, InspectReply, InspectRequest, LocateReply, LocateRequest, ReportReply, ReportRequest,
+    Event, EventKind, InspectReply, InspectRequest, LocateReply, LocateRequest, Refusal, ReportReply,
+    ReportRequest,
 };
 use tokio::sync::{Notify, Semaphore};
 use tonic::{Code, Status};
@@ -159,10 +161,20 @@ async fn a_full_service_says_so(bus: Bus) {
         async move { bus.call(LocateRequest {}, SOON).await }
     });
     started.notified().await;
-    let second = bus.call(LocateRequest {}, SOON).await.unwrap_err();
-    assert_eq!((second.code(), second.message()), (Code::ResourceExhausted, "busy"));
+    let once = bus.call_once(LocateRequest {}, SOON).await.unwrap_err();
+    assert_eq!(Refusal::of(&once), Some(Refusal::Busy), "{once}");
+    assert!(retry_after(&once).is_some(), "{once:?}");
+    let patient = bus.call(LocateRequest {}, Duration::from_millis(300)).await.unwrap_err();
+    assert_eq!(Refusal::of(&patient), Some(Refusal::Busy), "{patient}");
+    // Who has the patience gets an answer, from the same instance or from another.
+    let second = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.call(LocateRequest {}, SOON).await }
+    });
     finish.notify_one();
     assert_eq!(first.await.unwrap().unwrap(), endpoints("first"));
+    finish.notify_one();
+    assert_eq!(second.await.unwrap().unwrap(), endpoints("first"));
 }
 
 async fn a_handler_that_panics_still_replies(bus: Bus) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::commands;
-use crate::image_name::PlatformName;
+use crate::platform_name::PlatformName;
 
 const LONG_ABOUT: &str = "\
 Streams container images: a container starts about a second after it is asked for, whatever its image's size, \

@@ -30,10 +30,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use image::ImageRecord;
+use names::ImageName;
 use proto::ResolveRequest;
 
 use crate::commands::import;
-use crate::image_name;
 use crate::link::{Carriers, Link, Nic, Shape};
 use crate::progress::Progress;
 use crate::runtime::{ImageConfig, RunOptions, Runtime};
@@ -165,7 +165,7 @@ impl Repetition<'_> {
 /// private one, since a link cannot stand in a TLS connection.
 async fn source(plan: &Plan, scratch: &Scratch, progress: &Progress) -> anyhow::Result<Source> {
     let reference = &plan.request.reference;
-    if plan.request.plain_http && !image_name::is_local(reference) {
+    if plan.request.plain_http && !reference.parse::<ImageName>()?.is_local() {
         let (host, name) =
             reference.split_once('/').context("with --plain-http, HOST:PORT/NAME is expected")?;
         let host = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };

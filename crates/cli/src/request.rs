@@ -3,11 +3,12 @@
 use std::io::Read as _;
 
 use anyhow::{Context as _, bail};
+use names::ImageName;
 use proto::credential::{Basic, Kind};
 use proto::{AskerFacts, Credential, InspectRequest, ResolveRequest};
 
 use crate::args::Global;
-use crate::image_name::{self, PlatformName};
+use crate::platform_name::PlatformName;
 use crate::settings::Settings;
 
 /// A longer password is refused, in bytes: identity tokens of cloud registries reach a few thousand.
@@ -33,12 +34,12 @@ impl Requests {
             None => None,
         };
         Ok(Requests {
-            project: settings.project.clone(),
+            project: settings.project.to_string(),
             platform: global.platform.clone().unwrap_or_else(PlatformName::host),
             credential,
             plain_http: global.plain_http,
             node: settings.frontend.node.clone(),
-            asker: settings.frontend.asker(&settings.project),
+            asker: settings.frontend.asker(settings.project.as_str()),
         })
     }
 
@@ -88,7 +89,7 @@ impl std::fmt::Debug for Requests {
 
 fn absolute(image: &str) -> anyhow::Result<String> {
     let working_dir = std::env::current_dir().context("find the working directory")?;
-    Ok(image_name::absolute(image, &working_dir))
+    Ok(ImageName::absolute(image, &working_dir))
 }
 
 fn basic(username: &str, password: &str) -> Credential {

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::{Bus, NatsConfig};
-use proto::resolve_reply::Answer;
-use proto::{Call, FollowRequest, ImportTicket, ResolveReply, ResolveRequest, Resolved};
-use tonic::{Code, Status};
+use bus::{Bus, NatsConfig, Step};
+use proto::{Call, ResolveRequest, Resolved};
+use tonic::Status;
 
 use crate::embedded::Embedded;
 use crate::progress::Progress;
@@ -20,12 +19,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const RESOLVE: Duration = Duration::from_secs(180);
 /// A collection lists the whole store.
 pub const COLLECT: Duration = Duration::from_secs(3_600);
-/// How long the fetcher holds a follow that has nothing new, and how much longer the answer may take.
-const FOLLOW_WAIT: Duration = Duration::from_secs(10);
-const FOLLOW_SLACK: Duration = Duration::from_secs(10);
-/// Times that an import is asked for again when its fetcher went away; each resumes what is stored.
-const RESUMES: usize = 3;
-
 #[derive(Debug)]
 pub struct Session {
     bus: Bus,
@@ -64,33 +57,16 @@ impl Session {
 
     /// Makes an image streamable and shows how far it is.
     pub async fn import(&self, request: ResolveRequest, progress: &mut Progress) -> Result<Resolved, Status> {
-        let mut resumes = 0;
-        loop {
-            let reply = self.bus.call(request.clone(), RESOLVE).await?;
-            match self.follow(reply, progress).await {
-                Err(status) if fetcher_went_away(&status) && resumes < RESUMES => {
-                    resumes += 1;
+        let on = |step: Step<'_>| {
+            match step {
+                Step::Importing(ticket) => progress.importing(ticket.progress.as_ref()),
+                Step::Resuming(status) => {
                     progress.note(&format!("the fetcher went away ({}); asking again", status.message()));
                 }
-                result => return result,
             }
-        }
-    }
-
-    async fn follow(&self, mut reply: ResolveReply, progress: &mut Progress) -> Result<Resolved, Status> {
-        loop {
-            match reply.answer {
-                Some(Answer::Resolved(resolved)) => return Ok(resolved),
-                Some(Answer::Importing(ticket)) => {
-                    progress.importing(ticket.progress.as_ref());
-                    reply = self
-                        .bus
-                        .call_instance(&ticket.instance, next(&ticket), FOLLOW_WAIT + FOLLOW_SLACK)
-                        .await?;
-                }
-                None => return Err(Status::internal("the fetcher answered neither an image nor a ticket")),
-            }
-        }
+            Ok(())
+        };
+        self.bus.resolve(&request, RESOLVE, on).await
     }
 
     pub async fn close(self) {
@@ -104,16 +80,4 @@ impl Session {
 pub async fn connect(nats: &NatsConfig) -> anyhow::Result<Bus> {
     let bus = Bus::connect_within(nats, CONNECT).await;
     bus.context("connect to NATS: is --nats, or nats.url of the settings, its address?")
-}
-
-fn next(ticket: &ImportTicket) -> FollowRequest {
-    FollowRequest {
-        ticket: ticket.ticket.clone(),
-        wait_ms: FOLLOW_WAIT.as_millis() as u32,
-        seen_revision: ticket.progress.as_ref().map_or(0, |progress| progress.revision),
-    }
-}
-
-fn fetcher_went_away(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
-use ed25519_dalek::VerifyingKey;
+use names::Project;
+use proto::signed::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
@@ -28,7 +29,7 @@ pub struct Settings {
     /// The frontend's socket; default: `node.sock` in `state`, with services on NATS the frontend's own default.
     pub node: Option<PathBuf>,
     /// The project that content belongs to.
-    pub project: String,
+    pub project: Project,
     /// Default: `store` in `state`.
     pub store: store::Config,
     /// Services on NATS; without it they run in this process.
@@ -49,7 +50,7 @@ impl Default for Settings {
         Settings {
             state: PathBuf::from(SYSTEM_STATE),
             node: None,
-            project: "default".to_owned(),
+            project: Project::default(),
             store: store::Config::default(),
             nats: None,
             trusted_keys: Vec::new(),
@@ -94,6 +95,9 @@ impl Settings {
         if self.policy.registry == policy.registry {
             self.policy.registry.clone_from(&self.fetcher.source);
         }
+        if self.frontend.project == Project::default() {
+            self.frontend.project.clone_from(&self.project);
+        }
         if let Some(socket) = &self.node {
             self.frontend.socket.clone_from(socket);
         } else if self.frontend.socket == frontend.socket && self.nats.is_none() {
@@ -119,18 +123,13 @@ impl Settings {
 
     /// Finds what cannot work before anything is started.
     pub fn check(&self) -> anyhow::Result<()> {
-        cache::verifying_keys(&self.trusted_keys)?;
+        TrustedKeys::parse(&self.trusted_keys)?;
         self.cache.check()?;
         self.fetcher.judging.check()?;
         self.policy.limits.check()?;
         self.events.check()?;
         if let Some(reason) = self.impatient() {
             bail!(reason);
-        }
-        let project = &self.project;
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if project.is_empty() || !project.chars().all(good) {
-            bail!("project is {project:?}: letters, digits, `-`, `_` and `.` expected");
         }
         Ok(())
     }
@@ -155,10 +154,8 @@ impl Settings {
     }
 
     /// Whose records and grants the services of this process believe: their own fetcher's among them.
-    pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
-        let mut keys = cache::verifying_keys(&self.trusted_keys)?;
-        keys.push(fetcher::verifying_key(&self.fetcher)?);
-        Ok(keys)
+    pub fn trusted(&self) -> anyhow::Result<TrustedKeys> {
+        Ok(TrustedKeys::parse(&self.trusted_keys)?.and(fetcher::verifying_key(&self.fetcher)?))
     }
 
     /// The socket that a frontend of this machine listens on.

@@ -6,7 +6,6 @@
 
 pub mod docker;
 pub mod kubelet;
-mod name;
 mod program;
 mod pulls;
 pub mod sources;
@@ -16,7 +15,6 @@ use std::fmt;
 use anyhow::Context as _;
 use base64::Engine as _;
 
-pub use name::whole_name;
 pub use pulls::Pull;
 pub use sources::Sources;
 

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use names::Reference;
 use proto::cri::AuthConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::Credential;
 use crate::docker::{self, Places};
 use crate::kubelet::Plugins;
-use crate::name::Name;
 use crate::pulls::{Pull, Pulls};
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -79,11 +79,11 @@ impl Sources {
     /// A pull begins, with what the kubelet handed on; known until the answer is dropped. None: nothing that could be used.
     pub fn begin_pull(&self, image: &str, auth: AuthConfig) -> Option<Pull> {
         let image = parsed(image)?;
-        match Credential::from_cri(auth, &image.registry) {
+        match Credential::from_cri(auth, image.registry()) {
             Ok(credential) => Some(self.pulls.begin(pull_key(&image), credential?)),
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::warn!(image = image.whole(), error, "the credential of a pull is not understood");
+                tracing::warn!(%image, error, "the credential of a pull is not understood");
                 None
             }
         }
@@ -97,33 +97,29 @@ impl Sources {
                 Source::Cri => self.pulls.of(&pull_key(&image)),
                 Source::Docker => self.ask_docker(&image).await,
                 Source::Kubelet => match &self.plugins {
-                    Some(plugins) => plugins.look_up(&image.whole()).await,
+                    Some(plugins) => plugins.look_up(&image.to_string()).await,
                     None => None,
                 },
             };
             if let Some(found) = found {
-                tracing::debug!(image = image.whole(), ?source, "a credential");
+                tracing::debug!(%image, ?source, "a credential");
                 return Some(found);
             }
         }
         None
     }
 
-    async fn ask_docker(&self, image: &Name) -> Option<Credential> {
-        let found = docker::look_up(&self.docker, &image.registry).await;
+    async fn ask_docker(&self, image: &Reference) -> Option<Credential> {
+        let found = docker::look_up(&self.docker, image.registry()).await;
         found.unwrap_or_else(|error| {
-            tracing::warn!(
-                image = image.whole(),
-                error = format!("{error:#}"),
-                "docker's configuration failed"
-            );
+            tracing::warn!(%image, error = format!("{error:#}"), "docker's configuration failed");
             None
         })
     }
 }
 
-fn parsed(image: &str) -> Option<Name> {
-    let name = Name::parse(image);
+fn parsed(image: &str) -> Option<Reference> {
+    let name = Reference::parse(image);
     if name.is_none() {
         tracing::debug!(image, "no image's name");
     }
@@ -132,8 +128,8 @@ fn parsed(image: &str) -> Option<Name> {
 
 /// What a pull is known by: by the time that a snapshotter hears of it the tag beside a digest is gone, and the
 /// manifest's digest may stand in its place.
-fn pull_key(image: &Name) -> String {
-    format!("{}/{}", image.registry, image.repository)
+fn pull_key(image: &Reference) -> String {
+    format!("{}/{}", image.registry(), image.repository())
 }
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             format: Format::Text,
-            filter: "info,foyer=warn,foyer_storage=warn,async_nats=warn".to_owned(),
+            // A reply that the kernel no longer wants, as its reader was killed meanwhile, is an error to fuser.
+            filter: "info,foyer=warn,foyer_storage=warn,async_nats=warn,fuser::reply=off".to_owned(),
             file: None,
             file_size: ByteSize::mib(10),
             files: 3,

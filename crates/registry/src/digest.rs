@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use names::ManifestDigest;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
@@ -26,6 +27,12 @@ impl BlobDigest {
     /// Without the algorithm.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
+    }
+}
+
+impl From<BlobDigest> for ManifestDigest {
+    fn from(digest: BlobDigest) -> ManifestDigest {
+        ManifestDigest::from_bytes(digest.0)
     }
 }
 

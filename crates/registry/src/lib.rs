@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use oci_spec::distribution::Reference;
+use names::Reference;
 
 pub use config::{Config, RetryConfig};
 pub use credentials::Credential;

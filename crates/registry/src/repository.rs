@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use oci_spec::distribution::Reference;
+use names::Reference;
 use reqwest::Response;
 
 use crate::challenge::Challenge;

@@ -66,7 +66,7 @@ impl Server {
         let config = Config { docker_config: Some("/nonexistent".into()), retry, ..Config::default() };
         let credential = Credential::Basic { username: "user".into(), password: "pass".into() };
         let access = Access { credential: Some(credential), plain_http: true };
-        let reference = format!("{}/team/app:1", self.host).parse().unwrap();
+        let reference = names::Reference::parse(&format!("{}/team/app:1", self.host)).unwrap();
         Client::new(config).unwrap().repository(&reference, access).unwrap()
     }
 }

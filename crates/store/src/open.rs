@@ -112,7 +112,7 @@ impl Store {
 
     /// The part of the store that belongs to `project`; the empty name means "default".
     pub fn project(&self, project: &str) -> Result<ProjectStore, StoreError> {
-        ProjectStore::new(Arc::clone(&self.objects), if project.is_empty() { "default" } else { project })
+        ProjectStore::new(Arc::clone(&self.objects), project)
     }
 
     /// As it was opened; for logs.

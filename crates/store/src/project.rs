@@ -6,13 +6,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use image::Digest;
+use names::{ManifestDigest, Project};
 use object_store::path::Path;
 use object_store::{Error as Cause, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::StoreError;
-
-/// A project's name is one folder of the store.
-const PROJECT_NAME_MAX: usize = 63;
 
 /// The two indexes of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -318,13 +316,9 @@ impl ProjectStore {
 
 impl ProjectStore {
     pub(crate) fn new(objects: Arc<dyn ObjectStore>, project: &str) -> Result<ProjectStore, StoreError> {
-        let first =
-            project.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        let rest = project.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'));
-        if !first || !rest || project.len() > PROJECT_NAME_MAX {
-            return Err(StoreError::BadName { what: "project", name: project.to_owned() });
-        }
-        Ok(ProjectStore { objects, project: project.into() })
+        let bad = |_| StoreError::BadName { what: "project", name: project.to_owned() };
+        let project = Project::named(project).map_err(bad)?;
+        Ok(ProjectStore { objects, project: project.as_str().into() })
     }
 
     /// The project's name.
@@ -343,9 +337,9 @@ impl ProjectStore {
     }
 
     fn record(&self, kind: Kind, digest: &str) -> Result<Path, StoreError> {
-        match digest.strip_prefix("sha256:") {
-            Some(hex) if is_hex(hex) => Ok(self.path(kind).join(hex)),
-            _ => Err(StoreError::BadName { what: "sha256 digest", name: digest.to_owned() }),
+        match digest.parse::<ManifestDigest>() {
+            Ok(digest) => Ok(self.path(kind).join(digest.hex())),
+            Err(_) => Err(StoreError::BadName { what: "sha256 digest", name: digest.to_owned() }),
         }
     }
 

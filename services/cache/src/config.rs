@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use bytesize::ByteSize;
-use ed25519_dalek::VerifyingKey;
+use proto::signed::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 /// Below this the memory tier could not hold the chunks of one request.
@@ -62,8 +62,8 @@ impl Default for Config {
 
 impl Config {
     /// The keys of `trusted_keys`, decoded.
-    pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
-        verifying_keys(&self.trusted_keys)
+    pub fn trusted(&self) -> anyhow::Result<TrustedKeys> {
+        Ok(TrustedKeys::parse(&self.trusted_keys)?)
     }
 
     /// Whether a cache can work with it.
@@ -98,19 +98,6 @@ impl Config {
     }
 }
 
-/// Public keys as they stand in a configuration.
-pub fn verifying_keys(trusted: &[String]) -> anyhow::Result<Vec<VerifyingKey>> {
-    let read = |text: &String| {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).ok()?;
-        VerifyingKey::from_bytes(&bytes).ok()
-    };
-    trusted
-        .iter()
-        .map(|text| read(text).with_context(|| format!("trusted_keys: {text:?} is not a public key")))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,14 +120,5 @@ mod tests {
         assert!(Config { memory: ByteSize::mib(1), ..Config::default() }.check().is_err());
         let disk = Some(Disk { path: "/".into(), capacity: ByteSize::mib(1) });
         assert!(Config { disk, ..Config::default() }.check().is_err());
-    }
-
-    #[test]
-    fn keys_are_hexadecimal() {
-        let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]).verifying_key();
-        let text = hex::encode(key.as_bytes());
-        assert_eq!(verifying_keys(std::slice::from_ref(&text)).unwrap(), [key]);
-        assert!(verifying_keys(&[text[2..].to_owned()]).is_err());
-        assert!(verifying_keys(&["x".repeat(64)]).is_err());
     }
 }

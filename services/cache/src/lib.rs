@@ -14,7 +14,6 @@
 
 mod config;
 mod content;
-mod grant;
 mod meters;
 mod presence;
 mod refresh;
@@ -27,19 +26,19 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bus::Bus;
-use ed25519_dalek::VerifyingKey;
+use proto::gatekeeper::Gatekeeper;
+use proto::signed::TrustedKeys;
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use content::Content;
-use grant::Gatekeeper;
 use presence::Presence;
 use repair::Repairs;
 use tiers::Tiers;
 
-pub use config::{Config, Disk, Settings, verifying_keys};
+pub use config::{Config, Disk, Settings};
 
 /// A cache that serves.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ impl Cache {
         config: Config,
         store: Store,
         bus: Bus,
-        trusted: Vec<VerifyingKey>,
+        trusted: TrustedKeys,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Cache> {

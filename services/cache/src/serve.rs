@@ -12,11 +12,14 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use image::Digest;
 use image::limits::CHUNK_STORED_MAX;
+use names::Project;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::content_server::{Content as ContentService, ContentServer};
+use proto::gatekeeper::Gatekeeper;
 use proto::index_request::Kind as IndexKind;
-use proto::{ChunkFrame, ChunksRequest, Grant, IndexFrame, IndexRequest};
+use proto::refusal;
+use proto::{ChunkFrame, ChunksRequest, Grant, IndexFrame, IndexRequest, Refusal};
 use store::Index;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,7 +30,6 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::content::{Content, Reader, Unserved};
-use crate::grant::{Gatekeeper, named};
 use crate::meters;
 use crate::repair::Image;
 use crate::tiers::Kind;
@@ -94,7 +96,8 @@ impl ContentService for Service {
         &self,
         request: Request<IndexRequest>,
     ) -> Result<Response<Frames<IndexFrame>>, Status> {
-        let grant = self.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
+        let project = refusal::project(&request.get_ref().project)?;
+        let grant = self.gatekeeper.admit(request.metadata(), &project)?;
         let place = self.place()?;
         let asked = request.into_inner();
         let index = match asked.kind() {
@@ -102,7 +105,7 @@ impl ContentService for Service {
             IndexKind::Map => Index::Map,
         };
         let digest = digest(&asked.digest)?;
-        let reader = self.reader(&asked.project, &grant, "", Priority::Demand)?;
+        let reader = self.reader(&project, &grant, "", Priority::Demand)?;
         let stored = self.content.get(&reader, Kind::Index(index), digest).await?;
         let frames = split(stored).map(|data| IndexFrame { data: data.to_vec() });
         Ok(Response::new(place.hold(stream::iter(frames))))
@@ -112,10 +115,11 @@ impl ContentService for Service {
         &self,
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
-        let grant = self.gatekeeper.admit(request.metadata(), &request.get_ref().project)?;
+        let project = refusal::project(&request.get_ref().project)?;
+        let grant = self.gatekeeper.admit(request.metadata(), &project)?;
         let place = self.place()?;
         let asked = request.into_inner();
-        let reader = self.reader(&asked.project, &grant, &asked.manifest_digest, asked.priority())?;
+        let reader = self.reader(&project, &grant, &asked.manifest_digest, asked.priority())?;
         if asked.digests.len() > DIGESTS_MAX {
             let refusal = format!("{} chunks in one request, at most {DIGESTS_MAX}", asked.digests.len());
             return Err(Status::invalid_argument(refusal));
@@ -129,28 +133,25 @@ impl ContentService for Service {
 impl Service {
     fn place(&self) -> Result<Place, Status> {
         let permit = self.streams.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Status::resource_exhausted("busy"))?;
+        let permit = permit.map_err(|_| Refusal::Busy.status("the cache has too many streams"))?;
         metrics::gauge!(meters::STREAMS).increment(1);
         Ok(Place { _permit: permit, shutdown: self.shutdown.clone() })
     }
 
     fn reader(
         &self,
-        project: &str,
+        project: &Project,
         grant: &Grant,
         manifest: &str,
         class: Priority,
     ) -> Result<Reader, Status> {
         let granted = &grant.manifest_digest;
         if !granted.is_empty() && !manifest.is_empty() && granted != manifest {
-            return Err(Status::permission_denied(format!(
-                "the grant is for image {granted}, not {manifest}"
-            )));
+            return Err(Refusal::Denied.status(format!("the grant is for image {granted}, not {manifest}")));
         }
         let manifest = if granted.is_empty() { manifest } else { granted };
-        let project = named(project);
-        let image = Image { project: project.to_owned(), manifest: manifest.to_owned() };
-        Ok(Reader { project: self.content.project(project)?, image, class })
+        let image = Image { project: project.to_string(), manifest: manifest.to_owned() };
+        Ok(Reader { project: self.content.project(project.as_str())?, image, class })
     }
 }
 

@@ -14,6 +14,7 @@ use image::Digest;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::index_request::Kind;
+use proto::signed::TrustedKeys;
 use proto::{ChunksRequest, IndexRequest, LocateRequest, RefreshRequest, RepairReply, RepairRequest};
 use store::{Index, verify};
 use tonic::Code;
@@ -263,7 +264,9 @@ async fn replicas_name_each_other() {
     let (one, two) = (Setup::start().await, tempfile::tempdir().unwrap());
     let store = store::Store::open(two.path().to_str().unwrap(), &HashMap::new()).unwrap();
     let (bus, shutdown) = (one.bus.clone(), one.shutdown.clone());
-    let two = Cache::start(Config::default(), store, bus, Vec::new(), &one.tasks, shutdown).await.unwrap();
+    let two = Cache::start(Config::default(), store, bus, TrustedKeys::default(), &one.tasks, shutdown)
+        .await
+        .unwrap();
     let mut both = [one.cache.endpoint().to_owned(), two.endpoint().to_owned()];
     both.sort();
     let named = async {

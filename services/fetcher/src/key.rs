@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use proto::Signed;
-use proto::signed::{Domain, VerifyError, sign, verify};
+use proto::signed::{Domain, TrustedKeys, VerifyError, sign};
 
 use crate::Config;
 
@@ -19,7 +19,7 @@ const KEY_LEN: usize = 32;
 #[derive(Clone)]
 pub(crate) struct Keys {
     own: Arc<SigningKey>,
-    trusted: Arc<[VerifyingKey]>,
+    trusted: TrustedKeys,
 }
 
 /// The public half of the fetcher's key: for those who are to believe it. Makes the key when absent.
@@ -30,27 +30,18 @@ pub fn verifying_key(config: &Config) -> anyhow::Result<VerifyingKey> {
 impl Keys {
     pub(crate) fn load(config: &Config) -> anyhow::Result<Keys> {
         let own = load_or_make(&config.signing_key_file)?;
-        let believed = vec![own.verifying_key()];
-        Keys::with(own, believed, config)
+        let trusted = TrustedKeys::parse(&config.trusted_keys)?.and(own.verifying_key());
+        Ok(Keys { own: Arc::new(own), trusted })
     }
 
     /// For who only asks: no key is made. Without one nothing is believed but what the trusted keys signed, and nothing that
     /// this process could sign would be believed by anybody.
     pub(crate) fn existing(config: &Config) -> anyhow::Result<Keys> {
-        match load(&config.signing_key_file)? {
-            Some(own) => {
-                let believed = vec![own.verifying_key()];
-                Keys::with(own, believed, config)
-            }
-            None => Keys::with(SigningKey::from_bytes(&rand::random()), Vec::new(), config),
+        if load(&config.signing_key_file)?.is_some() {
+            return Keys::load(config);
         }
-    }
-
-    fn with(own: SigningKey, mut trusted: Vec<VerifyingKey>, config: &Config) -> anyhow::Result<Keys> {
-        for text in &config.trusted_keys {
-            trusted.push(parse_public(text).with_context(|| format!("read the trusted key {text:?}"))?);
-        }
-        Ok(Keys { own: Arc::new(own), trusted: trusted.into() })
+        let own = Arc::new(SigningKey::from_bytes(&rand::random()));
+        Ok(Keys { own, trusted: TrustedKeys::parse(&config.trusted_keys)? })
     }
 
     pub(crate) fn sign(&self, domain: Domain, payload: Vec<u8>) -> Signed {
@@ -58,7 +49,7 @@ impl Keys {
     }
 
     pub(crate) fn verify<'a>(&self, domain: Domain, signed: &'a Signed) -> Result<&'a [u8], VerifyError> {
-        verify(&self.trusted, domain, signed)
+        self.trusted.verify(domain, signed)
     }
 }
 
@@ -66,12 +57,6 @@ impl std::fmt::Debug for Keys {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Keys").field("trusted", &self.trusted.len()).finish_non_exhaustive()
     }
-}
-
-fn parse_public(text: &str) -> anyhow::Result<VerifyingKey> {
-    let mut bytes = [0; KEY_LEN];
-    hex::decode_to_slice(text, &mut bytes).context("64 hexadecimal digits expected")?;
-    Ok(VerifyingKey::from_bytes(&bytes)?)
 }
 
 fn load_or_make(file: &Path) -> anyhow::Result<SigningKey> {

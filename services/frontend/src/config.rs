@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytesize::ByteSize;
-use ed25519_dalek::VerifyingKey;
+use names::Project;
+use proto::signed::TrustedKeys;
 use proto::{AskerFacts, Pair};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ use crate::reservation;
 pub struct Config {
     /// The node's name in grants, profiles and logs.
     pub node: String,
+    /// The project of what containerd pulls, and of requests that name none.
+    pub project: Project,
     /// What policies are told of this node beside its name: where it stands, the pool of nodes it is of, its labels.
     pub region: Option<String>,
     pub pool: Option<String>,
@@ -84,6 +86,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            project: Project::default(),
             region: None,
             pool: None,
             labels: BTreeMap::new(),
@@ -137,17 +140,9 @@ impl Config {
     }
 
     /// The keys of `trusted_keys`, decoded.
-    pub fn trusted(&self) -> anyhow::Result<Vec<VerifyingKey>> {
-        self.trusted_keys.iter().map(|text| verifying_key(text)).collect()
+    pub fn trusted(&self) -> anyhow::Result<TrustedKeys> {
+        Ok(TrustedKeys::parse(&self.trusted_keys)?)
     }
-}
-
-fn verifying_key(text: &str) -> anyhow::Result<VerifyingKey> {
-    let mut bytes = [0; 32];
-    hex::decode_to_slice(text, &mut bytes)
-        .with_context(|| format!("trusted_keys: {text:?} is not 64 hexadecimal digits"))?;
-    VerifyingKey::from_bytes(&bytes)
-        .with_context(|| format!("trusted_keys: {text:?} is not an Ed25519 public key"))
 }
 
 #[cfg(test)]

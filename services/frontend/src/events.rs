@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bus::{Events, go_duration};
 use image::Digest;
+use names::Reference;
 use proto::signed::VerifyError;
 use proto::{DownloadProgress, Event, EventKind, ImportProgress, ImportTicket, Pod};
 
@@ -49,7 +50,7 @@ impl NodeEvents {
         if !self.known.is_news(&ticket.manifest_digest, progress.compressed_done) {
             return;
         }
-        let (reason, message) = how_far(as_asked(reference), &progress);
+        let (reason, message) = how_far(&as_asked(reference), &progress);
         let event = Event::new(EventKind::Importing, reason, message)
             .with("compressed_done", progress.compressed_done)
             .with("compressed_total", progress.compressed_total);
@@ -156,7 +157,7 @@ impl NodeEvents {
     }
 
     fn tell(&self, reference: &str, manifest: &str, event: Event) {
-        let image = self.known.name_of(as_asked(reference), manifest);
+        let image = self.known.name_of(&as_asked(reference), manifest);
         self.events.tell(Event {
             service: "frontend".to_owned(),
             node: self.node.clone(),
@@ -185,9 +186,8 @@ fn how_far(image: &str, progress: &ImportProgress) -> (&'static str, String) {
 }
 
 /// The name without the digest that a pull through containerd puts behind its tag.
-fn as_asked(reference: &str) -> &str {
-    let pinned = reference.split_once("@sha256:").map(|(name, _)| name);
-    pinned.filter(|name| name.rsplit('/').next().is_some_and(|last| last.contains(':'))).unwrap_or(reference)
+fn as_asked(reference: &str) -> String {
+    Reference::parse(reference).map_or_else(|| reference.to_owned(), |name| name.as_asked().to_string())
 }
 
 #[cfg(test)]
@@ -210,14 +210,15 @@ mod tests {
 
     #[test]
     fn events_name_images_as_they_were_asked_for() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
         for (reference, name) in [
-            ("r.io:5000/a:1@sha256:ab", "r.io:5000/a:1"),
-            ("r.io:5000/a@sha256:ab", "r.io:5000/a@sha256:ab"),
-            ("r.io/a:1", "r.io/a:1"),
-            ("oci:dir:tag", "oci:dir:tag"),
-            ("", ""),
+            (format!("r.io:5000/a:1@{digest}"), "r.io:5000/a:1".to_owned()),
+            (format!("r.io:5000/a@{digest}"), format!("r.io:5000/a@{digest}")),
+            ("r.io/a:1".to_owned(), "r.io/a:1".to_owned()),
+            ("oci:dir:tag".to_owned(), "oci:dir:tag".to_owned()),
+            (String::new(), String::new()),
         ] {
-            assert_eq!(as_asked(reference), name);
+            assert_eq!(as_asked(&reference), name);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use names::Reference;
 use proto::Pod;
 
 /// Images whose pods are remembered; the ones pulled longest ago go first.
@@ -122,11 +123,11 @@ impl KnownImages {
 /// One name for what kubelets, containerd and we call the image: with its tag; or without any, where a digest was asked for, as
 /// containerd leaves the tag out then, and the digest may be that of an index.
 fn key(image: &str) -> String {
-    let (name, by_digest) = image.split_once('@').map_or((image, false), |(name, _)| (name, true));
-    let whole = credentials::whole_name(name).unwrap_or_else(|| name.to_owned());
-    match whole.rsplit_once(':') {
-        Some((repository, tag)) if by_digest && !tag.contains('/') => repository.to_owned(),
-        _ => whole,
+    let Some(name) = Reference::parse(image) else { return image.to_owned() };
+    let repository = format!("{}/{}", name.registry(), name.repository());
+    match name.tag() {
+        Some(tag) if name.digest().is_none() => format!("{repository}:{tag}"),
+        _ => repository,
     }
 }
 
@@ -154,11 +155,12 @@ mod tests {
     fn a_pod_is_found_by_any_name_of_its_image() {
         let known = KnownImages::default();
         known.pulled("debian:12", pod("a"));
-        known.pulled("r.io:5000/app@sha256:aa", pod("b"));
-        known.pulled("r.io:5000/app:3@sha256:aa", pod("c"));
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        known.pulled(&format!("r.io:5000/app@{}", digest("a")), pod("b"));
+        known.pulled(&format!("r.io:5000/app:3@{}", digest("a")), pod("c"));
         known.pulled("other", pod("d"));
         assert_eq!(names(known.pods_of("docker.io/library/debian:12")), ["a"]);
-        assert_eq!(names(known.pods_of("r.io:5000/app@sha256:bb")), ["c", "b"]);
+        assert_eq!(names(known.pods_of(&format!("r.io:5000/app@{}", digest("b")))), ["c", "b"]);
         assert_eq!(names(known.pods_of("docker.io/library/other:latest")), ["d"]);
         assert!(known.pods_of("debian:11").is_empty() && known.pods_of("").is_empty());
     }

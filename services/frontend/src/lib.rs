@@ -39,7 +39,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use bus::Bus;
 use credentials::Sources;
-use ed25519_dalek::VerifyingKey;
+use proto::signed::TrustedKeys;
 use store::Store;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,7 @@ impl Frontend {
         config: Config,
         store: Option<Store>,
         bus: Bus,
-        trusted: Vec<VerifyingKey>,
+        trusted: TrustedKeys,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Frontend> {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bus::{Answer, Answering, Bus, Events};
 use proto::subjects::SET_LOADED;
 use proto::{
-    Call, Event, EventKind, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest,
-    RecordReply, RecordRequest,
+    Event, EventKind, JudgeReply, JudgeRequest, PlanReply, PlanRequest, PoliciesReply, PoliciesRequest,
+    RecordReply, RecordRequest, Refusal,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::oneshot::{self, Sender};
@@ -70,26 +70,13 @@ impl Service {
     }
 
     pub(crate) async fn answer_all(self: &Arc<Self>, bus: &Bus) -> anyhow::Result<Vec<Answering>> {
+        let answer = || Answer { in_flight: REQUESTS_IN_FLIGHT, instance: None };
         Ok(vec![
-            self.answer(bus, Service::judge).await?,
-            self.answer(bus, Service::plan).await?,
-            self.answer(bus, Service::policies).await?,
-            self.answer(bus, Service::record).await?,
+            bus.serve(self, answer(), Service::judge).await?,
+            bus.serve(self, answer(), Service::plan).await?,
+            bus.serve(self, answer(), Service::policies).await?,
+            bus.serve(self, answer(), Service::record).await?,
         ])
-    }
-
-    async fn answer<C, F>(
-        self: &Arc<Self>,
-        bus: &Bus,
-        handler: fn(Arc<Service>, C) -> F,
-    ) -> anyhow::Result<Answering>
-    where
-        C: Call,
-        F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
-    {
-        let service = self.clone();
-        let answer = Answer { in_flight: REQUESTS_IN_FLIGHT, instance: None };
-        bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
     }
 
     async fn judge(self: Arc<Self>, request: JudgeRequest) -> Result<JudgeReply, Status> {
@@ -198,7 +185,7 @@ impl Service {
         &self,
         work: impl FnOnce(Sender<T>) + Send + 'static,
     ) -> Result<T, Status> {
-        let full = || Status::resource_exhausted("all policy instances are in use");
+        let full = || Refusal::Busy.status("all policy instances are in use");
         let room = tokio::time::timeout(ROOM_WAIT_MAX, self.room.clone().acquire_owned());
         let room = room.await.map_err(|_| full())?.map_err(|_| full())?;
         let (answer, answered) = oneshot::channel();

@@ -6,10 +6,10 @@ use anyhow::{Context as _, bail};
 use bus::cloud::{self, EventJson};
 use clap::Args;
 use futures::StreamExt;
+use names::{ImageName, Reference};
 use proto::{Event, EventKind};
 
 use super::Context;
-use crate::image_name::absolute;
 use crate::{render, session};
 
 /// Show what happened to images on this node: which stream, which do not and why, what went wrong
@@ -39,7 +39,7 @@ pub struct EventsArgs {
 
 pub async fn run(context: &Context, mut args: EventsArgs) -> anyhow::Result<ExitCode> {
     let here = std::env::current_dir().context("find the working folder")?;
-    args.image = args.image.map(|image| absolute(&image, &here));
+    args.image = args.image.map(|image| ImageName::absolute(&image, &here));
     let print = |event: &Event| match args.wants(event) {
         true => render::line(&if context.global.json { as_json(event)? } else { as_text(event) }),
         false => Ok(()),
@@ -73,8 +73,8 @@ impl EventsArgs {
 fn names(image: &str, event: &Event) -> bool {
     let is = |name: &str| name == image || name.strip_suffix(image).is_some_and(|head| head.ends_with('/'));
     // What was asked for by its digest is found by its tag as well.
-    let without_digest = event.image.split_once('@').map_or(&*event.image, |(name, _)| name);
-    image == event.manifest_digest || is(&event.image) || is(without_digest)
+    let as_asked = Reference::parse(&event.image).map(|name| name.as_asked().to_string());
+    image == event.manifest_digest || is(&event.image) || as_asked.is_some_and(|name| is(&name))
 }
 
 fn as_json(event: &Event) -> anyhow::Result<String> {
@@ -128,7 +128,8 @@ mod tests {
         assert!(args(&[EventKind::Fallback], Some("debian:12")).wants(&event()));
         assert!(!args(&[EventKind::Denied], Some("debian:12")).wants(&event()));
         assert!(!args(&[], Some("debian:11")).wants(&event()));
-        let full = Event { image: "docker.io/library/debian:12@sha256:ab".to_owned(), ..event() };
+        let full =
+            Event { image: format!("docker.io/library/debian:12@sha256:{}", "ab".repeat(32)), ..event() };
         for image in ["debian:12", "library/debian:12", "docker.io/library/debian:12", &full.image] {
             assert!(args(&[], Some(image)).wants(&full), "{image}");
         }

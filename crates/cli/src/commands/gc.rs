@@ -51,7 +51,7 @@ struct Collected {
 pub async fn run(context: &Context, args: GcArgs) -> anyhow::Result<ExitCode> {
     let session = context.session().await?.with_context(|| super::no_store(context))?;
     let request = CollectRequest {
-        project: context.settings.project.clone(),
+        project: context.settings.project.to_string(),
         grace_seconds: u32::try_from(args.grace.as_secs()).context("--grace is too long")?,
         dry_run: args.dry_run,
         force: args.force,

@@ -57,7 +57,7 @@ impl From<ImageSummary> for Image {
 pub async fn run(context: &Context) -> anyhow::Result<ExitCode> {
     let listed = match context.session().await? {
         Some(session) => {
-            let request = ListRequest { project: context.settings.project.clone() };
+            let request = ListRequest { project: context.settings.project.to_string() };
             let reply = session.call(request, session::ASK).await.context("list images")?;
             session.close().await;
             let refused = reply

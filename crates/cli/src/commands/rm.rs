@@ -27,7 +27,7 @@ pub async fn run(context: &Context, args: RmArgs) -> anyhow::Result<ExitCode> {
     let mut removed = Vec::new();
     for image in &args.images {
         let request = RemoveRequest {
-            project: context.settings.project.clone(),
+            project: context.settings.project.to_string(),
             image: requests.resolve(image)?.reference,
             force: args.force,
         };

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use names::ImageName;
 use proto::Platform;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use super::process::{self, Server};
-use crate::image_name;
 
 /// The name of the copy; containerd and the fetcher see it.
 const NAME: &str = "compare:latest";
@@ -61,7 +61,7 @@ impl Registry {
 
     /// Copies `image`'s manifest of `platform`, layers as they are; its name here.
     pub async fn copy(&self, image: &str, platform: &Platform) -> anyhow::Result<String> {
-        let from = match image_name::is_local(image) {
+        let from = match image.parse::<ImageName>()?.is_local() {
             true => image.to_owned(),
             false => format!("docker://{image}"),
         };

@@ -142,7 +142,7 @@ async fn judge_manifest(
 }
 
 fn is_for_this_machine(manifest: &Descriptor) -> bool {
-    let host = crate::image_name::PlatformName::host().0;
+    let host = crate::platform_name::PlatformName::host().0;
     let same = |platform: &Platform| platform.os == host.os && platform.architecture == host.architecture;
     manifest.platform.as_ref().is_none_or(same)
 }

@@ -17,6 +17,7 @@ use prost::Message;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::content_client::ContentClient;
+use proto::gatekeeper::GRANT_METADATA;
 use proto::index_request::Kind;
 use proto::signed::{Domain, sign};
 use proto::{ChunkFrame, ChunksRequest, Grant, IndexRequest, Signed};
@@ -53,7 +54,7 @@ impl Setup {
         let (bus, tasks, shutdown) = (Bus::in_process(), TaskTracker::new(), CancellationToken::new());
         let disk = disk.map(|path| Disk { path: path.to_owned(), capacity: ByteSize::mib(256) });
         let config = Config { memory: ByteSize::mib(64), disk, ..Config::default() };
-        let trusted = vec![key(1).verifying_key()];
+        let trusted = vec![key(1).verifying_key()].into();
         let cache = Cache::start(config, store.clone(), bus.clone(), trusted, &tasks, shutdown.clone())
             .await
             .unwrap();
@@ -160,7 +161,7 @@ pub(crate) fn with_grant<T>(message: T, grant: Option<&Signed>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(grant) = grant {
         let value = MetadataValue::from_bytes(&grant.encode_to_vec());
-        request.metadata_mut().insert_bin("sluice-grant-bin", value);
+        request.metadata_mut().insert_bin(GRANT_METADATA, value);
     }
     request
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use image::ImageRecord;
+use names::{ImageName, ManifestDigest};
 use proto::{ImageSummary, ListReply, ListRequest, RefusedRecord, RemoveReply, RemoveRequest};
 use store::ProjectStore;
 use tonic::Status;
 
 use super::Service;
 use crate::records::{Looked, Refusal};
-use crate::source::ImageName;
 
 /// Records read at the same time.
 const READS_AT_ONCE: usize = 16;
@@ -83,7 +83,7 @@ impl Service {
     ) -> Result<Option<String>, Status> {
         let of_image = images.iter().find(|refused| refused.digest == digest);
         let of_layer = match of_image {
-            None if is_digest(digest) => self.records.look_up_layer(project, digest).await,
+            None if ManifestDigest::is(digest) => self.records.look_up_layer(project, digest).await,
             _ => Looked::Absent,
         };
         let (kind, reason) = match (of_image, of_layer) {
@@ -130,12 +130,6 @@ async fn note_removed(project: &ProjectStore, manifest: &str) {
     if let Err(error) = note.await {
         tracing::warn!(%error, "the next collection will not know that this image was removed");
     }
-}
-
-fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    })
 }
 
 pub(super) fn summary(record: &ImageRecord) -> ImageSummary {

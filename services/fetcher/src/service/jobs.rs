@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use proto::{ImportProgress, ImportSummary};
+use proto::{ImportProgress, ImportSummary, Refusal};
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -101,7 +101,7 @@ impl Jobs {
             |ticket: &Ticket| ticket.issued.elapsed() > OUTCOME_KEPT && ticket.job.outcome().is_some();
         table.tickets.retain(|_, ticket| !stale(ticket));
         if table.tickets.len() >= TICKETS_MAX {
-            return Err(Status::resource_exhausted(format!("{TICKETS_MAX} imports are being followed")));
+            return Err(Refusal::Busy.status(format!("{TICKETS_MAX} imports are being followed")));
         }
         let name = format!("{:032x}", rand::random::<u128>());
         let ticket =

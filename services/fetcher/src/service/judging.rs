@@ -3,24 +3,25 @@
 //! Whether the layers can be read at all is a rule of ours; everything else is the policies'. They are asked each time before
 //! an image is granted, also when it was imported long ago: what they say may have changed since.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use image::ImageConfig;
+use names::ImageName;
+use proto::refusal::{POLICY, POLICY_REASON};
 use proto::{
     AskerFacts, Decision, Facts, ImageFacts, InspectLayer, JudgeReply, JudgeRequest, LayerFacts, Pair,
     Verdict,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 
 use super::Service;
 use super::inspect::layers;
 use crate::config::{Judging, Unanswered};
-use crate::source::{Found, ImageName};
+use crate::source::Found;
 
 /// In error details, who says why an image cannot stream.
-const ERROR_DOMAIN: &str = "policy.sluice";
 /// Reason codes of our own, beside those of policies.
 const UNREADABLE: &str = "unreadable-layers";
 /// As the policy service says it of one policy.
@@ -115,7 +116,9 @@ impl Service {
             };
             left = end.saturating_duration_since(Instant::now() + FULL_PAUSE);
             match answer {
-                Err(status) if status.code() == Code::ResourceExhausted && !left.is_zero() => {
+                Err(status)
+                    if proto::Refusal::of(&status) == Some(proto::Refusal::Busy) && !left.is_zero() =>
+                {
                     tokio::time::sleep(FULL_PAUSE).await;
                 }
                 answer => return answer,
@@ -132,16 +135,18 @@ fn of_the_question(status: &Status) -> bool {
 }
 
 impl Judged {
-    /// The error for who asked: every reason in its message, the first one's code in its details.
+    /// The error for who asked: every reason in its message, the first one's policy and code in its details.
     pub(super) fn permit(&self, name: &ImageName) -> Result<(), Status> {
         let Some(first) = self.refusals.first() else { return Ok(()) };
-        let mut metadata = std::collections::HashMap::from([("image".to_owned(), name.to_string())]);
+        let mut metadata = HashMap::from([
+            ("image".to_owned(), name.to_string()),
+            (POLICY_REASON.to_owned(), first.code.clone()),
+        ]);
         if !first.policy.is_empty() {
-            metadata.insert("policy".to_owned(), first.policy.clone());
+            metadata.insert(POLICY.to_owned(), first.policy.clone());
         }
-        let details = ErrorDetails::with_error_info(first.code.clone(), ERROR_DOMAIN, metadata);
         let message = format!("{name}: it cannot be streamed: {}", self.reasons().join("; "));
-        Err(Status::with_error_details(Code::InvalidArgument, message, details))
+        Err(proto::Refusal::Invalid.with(message, metadata, None))
     }
 
     pub(super) fn reasons(&self) -> Vec<String> {
@@ -211,30 +216,18 @@ fn facts(judging: &Judging, name: &ImageName, found: &Found, asker: &Asker<'_>) 
 }
 
 fn image_facts(name: &ImageName, found: &Found) -> ImageFacts {
-    let (registry, repository, tag) = match name {
-        ImageName::Registry(reference) => {
-            (reference.registry(), reference.repository(), reference.tag().map(str::to_owned))
-        }
-        _ => ("", "", None),
-    };
     let config = ImageConfig::read(&found.config);
     let layers: Vec<InspectLayer> = layers(found, &vec![false; found.layers.len()], None);
-    let compressed_bytes = layers.iter().filter(|layer| !layer.duplicate).map(|layer| layer.size).sum();
     ImageFacts {
-        reference: name.to_string(),
-        registry: registry.to_owned(),
-        repository: repository.to_owned(),
-        tag,
         manifest_digest: found.manifest_digest.clone(),
         manifest_media_type: found.media_type.clone(),
         schema_version: found.schema_version,
         config_digest: found.config_digest.clone(),
         platform: Some(found.platform.clone()),
-        layers: layers.into_iter().map(layer_facts).collect(),
         labels: Pair::bounded(config.labels),
         annotations: Pair::bounded(found.annotations.clone()),
         created_ms: config.created_ms,
-        compressed_bytes,
+        ..ImageFacts::of(&name.to_string(), layers.into_iter().map(layer_facts).collect())
     }
 }
 
@@ -252,6 +245,8 @@ fn layer_facts(layer: InspectLayer) -> LayerFacts {
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt as _;
+
     use super::*;
 
     fn found(ineligible: &[&str]) -> Found {
@@ -290,8 +285,8 @@ mod tests {
             "docker.io/library/app:1: it cannot be streamed: it is so (policy two: code); layer x: it is encrypted"
         );
         let info = status.get_details_error_info().unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("code", ERROR_DOMAIN));
-        assert_eq!(info.metadata["policy"], "two");
+        assert_eq!(info.reason, proto::Refusal::Invalid.reason());
+        assert_eq!((&*info.metadata[POLICY], &*info.metadata[POLICY_REASON]), ("two", "code"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Answer, Answering, Bus};
+use names::ImageName;
 use proto::Call;
 use store::{ProjectStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
 use crate::records::Records;
-use crate::source::{ImageName, Sources};
+use crate::source::Sources;
 use crate::{Config, Judging};
 
 use grants::Grants;
@@ -163,9 +164,7 @@ impl Service {
         C: Call,
         F: Future<Output = Result<C::Reply, Status>> + Send + 'static,
     {
-        let service = self.clone();
-        let answer = Answer { in_flight, instance: Some(self.instance.to_string()) };
-        bus.answer::<C, _, _>(answer, move |request| handler(service.clone(), request)).await
+        bus.serve(self, Answer { in_flight, instance: Some(self.instance.to_string()) }, handler).await
     }
 
     fn project(&self, name: &str) -> Result<ProjectStore, Status> {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use names::ImageName;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
@@ -22,7 +23,7 @@ use crate::attempts::Attempts;
 use crate::import::error::{ImportError, source_status};
 use crate::import::{Imported, Order, add_reference};
 use crate::records::SignedImage;
-use crate::source::{Access, Credential, Found, ImageName, Source};
+use crate::source::{Access, Credential, Found, Source};
 
 /// A follower is answered after this long, whatever it asked for: buses forget slow requests.
 const FOLLOW_MAX: Duration = Duration::from_secs(30);
@@ -166,8 +167,7 @@ impl Service {
 
     /// Imports, unless another fetcher of the mesh does; then waits for it, and takes over if it dies.
     async fn run(&self, order: &Order, job: &Job) -> Result<Outcome, Status> {
-        let hex = job.manifest.trim_start_matches("sha256:");
-        let name = format!("import.{}.{hex}", order.project.name());
+        let name = format!("import.{}.{}", order.project.name(), job.manifest);
         let begun = tokio::time::Instant::now();
         loop {
             if let Some(lease) = self.bus.lease(&name, LEASE_TTL).await? {

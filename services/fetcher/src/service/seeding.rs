@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use image::{ImageRecord, Map};
+use names::ImageName;
 use sha2::{Digest as _, Sha256};
 use store::{Index, ProjectStore, verify};
 
 use super::Service;
 use super::starts::history;
 use crate::seed::seed;
-use crate::source::ImageName;
 
 /// Repositories of one image that learn of its starts.
 const REPOSITORIES_MAX: usize = 4;

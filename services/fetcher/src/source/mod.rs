@@ -6,7 +6,6 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `reference` | how people name images |
 //! | `layout`, `archive` | images in local folders and files |
 //! | `document`, `platform`, `resolve` | manifests, indexes, the choice of a platform: the same for all of them |
 //!
@@ -15,13 +14,11 @@
 //! A source is a handle: cheap to clone, used from many tasks at once. Manifests and configs are
 //! verified here; a layer's bytes are not, because the import hashes them anyway.
 
-pub mod platform;
-pub mod reference;
-
 mod archive;
 mod document;
 mod file;
 mod layout;
+pub mod platform;
 mod resolve;
 
 use std::collections::BTreeMap;
@@ -29,11 +26,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use image::record::LayerRef;
+use names::ImageName;
 use proto::Platform;
 
 use registry::{Client, Descriptor, Repository};
 
-pub use reference::ImageName;
 pub use registry::{
     Access, BlobDigest, ByteStream, Config as SourceConfig, Credential, Error as SourceError,
 };

@@ -11,9 +11,10 @@ mod transfers;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use names::ImageName;
 use proto::Platform;
 
-use super::{Access, ImageName, LayerDescriptor, Source, SourceConfig, SourceError, Sources};
+use super::{Access, LayerDescriptor, Source, SourceConfig, SourceError, Sources};
 use registry::RetryConfig;
 
 /// Pauses too short to notice, and no config of whoever runs the tests.

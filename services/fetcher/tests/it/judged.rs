@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bus::{Answer, Answering};
 use fetcher::Unanswered;
-use proto::{Decision, JudgeReply, JudgeRequest, Verdict};
+use proto::refusal::POLICY_REASON;
+use proto::{Decision, JudgeReply, JudgeRequest, Refusal, Verdict};
 use testkit::{ImageSpec, LayoutWriter, Tarball};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -33,6 +34,12 @@ async fn policies(
     (harness.bus.answer(bound, handler).await.unwrap(), asked)
 }
 
+/// The code that a policy gave, or that was given in its stead.
+fn reason(status: &Status) -> String {
+    assert_eq!(Refusal::of(status), Some(Refusal::Invalid));
+    status.get_details_error_info().unwrap().metadata[POLICY_REASON].clone()
+}
+
 async fn harness(unanswered: Unanswered, wait: Duration) -> (Harness, String) {
     let harness = Harness::start_with(|config| {
         (config.judging.unanswered, config.judging.wait) = (unanswered, wait);
@@ -48,7 +55,7 @@ async fn harness(unanswered: Unanswered, wait: Duration) -> (Harness, String) {
 async fn policies_that_are_there_and_fail_refuse_whatever_holds_without_any() {
     type Failure = fn(usize) -> Option<Result<JudgeReply, Status>>;
     let failures: [(Failure, &str); 3] = [
-        (|_| Some(Err(Status::resource_exhausted("all are in use"))), "all are in use"),
+        (|_| Some(Err(Refusal::Busy.status("all are in use"))), "all are in use"),
         (|_| Some(Err(Status::internal("it broke"))), "it broke"),
         (|_| None, "not answered within"),
     ];
@@ -61,7 +68,7 @@ async fn policies_that_are_there_and_fail_refuse_whatever_holds_without_any() {
 
             assert!(status.message().contains("the policies failed: "), "{status}");
             assert!(status.message().contains(why), "{status}");
-            assert_eq!(status.get_details_error_info().unwrap().reason, "policy-failed");
+            assert_eq!(reason(&status), "policy-failed");
             assert!(asked.load(Ordering::SeqCst) > 0);
             assert!(harness.project().images().await.unwrap().is_empty(), "it was imported");
         }
@@ -79,7 +86,7 @@ async fn policies_that_are_full_for_a_moment_are_asked_again_and_decide() {
             ..Verdict::default()
         };
         Some(match before {
-            0 | 1 => Err(Status::resource_exhausted("all are in use")),
+            0 | 1 => Err(Refusal::Busy.status("all are in use")),
             _ => Ok(JudgeReply {
                 decision: Decision::Refuse.into(),
                 verdicts: vec![verdict],
@@ -90,7 +97,7 @@ async fn policies_that_are_full_for_a_moment_are_asked_again_and_decide() {
     let (harness, image) = harness(Unanswered::Accept, Duration::from_secs(60)).await;
     let (_answering, asked) = policies(&harness, refuses).await;
     let status = harness.import(&image).await.unwrap_err();
-    assert_eq!(status.get_details_error_info().unwrap().reason, "not-this-one", "{status}");
+    assert_eq!(reason(&status), "not-this-one", "{status}");
     assert_eq!(asked.load(Ordering::SeqCst), 3);
 }
 

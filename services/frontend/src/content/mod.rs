@@ -29,6 +29,7 @@ use bus::Bus;
 use image::Digest;
 use proto::Signed;
 use proto::chunks_request::Priority;
+use proto::gatekeeper::GRANT_METADATA;
 use store::{ProjectStore, Store};
 use tokio::sync::Semaphore;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
@@ -42,7 +43,6 @@ pub use index::IndexError;
 pub(crate) use right::{Renewer, left_of};
 
 /// The name of the metadata that carries an encoded grant.
-const GRANT_METADATA: &str = "sluice-grant-bin";
 /// Rounds over all replicas before the store is asked directly: a replica that restarts is back by then,
 /// and a hiccup of the caches must not send every node to the store.
 const STORE_AFTER_CYCLES: u32 = 2;

@@ -16,6 +16,7 @@ use prost::Message;
 use proto::chunk_frame::Failure;
 use proto::chunks_request::Priority;
 use proto::content_server::{Content as ContentService, ContentServer};
+use proto::gatekeeper::GRANT_METADATA;
 use proto::{ChunkFrame, ChunksRequest, IndexFrame, IndexRequest, LocateReply, LocateRequest, Signed};
 use store::{Index, ProjectStore, Store};
 use tempfile::TempDir;
@@ -226,7 +227,7 @@ impl TestReplica {
         if faults.refuse {
             return Err(Status::unavailable("refused"));
         }
-        let grant = metadata.get_bin("sluice-grant-bin").and_then(|grant| grant.to_bytes().ok());
+        let grant = metadata.get_bin(GRANT_METADATA).and_then(|grant| grant.to_bytes().ok());
         if faults.deny || grant.is_none() {
             return Err(Status::unauthenticated("no grant"));
         }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::openings::Opening;
-use super::resolve::{Answered, manifest_hex};
+use super::resolve::{Answered, manifest_digest};
 use super::room::Claim;
 use super::turns::Turn;
 use super::{Images, Node, Present, disk_status, planning};
@@ -277,7 +277,8 @@ impl Images {
         let (request, manifest) = (request.clone(), record.manifest_digest.clone());
         let (images, grant) = (self.clone(), grant.encode_to_vec());
         self.blocking(move |node| {
-            let hex = manifest_hex(&manifest)?;
+            let digest = manifest_digest(&manifest)?;
+            let hex = digest.hex();
             let keep = || {
                 if kept != Kept::All {
                     node.objects.put_record(hex, &signed)?;

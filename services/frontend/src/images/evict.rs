@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use super::resolve::manifest_hex;
+use super::resolve::manifest_digest;
 use super::{Images, Node, Present, disk_status};
 use crate::budget::{self, Resident};
 use crate::downloads::ImageId;
@@ -173,7 +173,7 @@ impl Images {
             node.mounts.remove_tree(&tree);
             Ok(record + node.objects.remove_indexes(&tree, &map)?)
         };
-        remove(manifest_hex(manifest)?).map_err(|error| disk_status("forget the image", &error))
+        remove(manifest_digest(manifest)?.hex()).map_err(|error| disk_status("forget the image", &error))
     }
 }
 

@@ -22,14 +22,8 @@ pub(super) fn facts(asked: &ResolveRequest, record: &ImageRecord, asker: AskerFa
 }
 
 fn image_facts(asked: &ResolveRequest, record: &ImageRecord) -> ImageFacts {
-    let reference = in_full(&asked.reference);
-    let (registry, repository, tag) = parts(&reference);
     let config = ImageConfig::read(&record.config);
-    let layers = layer_facts(&record.layers);
-    let distinct = layers.iter().filter(|layer| !layer.duplicate).map(|layer| layer.size);
     ImageFacts {
-        compressed_bytes: distinct.fold(0, u64::saturating_add),
-        layers,
         manifest_digest: record.manifest_digest.clone(),
         // The first format has no layers that could have been imported.
         schema_version: 2,
@@ -37,11 +31,8 @@ fn image_facts(asked: &ResolveRequest, record: &ImageRecord) -> ImageFacts {
         platform: config.platform.or_else(|| wanted(asked)).map(platform),
         labels: Pair::bounded(config.labels),
         created_ms: config.created_ms,
-        registry,
-        repository,
-        tag,
-        reference,
-        ..ImageFacts::default()
+        // Whoever mounts by hand may say `debian:12`.
+        ..ImageFacts::of(&asked.reference, layer_facts(&record.layers))
     }
 }
 
@@ -68,30 +59,6 @@ fn wanted(asked: &ResolveRequest) -> Option<config::Platform> {
 
 fn platform(platform: config::Platform) -> Platform {
     Platform { os: platform.os, architecture: platform.architecture, variant: platform.variant }
-}
-
-/// Whoever mounts by hand may say `debian:12`.
-fn in_full(reference: &str) -> String {
-    let whole = if is_local(reference) { None } else { credentials::whole_name(reference) };
-    whole.unwrap_or_else(|| reference.to_owned())
-}
-
-fn is_local(reference: &str) -> bool {
-    reference.starts_with("oci:") || reference.starts_with("docker-archive:")
-}
-
-/// Registry, repository and tag of a reference in full; of local images none.
-fn parts(reference: &str) -> (String, String, Option<String>) {
-    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
-    let name = Some(name).filter(|_| !is_local(reference));
-    let Some((registry, path)) = name.and_then(|name| name.split_once('/')) else {
-        return Default::default();
-    };
-    let (repository, tag) = match path.split_once(':') {
-        Some((repository, tag)) => (repository, Some(tag.to_owned())),
-        None => (path, None),
-    };
-    (registry.to_owned(), repository.to_owned(), tag)
 }
 
 #[cfg(test)]
@@ -162,16 +129,5 @@ mod tests {
         let huge = record(&format!("{{\"config\":{{\"Labels\":{{{}}}}}}}", labels.join(",")));
         let told = super::facts(&asked("a"), &huge, AskerFacts::default()).image.unwrap().labels.len();
         assert!(told > 10 && told < 70, "{told}");
-    }
-
-    #[test]
-    fn references_are_taken_apart() {
-        let expect = |reference: &str, registry: &str, repository: &str, tag: Option<&str>| {
-            assert_eq!(parts(reference), (registry.into(), repository.into(), tag.map(str::to_owned)));
-        };
-        expect("docker.io/library/debian:12", "docker.io", "library/debian", Some("12"));
-        expect("host:5000/app@sha256:12", "host:5000", "app", None);
-        expect("host:5000/app:1@sha256:12", "host:5000", "app", Some("1"));
-        expect("oci:/srv/a:b", "", "", None);
     }
 }

@@ -11,7 +11,7 @@ use proto::{ResolveRequest, Signed};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-use super::resolve::{Patience, away, manifest_hex};
+use super::resolve::{Patience, away, manifest_digest};
 use super::{Images, Node};
 use crate::content::{Content, Renewer, left_of};
 
@@ -112,14 +112,15 @@ impl Images {
         if let Some(content) = content {
             return Ok(content.grant());
         }
-        let hex = manifest_hex(manifest)?.to_owned();
+        let hex = manifest_digest(manifest)?.hex().to_owned();
         self.blocking(move |node| Ok(node.kept_grant(&hex))).await
     }
 
     async fn keep_grant(&self, manifest: &str, grant: &Signed) {
         let (name, grant) = (manifest.to_owned(), grant.encode_to_vec());
         let kept = self.blocking(move |node| {
-            let hex = manifest_hex(&name)?;
+            let digest = manifest_digest(&name)?;
+            let hex = digest.hex();
             node.objects.put_grant(hex, &grant).map_err(|error| super::disk_status("keep the grant", &error))
         });
         if let Err(error) = kept.await {

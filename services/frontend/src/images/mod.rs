@@ -40,9 +40,9 @@ use std::time::SystemTime;
 
 use bus::Bus;
 use credentials::Sources;
-use ed25519_dalek::VerifyingKey;
 use image::ImageRecord;
 use proto::DownloadProgress;
+use proto::signed::TrustedKeys;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -57,7 +57,6 @@ use crate::objects::Objects;
 pub(crate) use claim::Claims;
 use names::Names;
 use openings::Openings;
-pub(crate) use resolve::NOT_IMPORTED;
 use resolve::Resolver;
 use room::Room;
 pub(crate) use stream::Need;
@@ -75,7 +74,7 @@ pub(crate) struct Parts {
     pub(crate) bus: Bus,
     pub(crate) events: NodeEvents,
     pub(crate) credentials: Arc<Sources>,
-    pub(crate) trusted: Vec<VerifyingKey>,
+    pub(crate) trusted: TrustedKeys,
     pub(crate) mesh: Mesh,
     pub(crate) objects: Arc<Objects>,
     pub(crate) downloads: Downloads,

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use proto::refusal;
 use proto::{ImportTicket, MountRequest, Mounted, Phase, ResolveRequest, Signed};
 use tonic::Status;
 
-use super::resolve::{Answered, Patience, away, project_name};
+use super::resolve::{Answered, Patience, away};
 use super::turns::Turn;
 use super::{Images, disk_status};
 use crate::mount::Target;
@@ -91,19 +92,18 @@ impl Images {
     /// The image that this name meant last, when its record is here and still believed.
     async fn remembered(&self, request: &ResolveRequest) -> Result<Option<Answered>, Status> {
         let request = request.clone();
+        let project = refusal::project(&request.project)?;
         let kept = self.blocking(move |node| {
             let read = || {
                 let Some(manifest) = node.names.recall(&request)? else { return Ok(None) };
-                let hex = manifest.trim_start_matches("sha256:");
-                Ok(node.objects.record(hex)?.zip(Some(node.kept_grant(hex))))
+                Ok(node.objects.record(manifest.hex())?.zip(Some(node.kept_grant(manifest.hex()))))
             };
             let kept = read().map_err(|error| disk_status("read the kept record", &error))?;
             Ok(kept.and_then(|(signed, grant)| {
                 let record = node.resolver.believe_kept(&signed);
                 let record =
                     record.inspect_err(|error| tracing::warn!(%error, "a kept record is of no use")).ok()?;
-                (record.project == project_name(&request.project))
-                    .then(|| Answered::from_memory(record, signed, grant))
+                (record.project == project.as_str()).then(|| Answered::from_memory(record, signed, grant))
             }))
         });
         kept.await

@@ -11,9 +11,8 @@ use std::time::SystemTime;
 
 use image::Digest;
 use lifecycle::private;
+use names::{ManifestDigest, Project};
 use proto::ResolveRequest;
-
-use super::resolve::{manifest_hex, project_name};
 
 #[derive(Debug)]
 pub(super) struct Names {
@@ -28,9 +27,9 @@ impl Names {
     }
 
     /// The manifest digest that this name meant last.
-    pub(super) fn recall(&self, request: &ResolveRequest) -> io::Result<Option<String>> {
+    pub(super) fn recall(&self, request: &ResolveRequest) -> io::Result<Option<ManifestDigest>> {
         match fs::read_to_string(self.path(request)) {
-            Ok(text) => Ok(Some(text).filter(|text| manifest_hex(text).is_ok())),
+            Ok(text) => Ok(text.parse().ok()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -75,9 +74,10 @@ impl Names {
 
     fn path(&self, request: &ResolveRequest) -> PathBuf {
         let platform = request.platform.clone().unwrap_or_default();
+        let project = Project::named(&request.project);
         let layers = if request.layers == 0 { String::new() } else { request.layers.to_string() };
         let parts = [
-            project_name(&request.project),
+            project.as_ref().map_or(&*request.project, Project::as_str),
             &request.reference,
             &platform.os,
             &platform.architecture,
@@ -107,7 +107,7 @@ mod tests {
         names.keep(&request("", "a"), &manifest("1")).unwrap();
         names.keep(&request("", "a"), &manifest("2")).unwrap();
         names.keep(&request("", "b"), &manifest("2")).unwrap();
-        assert_eq!(names.recall(&request("default", "a")).unwrap(), Some(manifest("2")));
+        assert_eq!(names.recall(&request("default", "a")).unwrap(), manifest("2").parse().ok());
         assert_eq!(names.recall(&request("other", "a")).unwrap(), None);
         names.forget(&manifest("2")).unwrap();
         assert_eq!(names.recall(&request("", "b")).unwrap(), None);

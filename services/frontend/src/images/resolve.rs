@@ -1,49 +1,29 @@
 //! Asks the mesh what an image is, and believes only what a trusted fetcher signed.
-//!
-//! ```text
-//! resolve --> resolved
-//!        \--> importing --follow--> importing … resolved
-//!                          \--> the fetcher is gone: resolve again, bounded
-//! ```
 
 use std::time::Duration;
 
-use bus::Bus;
-use ed25519_dalek::VerifyingKey;
+use bus::{Bus, Step};
 use image::{ImageRecord, Profile};
+use names::{ManifestDigest, NotAManifestDigest};
 use prost::Message as _;
-use proto::resolve_reply::Answer;
-use proto::signed::{self, Domain};
+use proto::refusal;
+use proto::signed::{Domain, TrustedKeys};
 use proto::{
-    FollowRequest, Grant, ImportProgress, ImportSummary, ImportTicket, RenewRequest, ResolveReply,
-    ResolveRequest, Resolved, Signed,
+    Grant, ImportProgress, ImportSummary, ImportTicket, Refusal, RenewRequest, ResolveRequest, Resolved,
+    Signed,
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::events::NodeEvents;
 
-/// How long one question about an import stays open when nothing changes. Short enough that a lost answer is soon asked again.
-const FOLLOW_WAIT: Duration = Duration::from_secs(5);
-/// What the answer itself may take beyond that.
-const FOLLOW_SLACK: Duration = Duration::from_secs(10);
-/// How often an import is asked for anew when the fetcher that ran it went away.
-const RESTARTS_MAX: u32 = 5;
-
 /// When to ask again for an image that is being imported.
 const IMPORT_RETRY: Duration = Duration::from_secs(10);
-/// The error's reason and domain, in its details.
-pub(crate) const NOT_IMPORTED: &str = "not-imported-yet";
-const ERROR_DOMAIN: &str = "images.sluice";
-
-/// The project that an empty name means.
-const DEFAULT_PROJECT: &str = "default";
 
 #[derive(Debug)]
 pub(super) struct Resolver {
     bus: Bus,
-    trusted: Vec<VerifyingKey>,
+    trusted: TrustedKeys,
     events: NodeEvents,
 }
 
@@ -80,7 +60,7 @@ pub(super) struct Patience {
 }
 
 impl Resolver {
-    pub(super) fn new(bus: Bus, trusted: Vec<VerifyingKey>, events: NodeEvents) -> Resolver {
+    pub(super) fn new(bus: Bus, trusted: TrustedKeys, events: NodeEvents) -> Resolver {
         Resolver { bus, trusted, events }
     }
 
@@ -92,31 +72,24 @@ impl Resolver {
         mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
         let (asked, mut queued) = (Instant::now(), None);
-        let mut restarts = 0;
-        let mut reply = self.bus.call(request.clone(), patience.answer).await?;
-        loop {
-            let ticket = match reply.answer {
-                Some(Answer::Resolved(resolved)) => {
-                    return self.believe(&request.project, &request.node, resolved);
+        let resolved = self.bus.resolve(request, patience.answer, |step| {
+            let ticket = match step {
+                Step::Importing(ticket) => ticket,
+                Step::Resuming(error) => {
+                    let image = &request.reference;
+                    tracing::warn!(image, %error, "the import's fetcher is gone: asking for it anew");
+                    return Ok(());
                 }
-                Some(Answer::Importing(ticket)) => ticket,
-                None => return Err(Status::internal("the fetcher answered resolve with nothing")),
             };
-            queued = if is_queued(&ticket) { queued.or(Some(Instant::now())) } else { None };
+            queued = if is_queued(ticket) { queued.or(Some(Instant::now())) } else { None };
             let queued_for = queued.map_or(Duration::ZERO, |since| since.elapsed());
             if queued_for > patience.queue || asked.elapsed() > patience.import {
                 return Err(not_imported_yet(&request.reference, ticket.progress.as_ref()));
             }
             importing(ticket.clone());
-            reply = match self.follow(&ticket).await {
-                Err(status) if gone(&status) && restarts < RESTARTS_MAX => {
-                    restarts += 1;
-                    tracing::warn!(ticket = ticket.ticket, error = %status, "the import's fetcher is gone: asking for it anew");
-                    self.bus.call(request.clone(), patience.answer).await?
-                }
-                other => other?,
-            };
-        }
+            Ok(())
+        });
+        self.believe(&request.project, &request.node, resolved.await?)
     }
 
     /// A record as this node kept it: believed only as long as its key is trusted.
@@ -126,19 +99,10 @@ impl Resolver {
         self.record(&signed)
     }
 
-    async fn follow(&self, ticket: &ImportTicket) -> Result<ResolveReply, Status> {
-        let request = FollowRequest {
-            ticket: ticket.ticket.clone(),
-            wait_ms: FOLLOW_WAIT.as_millis() as u32,
-            seen_revision: ticket.progress.as_ref().map_or(0, |progress| progress.revision),
-        };
-        self.bus.call_instance(&ticket.instance, request, FOLLOW_WAIT + FOLLOW_SLACK).await
-    }
-
     fn believe(&self, project: &str, node: &str, resolved: Resolved) -> Result<Answered, Status> {
         let signed = resolved.record.ok_or_else(|| Status::internal("the fetcher sent no record"))?;
         let record = self.record(&signed)?;
-        if record.project != project_name(project) {
+        if record.project != refusal::project(project)?.as_str() {
             return Err(Status::data_loss(format!("the image record is of project {:?}", record.project)));
         }
         let grant = resolved.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
@@ -156,12 +120,14 @@ impl Resolver {
     }
 
     fn record(&self, signed: &Signed) -> Result<ImageRecord, Status> {
-        let payload = signed::verify(&self.trusted, Domain::ImageRecord, signed)
+        let payload = self
+            .trusted
+            .verify(Domain::ImageRecord, signed)
             .inspect_err(|error| self.events.untrusted("an image record", error))
             .map_err(|error| Status::data_loss(format!("the image record is not to be trusted: {error}")))?;
         let record = ImageRecord::decode(payload)
             .map_err(|error| Status::data_loss(format!("the image record cannot be read: {error}")))?;
-        manifest_hex(&record.manifest_digest)?;
+        manifest_digest(&record.manifest_digest)?;
         Ok(record)
     }
 
@@ -184,7 +150,9 @@ impl Resolver {
     fn check_grant(&self, record: &ImageRecord, node: &str, signed: &Signed) -> Result<(), Status> {
         let refuse =
             |reason: String| Status::permission_denied(format!("the grant is not to be trusted: {reason}"));
-        let payload = signed::verify(&self.trusted, Domain::Grant, signed)
+        let payload = self
+            .trusted
+            .verify(Domain::Grant, signed)
             .inspect_err(|error| self.events.untrusted("a grant", error))
             .map_err(|error| refuse(error.to_string()))?;
         let grant = Grant::decode(payload).map_err(|error| refuse(error.to_string()))?;
@@ -211,33 +179,18 @@ fn not_imported_yet(reference: &str, progress: Option<&ImportProgress>) -> Statu
         progress.map_or((0, 0), |progress| (progress.compressed_done, progress.compressed_total));
     let numbers = [("compressed_done", done), ("compressed_total", total)];
     let metadata = numbers.map(|(name, bytes)| (name.to_owned(), bytes.to_string()));
-    let mut details = ErrorDetails::with_error_info(NOT_IMPORTED, ERROR_DOMAIN, metadata);
-    details.set_retry_info(Some(IMPORT_RETRY));
     let message = format!(
         "{reference}: it is not imported yet: {done} of {total} bytes are done; ask again in {IMPORT_RETRY:?}"
     );
-    Status::with_error_details(Code::FailedPrecondition, message, details)
+    Refusal::NotImported.with(message, metadata.into(), Some(IMPORT_RETRY))
 }
 
-/// The project's full name.
-pub(super) fn project_name(project: &str) -> &str {
-    if project.is_empty() { DEFAULT_PROJECT } else { project }
-}
-
-/// The 64 digits of `sha256:<hex>`: safe as a file's name.
-pub(super) fn manifest_hex(digest: &str) -> Result<&str, Status> {
-    digest
-        .strip_prefix("sha256:")
-        .filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
-        .ok_or_else(|| Status::invalid_argument(format!("{digest:?} is not a manifest digest")))
+/// As somebody names it, who is to be told when it is none.
+pub(super) fn manifest_digest(text: &str) -> Result<ManifestDigest, Status> {
+    text.parse().map_err(|error: NotAManifestDigest| Refusal::Invalid.status(error.to_string()))
 }
 
 /// Whether the mesh did not answer, as opposed to having refused.
 pub(super) fn away(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
-}
-
-/// Whether the fetcher that ran an import forgot it.
-fn gone(status: &Status) -> bool {
-    away(status) || status.code() == Code::NotFound
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proto::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
@@ -76,7 +77,7 @@ impl Room {
 
     fn refusal(&self) -> Status {
         metrics::open_refused();
-        Status::resource_exhausted(format!(
+        Refusal::NoRoom.status(format!(
             "images that are incomplete take all memory that there is for them ({} KiB): raise frontend.memory_budget, or \
              try again once they are complete",
             self.all

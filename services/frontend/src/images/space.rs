@@ -5,7 +5,7 @@
 
 use image::ImageRecord;
 use image::record::IndexRef;
-use proto::ResolveRequest;
+use proto::{Refusal, ResolveRequest};
 use rustix::fs::StatVfs;
 use tonic::Status;
 
@@ -51,7 +51,7 @@ impl Images {
         let state = self.node.config.state.display();
         let message =
             format!("no room on the disk of {state} for {reference}: {lacking}; {}", self.what_could_go());
-        Err(Status::resource_exhausted(message))
+        Err(Refusal::NoRoom.status(message))
     }
 
     /// Images that nothing uses, for who has to make room.

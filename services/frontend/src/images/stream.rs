@@ -10,7 +10,7 @@ use proto::ResolveRequest;
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::resolve::{Answered, manifest_hex};
+use super::resolve::{Answered, manifest_digest};
 use super::{Images, disk_status};
 use crate::mount::Above;
 
@@ -53,6 +53,9 @@ impl Images {
     pub(super) fn sign(&self, request: &mut ResolveRequest) {
         let config = &self.node.config;
         request.node.clone_from(&config.node);
+        if request.project.is_empty() {
+            request.project = config.project.to_string();
+        }
         request.asker = Some(config.asker(&request.project));
     }
 
@@ -159,7 +162,7 @@ impl Images {
         reference: &str,
         record: &Arc<ImageRecord>,
     ) -> Result<super::turns::Turn, Status> {
-        let hex = manifest_hex(manifest)?.to_owned();
+        let hex = manifest_digest(manifest)?.hex().to_owned();
         let (signed, grant) = self
             .blocking(move |node| {
                 let signed = node.objects.record(&hex);

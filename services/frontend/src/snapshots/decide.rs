@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use image::ImageRecord;
-use proto::EventKind;
-use tonic::{Code, Status};
+use proto::refusal::{POLICY, POLICY_REASON};
+use proto::{EventKind, Refusal};
+use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::wanted::{Layer, Place};
-use crate::images::NOT_IMPORTED;
 
 /// Why a layer is an ordinary one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,8 @@ pub(crate) enum Reason {
     Quota,
     /// The mesh did not answer in time.
     MeshAway,
+    /// All who could have answered had too much to do for as long as a pull may wait.
+    MeshBusy,
     /// No memory or no disk for it now.
     NoRoom,
     /// The image is not as containerd sees it: other layers, or another order.
@@ -48,29 +50,29 @@ impl Reason {
             Reason::NoAnnotations => "no-annotations",
             Reason::Machine => "machine-cannot-stream",
             Reason::SwitchedOff => "switched-off",
-            Reason::NotImportedYet => NOT_IMPORTED,
+            Reason::NotImportedYet => "not-imported-yet",
             Reason::NotEligible => "not-eligible",
             Reason::Denied => "denied",
             Reason::Quota => "quota",
             Reason::MeshAway => "mesh-away",
+            Reason::MeshBusy => "mesh-busy",
             Reason::NoRoom => "no-room",
             Reason::Mismatch => "layers-differ",
             Reason::Failed => "failed",
         }
     }
 
-    fn of(status: &Status) -> Reason {
-        let info = status.get_details_error_info();
-        match status.code() {
-            Code::FailedPrecondition if info.is_some_and(|info| info.reason == NOT_IMPORTED) => {
-                Reason::NotImportedYet
-            }
-            Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => Reason::NotEligible,
-            Code::PermissionDenied | Code::Unauthenticated => Reason::Denied,
-            Code::ResourceExhausted if status.get_details_quota_failure().is_some() => Reason::Quota,
-            Code::Unavailable | Code::DeadlineExceeded => Reason::MeshAway,
-            Code::ResourceExhausted => Reason::NoRoom,
-            _ => Reason::Failed,
+    /// What a refusal of the mesh means to a pull; of a fault, that it failed.
+    fn of(refusal: Option<Refusal>) -> Reason {
+        match refusal {
+            Some(Refusal::Busy) => Reason::MeshBusy,
+            Some(Refusal::Quota) => Reason::Quota,
+            Some(Refusal::NoRoom) => Reason::NoRoom,
+            Some(Refusal::Denied) => Reason::Denied,
+            Some(Refusal::NotImported) => Reason::NotImportedYet,
+            Some(Refusal::Unreachable) => Reason::MeshAway,
+            Some(Refusal::Invalid) => Reason::NotEligible,
+            None => Reason::Failed,
         }
     }
 }
@@ -80,12 +82,12 @@ impl Reason {
 pub(crate) struct Ordinary {
     pub(crate) reason: Reason,
     pub(crate) message: String,
-    pub(crate) refused_by: Option<Refusal>,
+    pub(crate) refused_by: Option<RefusedBy>,
 }
 
 /// The policy that refused an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct RefusedBy {
     pub(crate) policy: String,
     /// Its own stable code.
     pub(crate) code: String,
@@ -110,10 +112,10 @@ impl Ordinary {
 impl From<&Status> for Ordinary {
     fn from(status: &Status) -> Ordinary {
         let refusal = status.get_details_error_info().and_then(|info| {
-            let policy = info.metadata.get("policy")?.clone();
-            Some(Refusal { policy, code: info.reason })
+            let policy = info.metadata.get(POLICY)?.clone();
+            Some(RefusedBy { policy, code: info.metadata.get(POLICY_REASON)?.clone() })
         });
-        Ordinary { refused_by: refusal, ..Ordinary::new(Reason::of(status), status.message()) }
+        Ordinary { refused_by: refusal, ..Ordinary::new(Reason::of(Refusal::of(status)), status.message()) }
     }
 }
 
@@ -131,4 +133,41 @@ pub(super) fn decide(
             format!("image {image} has no layer {target} over {}", parent.unwrap_or("nothing")),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    /// All that the mesh may answer, and what the node makes of it: an image is pulled the ordinary way, and an operator reads this.
+    #[test]
+    fn each_refusal_has_its_reason_and_its_event() {
+        for (refusal, code, kind) in [
+            (Refusal::Busy, "mesh-busy", EventKind::Fallback),
+            (Refusal::Quota, "quota", EventKind::Quota),
+            (Refusal::NoRoom, "no-room", EventKind::Fallback),
+            (Refusal::Denied, "denied", EventKind::Denied),
+            (Refusal::NotImported, "not-imported-yet", EventKind::Fallback),
+            (Refusal::Unreachable, "mesh-away", EventKind::Fallback),
+            (Refusal::Invalid, "not-eligible", EventKind::Fallback),
+        ] {
+            let ordinary = Ordinary::from(&refusal.status("because"));
+            assert_eq!((ordinary.reason.code(), ordinary.kind()), (code, kind), "{refusal:?}");
+            assert_eq!(ordinary.message, "because");
+        }
+        let fault = Ordinary::from(&Status::new(Code::DataLoss, "corrupt"));
+        assert_eq!((fault.reason.code(), fault.kind()), ("failed", EventKind::Fallback));
+    }
+
+    #[test]
+    fn a_policy_that_refused_is_named() {
+        let details = [(POLICY, "mine"), (POLICY_REASON, "too-large")];
+        let details = details.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let ordinary = Ordinary::from(&Refusal::Invalid.with("it is too large", details, None));
+        assert_eq!(ordinary.kind(), EventKind::Denied);
+        let refused_by = ordinary.refused_by.unwrap();
+        assert_eq!((&*refused_by.policy, &*refused_by.code), ("mine", "too-large"));
+    }
 }

@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use image::ImageRecord;
+use names::Reference;
 
 use super::ledger::Streamed;
 
@@ -94,9 +95,11 @@ impl Image {
     /// The same image by its digest: what a tag means may have changed since containerd looked. The tag stays, for policies.
     /// Where no digest is said, layers tell: those of another image are not found in this one.
     pub(super) fn pinned(&self) -> String {
-        let Some(manifest) = &self.manifest else { return self.reference.clone() };
-        let name = self.reference.split('@').next().unwrap_or_default();
-        format!("{name}@{manifest}")
+        let manifest = self.manifest.as_ref().and_then(|manifest| manifest.parse().ok());
+        match (Reference::parse(&self.reference), manifest) {
+            (Some(reference), Some(manifest)) => reference.pinned(&manifest).to_string(),
+            _ => self.reference.clone(),
+        }
     }
 }
 
@@ -148,25 +151,15 @@ mod tests {
         assert_eq!(Layer::of(&labels), Some(wanted("sha256:t")));
         labels.insert(IMAGE.to_owned(), "docker.io/library/a:1".to_owned());
         assert_eq!(Layer::of(&labels).unwrap().image, None);
+        labels.insert(MANIFEST.to_owned(), diff_id("a"));
+        let pinned = format!("docker.io/library/a:1@{}", diff_id("a"));
+        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), pinned);
+        // What is no digest pins nothing: the layers tell whether it is this image.
         labels.insert(MANIFEST.to_owned(), "sha256:m".to_owned());
-        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a:1@sha256:m");
+        assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a:1");
         let labels = [(TARGET, "sha256:t"), (IMAGE_OF_STARGZ, "docker.io/library/a:1")];
         let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into();
         assert_eq!(Layer::of(&labels).unwrap().image.unwrap().pinned(), "docker.io/library/a:1");
-    }
-
-    #[test]
-    fn names_are_pinned_whatever_they_are() {
-        for (name, pinned) in [
-            ("127.0.0.1:5000/a", "127.0.0.1:5000/a@sha256:m"),
-            ("127.0.0.1:5000/a:1", "127.0.0.1:5000/a:1@sha256:m"),
-            ("r.io/a:1@sha256:x", "r.io/a:1@sha256:m"),
-            ("r.io/a@sha256:x", "r.io/a@sha256:m"),
-        ] {
-            let image = Image { reference: name.to_owned(), manifest: Some("sha256:m".to_owned()) };
-            assert_eq!(image.pinned(), pinned);
-            assert_eq!(Image { manifest: None, ..image }.pinned(), name);
-        }
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Mesh {
 
     pub(crate) async fn start_cache(&mut self) {
         let running = Running::new();
-        let trusted = vec![fetcher::verifying_key(&self.fetcher_config()).unwrap()];
+        let trusted = vec![fetcher::verifying_key(&self.fetcher_config()).unwrap()].into();
         let (config, bus) = (cache::Config::default(), self.bus.clone());
         Cache::start(config, self.store(), bus, trusted, &running.tasks, running.shutdown.clone())
             .await
@@ -112,7 +112,7 @@ impl Mesh {
         };
         change(&mut config);
         let socket = config.socket.clone();
-        let trusted = vec![fetcher::verifying_key(&self.fetcher_config())?];
+        let trusted = vec![fetcher::verifying_key(&self.fetcher_config())?].into();
         let shutdown = running.shutdown.clone();
         Frontend::start(config, None, self.bus.clone(), trusted, &running.tasks, shutdown).await?;
         let dial = tower::service_fn(move |_| {

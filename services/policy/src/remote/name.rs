@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{anyhow, bail};
-use oci_spec::distribution::Reference;
+use names::Reference;
 use registry::BlobDigest;
 
 pub(crate) const SCHEME: &str = "oci://";
@@ -42,14 +42,7 @@ impl RemoteName {
 
     /// The same plugin, by this digest.
     pub(crate) fn pinned(&self, pin: BlobDigest) -> RemoteName {
-        let (registry, repository) =
-            (self.reference.registry().to_owned(), self.reference.repository().to_owned());
-        let digest = pin.to_string();
-        let reference = match self.reference.tag().map(str::to_owned) {
-            Some(tag) => Reference::with_tag_and_digest(registry, repository, tag, digest),
-            None => Reference::with_digest(registry, repository, digest),
-        };
-        RemoteName { reference, pin: Some(pin) }
+        RemoteName { reference: self.reference.clone().pinned(&pin.into()), pin: Some(pin) }
     }
 }
 
@@ -65,7 +58,7 @@ impl FromStr for RemoteName {
                 "{text:?} is no plugin in a registry: {reason}; write {SCHEME}HOST/REPOSITORY[:TAG]@sha256:HEX"
             )
         };
-        let reference: Reference = rest.parse().map_err(|error| wrong(&format!("{error}")))?;
+        let reference = Reference::parse(rest).ok_or_else(|| wrong("its name is malformed"))?;
         // Short names of images mean Docker Hub; a source says where it is.
         if !rest.starts_with(&format!("{}/", reference.registry())) {
             return Err(wrong("it names no host"));

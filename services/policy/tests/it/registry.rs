@@ -74,7 +74,7 @@ impl Author {
     }
 
     pub(crate) fn repository(&self, name: &str) -> Repository {
-        let reference = format!("{}/{name}", self.registry.host()).parse().unwrap();
+        let reference = names::Reference::parse(&format!("{}/{name}", self.registry.host())).unwrap();
         let client = Client::new(self.config(&[]).registry).unwrap();
         client.repository(&reference, Access::default()).unwrap()
     }

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt};
 use image::{ImageRecord, Map};
+use names::ManifestDigest;
 use store::{Index, Kind, ProjectStore, Stored, verify};
 use tonic::Status;
 
@@ -128,16 +129,21 @@ fn no_map(record: &ImageRecord, reason: &str) -> Status {
 
 impl Marked {
     fn keep_image(&mut self, record: &ImageRecord) {
-        let manifest = record.manifest_digest.trim_start_matches("sha256:");
-        self.keep_hex(Kind::Source, manifest);
-        self.keep_hex(Kind::Profile, manifest);
+        self.keep_digest(Kind::Source, &record.manifest_digest);
+        self.keep_digest(Kind::Profile, &record.manifest_digest);
         for repository in repositories(record) {
             self.keep_hex(Kind::Repository, &repository);
         }
         self.0.insert((Kind::Tree, *record.tree.digest.as_bytes()));
         self.0.insert((Kind::Map, *record.map.digest.as_bytes()));
         for layer in &record.layers {
-            self.keep_hex(Kind::Layer, layer.diff_id.trim_start_matches("sha256:"));
+            self.keep_digest(Kind::Layer, &layer.diff_id);
+        }
+    }
+
+    fn keep_digest(&mut self, kind: Kind, digest: &str) {
+        if let Ok(digest) = digest.parse::<ManifestDigest>() {
+            self.keep_hex(kind, digest.hex());
         }
     }
 

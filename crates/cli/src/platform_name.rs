@@ -1,28 +1,8 @@
-//! How images and platforms are named on the command line.
+//! How platforms are named on the command line.
 
-use std::path::Path;
 use std::str::FromStr;
 
 use proto::Platform;
-
-/// `oci:` and `docker-archive:` name files of the caller: made absolute, since whoever reads them may have
-/// another working directory. Everything else is the fetcher's to judge.
-pub fn absolute(image: &str, working_dir: &Path) -> String {
-    for scheme in ["oci:", "docker-archive:"] {
-        if let Some(path) = image.strip_prefix(scheme)
-            && !path.starts_with('/')
-            && !path.is_empty()
-        {
-            return format!("{scheme}{}/{path}", working_dir.display());
-        }
-    }
-    image.to_owned()
-}
-
-/// Whether the image is a file or folder of this machine rather than in a registry.
-pub fn is_local(image: &str) -> bool {
-    image.starts_with("oci:") || image.starts_with("docker-archive:")
-}
 
 /// `os/arch[/variant]`, in the words of the OCI specifications.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,21 +52,6 @@ impl FromStr for PlatformName {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_local_relative_paths_change() {
-        let dir = Path::new("/home/me");
-        let cases = [
-            ("oci:app:1", "oci:/home/me/app:1"),
-            ("oci:/app:1", "oci:/app:1"),
-            ("docker-archive:app.tar", "docker-archive:/home/me/app.tar"),
-            ("debian:12", "debian:12"),
-            ("localhost:5000/oci:1", "localhost:5000/oci:1"),
-        ];
-        for (given, expected) in cases {
-            assert_eq!(absolute(given, dir), expected);
-        }
-    }
 
     #[test]
     fn reads_platforms() {

@@ -1,34 +1,35 @@
-//! The name of an image, as far as a credential depends on it.
+//! The name of an image in a registry.
 //!
 //! By hand, though the library for OCI's formats has it: its regular expression takes 10 MiB of memory when it is first used
 //! (`\w`, of all scripts, 128 times), a quarter of what a small node sets aside for the whole frontend. Tests compare the two.
+
+use std::fmt;
+
+use crate::ManifestDigest;
 
 /// What a name without a registry means, what it was called once, and where its official images stand.
 const HUB: &str = "docker.io";
 const HUB_ONCE: &str = "index.docker.io";
 const OFFICIAL: &str = "library";
+const LATEST: &str = "latest";
 /// In bytes.
 const TAG_MAX: usize = 128;
 const REPOSITORY_MAX: usize = 255;
 /// The algorithms of digests, and how many digits they give.
 const DIGESTS: [(&str, usize); 3] = [("sha256", 64), ("sha384", 96), ("sha512", 128)];
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Name {
-    pub(crate) registry: String,
-    pub(crate) repository: String,
-    /// `:TAG`, `@DIGEST` or both.
-    suffix: String,
+/// `HOST[:PORT]/REPOSITORY` with a tag, a digest or both: what a short name leaves out is filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<String>,
 }
 
-/// A registry reference with everything that a short name leaves out; none: this names no image of a registry.
-pub fn whole_name(text: &str) -> Option<String> {
-    Name::parse(text).map(|name| name.whole())
-}
-
-impl Name {
+impl Reference {
     /// None: this names no image of a registry.
-    pub(crate) fn parse(text: &str) -> Option<Name> {
+    pub fn parse(text: &str) -> Option<Reference> {
         let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
         let tagged = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
         let (name, tag) = tagged.map_or((name, None), |(name, tag)| (name, Some(tag)));
@@ -49,18 +50,50 @@ impl Name {
         if repository.len() > REPOSITORY_MAX {
             return None;
         }
-        let suffix = match (tag, digest) {
-            (None, None) => ":latest".to_owned(),
-            (Some(tag), None) => format!(":{tag}"),
-            (None, Some(digest)) => format!("@{digest}"),
-            (Some(tag), Some(digest)) => format!(":{tag}@{digest}"),
-        };
-        Some(Name { registry: registry.to_owned(), repository, suffix })
+        let tag = tag.or_else(|| digest.is_none().then_some(LATEST));
+        let (tag, digest) = (tag.map(str::to_owned), digest.map(str::to_owned));
+        Some(Reference { registry: registry.to_owned(), repository, tag, digest })
     }
 
-    /// With everything that a short name leaves out.
-    pub(crate) fn whole(&self) -> String {
-        format!("{}/{}{}", self.registry, self.repository, self.suffix)
+    /// `HOST[:PORT]`
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// With its algorithm, as it was written.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// The same image by this digest, whatever becomes of its tag, which stays in the name.
+    #[must_use]
+    pub fn pinned(self, digest: &ManifestDigest) -> Reference {
+        Reference { digest: Some(digest.to_string()), ..self }
+    }
+
+    /// As somebody asked for it: without the digest that was put behind its tag.
+    #[must_use]
+    pub fn as_asked(self) -> Reference {
+        let digest = if self.tag.is_some() { None } else { self.digest };
+        Reference { digest, ..self }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(formatter, ":{tag}")?;
+        }
+        self.digest.as_ref().map_or(Ok(()), |digest| write!(formatter, "@{digest}"))
     }
 }
 
@@ -94,16 +127,17 @@ fn is_tag(tag: &str) -> bool {
         && tag.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'-'))
 }
 
+/// One spelling only, in lower case: digests are compared as text.
 fn is_digest(digest: &str) -> bool {
     digest.split_once(':').is_some_and(|(algorithm, digits)| {
         let known = DIGESTS.iter().any(|(name, len)| *name == algorithm && *len == digits.len());
-        known && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        known && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::distribution::Reference;
+    use oci_spec::distribution;
 
     use super::*;
 
@@ -156,18 +190,37 @@ mod tests {
             for text in
                 tags.iter().flat_map(|tag| digests.iter().map(move |digest| format!("{name}{tag}{digest}")))
             {
-                let (ours, theirs) = (Name::parse(&text), text.parse::<Reference>().ok());
+                let (ours, theirs) = (Reference::parse(&text), text.parse::<distribution::Reference>().ok());
                 assert_eq!(ours.is_some(), theirs.is_some(), "{text:?}: {ours:?}, {theirs:?}");
                 let (Some(ours), Some(theirs)) = (ours, theirs) else { continue };
                 assert_eq!(
-                    (&*ours.registry, &*ours.repository),
-                    (theirs.registry(), theirs.repository()),
+                    (ours.registry(), ours.repository(), ours.tag(), ours.digest()),
+                    (theirs.registry(), theirs.repository(), theirs.tag(), theirs.digest()),
                     "{text:?}"
                 );
-                assert_eq!(ours.whole(), theirs.whole(), "{text:?}");
+                assert_eq!(ours.to_string(), theirs.whole(), "{text:?}");
                 understood += 1;
             }
         }
         assert!(understood > 100);
+    }
+
+    #[test]
+    fn a_digest_is_put_behind_the_tag_and_taken_away_again() {
+        let digest = |digit: &str| ManifestDigest::from_hex(&digit.repeat(64)).unwrap();
+        let (one, two) = (digest("1"), digest("2"));
+        for (name, pinned, asked) in [
+            (
+                "127.0.0.1:5000/a".to_owned(),
+                format!("127.0.0.1:5000/a:latest@{two}"),
+                "127.0.0.1:5000/a:latest",
+            ),
+            (format!("r.io/a:1@{one}"), format!("r.io/a:1@{two}"), "r.io/a:1"),
+            (format!("r.io/a@{one}"), format!("r.io/a@{two}"), &format!("r.io/a@{two}")),
+        ] {
+            let reference = Reference::parse(&name).unwrap().pinned(&two);
+            assert_eq!(reference.to_string(), pinned);
+            assert_eq!(reference.as_asked().to_string(), asked);
+        }
     }
 }

@@ -4,10 +4,13 @@
 //! (what `docker save` wrote). Short names mean Docker Hub, as everywhere.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use oci_spec::distribution::{ParseError, Reference};
+use crate::Reference;
+
+const LAYOUT: &str = "oci:";
+const ARCHIVE: &str = "docker-archive:";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ImageName {
@@ -38,14 +41,40 @@ impl ImageName {
     pub fn repository(&self) -> Option<String> {
         match self {
             ImageName::Registry(name) => Some(format!("{}/{}", name.registry(), name.repository())),
-            ImageName::Layout { dir, .. } => Some(format!("oci:{}", dir.display())),
+            ImageName::Layout { dir, .. } => Some(format!("{LAYOUT}{}", dir.display())),
             ImageName::Archive { .. } => None,
         }
     }
 
-    /// Read from this machine's disk, not through a registry.
+    /// Of a registry; none: a file or folder of a machine.
+    pub fn reference(&self) -> Option<&Reference> {
+        match self {
+            ImageName::Registry(reference) => Some(reference),
+            ImageName::Layout { .. } | ImageName::Archive { .. } => None,
+        }
+    }
+
+    /// Read from a machine's disk, not through a registry.
     pub fn is_local(&self) -> bool {
-        !matches!(self, ImageName::Registry(_))
+        self.reference().is_none()
+    }
+
+    /// `text` with a file or folder of the caller made absolute, since who reads it may have another working directory. What
+    /// names no image stays as it is: whoever reads it says what is wrong.
+    pub fn absolute(text: &str, working_dir: &Path) -> String {
+        let local =
+            [LAYOUT, ARCHIVE].into_iter().find_map(|scheme| Some((scheme, text.strip_prefix(scheme)?)));
+        match local {
+            Some((scheme, path)) if !path.is_empty() && !path.starts_with('/') => {
+                format!("{scheme}{}/{path}", working_dir.display())
+            }
+            _ => text.to_owned(),
+        }
+    }
+
+    /// `text` with all that a short name leaves out; as it is when it names no image.
+    pub fn in_full(text: &str) -> String {
+        text.parse::<ImageName>().map_or_else(|_| text.to_owned(), |name| name.to_string())
     }
 }
 
@@ -57,10 +86,10 @@ impl FromStr for ImageName {
         if text.trim() != text || text.contains(|character: char| character.is_control()) {
             return Err(refuse("it holds blanks or control characters"));
         }
-        if let Some(place) = text.strip_prefix("oci:") {
+        if let Some(place) = text.strip_prefix(LAYOUT) {
             return layout(place).ok_or_else(|| refuse("write oci:DIR or oci:DIR:TAG"));
         }
-        if let Some(file) = text.strip_prefix("docker-archive:") {
+        if let Some(file) = text.strip_prefix(ARCHIVE) {
             if file.is_empty() {
                 return Err(refuse("write docker-archive:FILE"));
             }
@@ -69,7 +98,7 @@ impl FromStr for ImageName {
         if let Some((_, hint)) = FOREIGN_TRANSPORTS.iter().find(|(prefix, _)| text.starts_with(prefix)) {
             return Err(refuse(hint));
         }
-        registry(text).map_err(|hint| refuse(&hint))
+        Reference::parse(text).map(ImageName::Registry).ok_or_else(|| refuse(hint(text)))
     }
 }
 
@@ -85,39 +114,29 @@ fn layout(place: &str) -> Option<ImageName> {
     Some(ImageName::Layout { dir: dir.into(), tag })
 }
 
-fn registry(text: &str) -> Result<ImageName, String> {
-    let reference: Reference = text.parse().map_err(|error: ParseError| hint(text, &error))?;
-    if let Some(digest) = reference.digest() {
-        digest.parse::<super::BlobDigest>().map_err(|error| error.to_string())?;
-    }
-    Ok(ImageName::Registry(reference))
-}
-
-fn hint(text: &str, error: &ParseError) -> String {
+/// What to write instead of a name that is none.
+fn hint(text: &str) -> &'static str {
     let name = text.split('@').next().unwrap_or(text);
-    match error {
-        ParseError::NameEmpty => {
-            "it is empty; write for example alpine:3.20 or registry.example/team/app:tag".into()
-        }
-        ParseError::ReferenceInvalidFormat if name.starts_with(['/', '.']) => {
-            "it looks like a path; write oci:DIR for a layout folder or docker-archive:FILE for an archive"
-                .into()
-        }
-        ParseError::ReferenceInvalidFormat if repository(name).contains(|c: char| c.is_ascii_uppercase()) => {
-            "a repository is written in lower case".into()
-        }
-        ParseError::ReferenceInvalidFormat if text.contains("@sha256:") => {
-            "a digest is sha256: and 64 hexadecimal digits".into()
-        }
-        other => format!("{other}; write [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]"),
+    if text.is_empty() {
+        return "it is empty; write for example alpine:3.20 or registry.example/team/app:tag";
     }
+    if name.starts_with(['/', '.']) {
+        return "it looks like a path; write oci:DIR for a layout folder or docker-archive:FILE for an archive";
+    }
+    if repository(name).contains(|letter: char| letter.is_ascii_uppercase()) {
+        return "a repository is written in lower case";
+    }
+    if text.contains("@sha256:") {
+        return "a digest is sha256: and 64 lower-case hexadecimal digits";
+    }
+    "write [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]"
 }
 
 /// The part of a reference that must be lower case.
 fn repository(name: &str) -> &str {
     let (path, last) = name.rsplit_once('/').unwrap_or(("", name));
     let last = last.split(':').next().unwrap_or(last);
-    if last.contains(|c: char| c.is_ascii_uppercase()) {
+    if last.contains(|letter: char| letter.is_ascii_uppercase()) {
         last
     } else {
         path.split_once('/').map_or("", |(_, rest)| rest)
@@ -128,9 +147,9 @@ impl fmt::Display for ImageName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ImageName::Registry(reference) => write!(formatter, "{reference}"),
-            ImageName::Layout { dir, tag: None } => write!(formatter, "oci:{}", dir.display()),
-            ImageName::Layout { dir, tag: Some(tag) } => write!(formatter, "oci:{}:{tag}", dir.display()),
-            ImageName::Archive { file } => write!(formatter, "docker-archive:{}", file.display()),
+            ImageName::Layout { dir, tag: None } => write!(formatter, "{LAYOUT}{}", dir.display()),
+            ImageName::Layout { dir, tag: Some(tag) } => write!(formatter, "{LAYOUT}{}:{tag}", dir.display()),
+            ImageName::Archive { file } => write!(formatter, "{ARCHIVE}{}", file.display()),
         }
     }
 }
@@ -174,7 +193,7 @@ mod tests {
             ("./layout", "looks like a path"),
             ("Alpine", "lower case"),
             ("ghcr.io/Team/app:1", "lower case"),
-            ("alpine@sha256:12", "64 hexadecimal digits"),
+            ("alpine@sha256:12", "64 lower-case hexadecimal digits"),
             ("alpine:a b", "HOST"),
             ("a/../../etc/passwd", "HOST"),
         ] {
@@ -183,5 +202,26 @@ mod tests {
         }
         let upper = format!("alpine@sha256:{}", "0A".repeat(32));
         assert!(upper.parse::<ImageName>().is_err(), "a digest is compared as text: one spelling only");
+    }
+
+    #[test]
+    fn only_local_relative_paths_are_made_absolute() {
+        let dir = Path::new("/home/me");
+        for (given, expected) in [
+            ("oci:app:1", "oci:/home/me/app:1"),
+            ("oci:/app:1", "oci:/app:1"),
+            ("docker-archive:app.tar", "docker-archive:/home/me/app.tar"),
+            ("debian:12", "debian:12"),
+            ("localhost:5000/oci:1", "localhost:5000/oci:1"),
+        ] {
+            assert_eq!(ImageName::absolute(given, dir), expected);
+        }
+    }
+
+    #[test]
+    fn what_names_no_image_stays_as_it_is() {
+        assert_eq!(ImageName::in_full("debian:12"), "docker.io/library/debian:12");
+        assert_eq!(ImageName::in_full("oci:/srv/a:b"), "oci:/srv/a:b");
+        assert_eq!(ImageName::in_full("Not An Image"), "Not An Image");
     }
 }

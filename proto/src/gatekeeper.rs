@@ -2,41 +2,40 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ed25519_dalek::VerifyingKey;
+use names::Project;
 use prost::Message;
-use proto::signed::{Domain, verify};
-use proto::{Grant, Signed};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::signed::{Domain, TrustedKeys};
+use crate::{Grant, Refusal, Signed};
+
 /// The metadata that carries an encoded `Signed` grant with every call.
-const GRANT: &str = "sluice-grant-bin";
-/// What an empty project name means.
-const DEFAULT_PROJECT: &str = "default";
+pub const GRANT_METADATA: &str = "sluice-grant-bin";
 
 /// Knows whose grants count.
 #[derive(Clone, Debug)]
-pub(crate) struct Gatekeeper {
-    trusted: Vec<VerifyingKey>,
+pub struct Gatekeeper {
+    trusted: TrustedKeys,
 }
 
 impl Gatekeeper {
-    pub(crate) fn new(trusted: Vec<VerifyingKey>) -> Gatekeeper {
+    pub fn new(trusted: TrustedKeys) -> Gatekeeper {
         Gatekeeper { trusted }
     }
 
     /// The grant under which `project` may be read now.
-    pub(crate) fn admit(&self, metadata: &MetadataMap, project: &str) -> Result<Grant, Status> {
+    pub fn admit(&self, metadata: &MetadataMap, project: &Project) -> Result<Grant, Status> {
         self.admit_at(metadata, project, SystemTime::now())
     }
 
-    fn admit_at(&self, metadata: &MetadataMap, project: &str, now: SystemTime) -> Result<Grant, Status> {
-        let value = metadata.get_bin(GRANT).ok_or_else(|| Status::unauthenticated("no grant"))?;
+    fn admit_at(&self, metadata: &MetadataMap, project: &Project, now: SystemTime) -> Result<Grant, Status> {
+        let value = metadata.get_bin(GRANT_METADATA).ok_or_else(|| Status::unauthenticated("no grant"))?;
         let invalid =
             |reason: &dyn std::fmt::Display| Status::unauthenticated(format!("invalid grant: {reason}"));
         let bytes = value.to_bytes().map_err(|error| invalid(&error))?;
         let signed = Signed::decode(bytes).map_err(|error| invalid(&error))?;
-        let payload = verify(&self.trusted, Domain::Grant, &signed).map_err(|error| invalid(&error))?;
+        let payload = self.trusted.verify(Domain::Grant, &signed).map_err(|error| invalid(&error))?;
         let grant = Grant::decode(payload).map_err(|error| invalid(&error))?;
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         if let Some(ago) = now.checked_sub(grant.expires_unix) {
@@ -45,19 +44,12 @@ impl Gatekeeper {
                 "the grant expired {ago} s ago by this cache's clock"
             )));
         }
-        if named(&grant.project) != named(project) {
-            return Err(Status::permission_denied(format!(
-                "the grant is for project {:?}, not {project:?}",
-                grant.project
-            )));
+        if Project::named(&grant.project).as_ref() != Ok(project) {
+            return Err(Refusal::Denied
+                .status(format!("the grant is for project {:?}, not {project}", grant.project)));
         }
         Ok(grant)
     }
-}
-
-/// A project's name, spelled out.
-pub(crate) fn named(project: &str) -> &str {
-    if project.is_empty() { DEFAULT_PROJECT } else { project }
 }
 
 #[cfg(test)]
@@ -65,11 +57,11 @@ mod tests {
     use std::time::Duration;
 
     use ed25519_dalek::SigningKey;
-    use proto::signed::sign;
     use tonic::Code;
     use tonic::metadata::MetadataValue;
 
     use super::*;
+    use crate::signed::sign;
 
     const EXPIRES: u64 = 1000;
 
@@ -79,7 +71,7 @@ mod tests {
 
     fn carrying(bytes: &[u8]) -> MetadataMap {
         let mut metadata = MetadataMap::new();
-        metadata.insert_bin(GRANT, MetadataValue::from_bytes(bytes));
+        metadata.insert_bin(GRANT_METADATA, MetadataValue::from_bytes(bytes));
         metadata
     }
 
@@ -89,9 +81,9 @@ mod tests {
     }
 
     fn admit(metadata: &MetadataMap, project: &str, at: u64) -> Result<Grant, Code> {
-        let gatekeeper = Gatekeeper::new(vec![key(1).verifying_key()]);
+        let gatekeeper = Gatekeeper::new(vec![key(1).verifying_key()].into());
         let now = UNIX_EPOCH + Duration::from_secs(at);
-        gatekeeper.admit_at(metadata, project, now).map_err(|status| status.code())
+        gatekeeper.admit_at(metadata, &Project::named(project).unwrap(), now).map_err(|status| status.code())
     }
 
     #[test]
@@ -105,11 +97,5 @@ mod tests {
         assert_eq!(admit(&granted(2, Domain::Grant), "p", 0), Err(Code::Unauthenticated));
         assert_eq!(admit(&granted(1, Domain::ImageRecord), "p", 0), Err(Code::Unauthenticated));
         assert_eq!(admit(&carrying(b"\xff\xff\xff"), "p", 0), Err(Code::Unauthenticated));
-    }
-
-    #[test]
-    fn no_name_means_the_default_project() {
-        assert_eq!(named(""), "default");
-        assert_eq!(named("p"), "p");
     }
 }
