@@ -3,16 +3,18 @@
 //! The loop of a subscription only takes a message and hands it on; it never waits for a handler.
 //! Whatever happens to the connection, it is made again, without end.
 
+mod disturbances;
 mod lease;
 pub(crate) mod stream;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -24,6 +26,7 @@ use tonic::Status;
 use crate::endpoint::Endpoint;
 use crate::stream::Outgoing;
 use crate::{GATHERED_MAX, Share, Undelivered, wire};
+use disturbances::{Disturbances, WhenBack};
 
 /// Requests that may wait in one subscription: at a megabyte each at worst, and mostly a kilobyte.
 /// The loop empties it at once; beyond it NATS drops, and the caller's deadline ends the wait.
@@ -57,19 +60,6 @@ pub struct NatsConfig {
     /// Copies that a cluster keeps of what JetStream holds: leases, events.
     pub replicas: usize,
 }
-
-/// What happened to the connection.
-#[derive(Default)]
-struct Disturbances {
-    /// The last error.
-    last: Mutex<Option<String>>,
-    /// Since when there is none, after there was one.
-    lost: Mutex<Option<Instant>>,
-    /// Hears for how long it was lost, once it is back.
-    when_back: OnceLock<WhenBack>,
-}
-
-pub(crate) type WhenBack = Box<dyn Fn(Duration) + Send + Sync>;
 
 /// A connection that is shared by all clones.
 #[derive(Clone)]
@@ -118,7 +108,7 @@ impl Nats {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
-        let last = self.disturbances.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.disturbances.last();
         let last = last.as_ref().map(|event| format!(" ({event})")).unwrap_or_default();
         Err(format!("no connection to NATS at {} (nats.url){last}", self.servers))
     }
@@ -191,9 +181,11 @@ impl Nats {
 
     /// Publishes for those who listen; no stream is waited for.
     pub(crate) async fn tell(&self, message: Outgoing) {
-        let Outgoing { subject, headers, payload, .. } = message;
+        let Outgoing { subject, id, headers, payload } = message;
         let mut all = HeaderMap::new();
         headers.into_iter().for_each(|(name, value)| all.insert(name, value));
+        // A stream that is there all the same keeps it once.
+        all.insert(NATS_MESSAGE_ID, id);
         if let Err(error) = self.client.publish_with_headers(subject, all, payload).await {
             tracing::debug!(%error, "publishing failed");
         }
@@ -253,30 +245,6 @@ impl Nats {
         let client = self.client.clone();
         endpoint.tasks().spawn(async move { feed(subscriber, client, endpoint, stop).await });
         Ok(())
-    }
-}
-
-impl Disturbances {
-    fn note(&self, event: &Event) {
-        match event {
-            Event::ServerError(_) | Event::ClientError(_) => {
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
-            }
-            Event::Disconnected => {
-                self.lost().get_or_insert_with(Instant::now);
-            }
-            Event::Connected => {
-                let lost = self.lost().take();
-                if let (Some(lost), Some(when_back)) = (lost, self.when_back.get()) {
-                    when_back(lost.elapsed());
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn lost(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

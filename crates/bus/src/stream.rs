@@ -188,6 +188,11 @@ impl Delivery {
         Ok(())
     }
 
+    /// The event that it is; none: it is something else.
+    pub fn event(&self) -> Option<proto::Event> {
+        crate::told::decoded(&self.payload)
+    }
+
     /// The value of a header, in exactly this spelling.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())

@@ -79,7 +79,7 @@ impl Embedded {
         };
         bus.events().told_by("sluice", &settings.frontend.node);
         let mut embedded = Embedded::new(bus, tasks, shutdown);
-        embedded.start_sinks(settings).await?;
+        embedded.start_sinks(settings).await;
         if settings.runs_policies() {
             embedded.start_policies_sooner_or_later(settings).await;
         }
@@ -89,14 +89,18 @@ impl Embedded {
         Ok(embedded)
     }
 
-    /// Writes events, where the settings say so.
-    async fn start_sinks(&self, settings: &Settings) -> anyhow::Result<()> {
+    /// Writes events, where the settings say so. A node starts its containers whatever becomes of its events.
+    async fn start_sinks(&self, settings: &Settings) {
         if settings.events.sinks.is_empty() {
-            return Ok(());
+            return;
         }
         let (config, bus) = (settings.events.clone(), self.bus.clone());
-        let sinks = Sinks::start(config, bus, &self.tasks, self.shutdown.clone()).await;
-        sinks.map(drop).context("start the embedded events service")
+        if let Err(error) = Sinks::start(config, bus, &self.tasks, self.shutdown.clone()).await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "events are written nowhere: a sink cannot be opened"
+            );
+        }
     }
 
     pub fn bus(&self) -> &Bus {

@@ -167,7 +167,8 @@ impl Config {
     pub(crate) fn stream(&self) -> StreamConfig {
         StreamConfig {
             name: STREAM.to_owned(),
-            subjects: vec![format!("{EVENTS}.*")],
+            // What stands behind the kind is who told it.
+            subjects: vec![format!("{EVENTS}.>")],
             max_age: self.max_age,
             max_bytes: self.max_bytes.as_u64(),
             duplicate_window: self.duplicate_window,
@@ -212,7 +213,7 @@ impl SinkConfig {
     pub(crate) fn consumer(&self, name: &str) -> ConsumerConfig {
         ConsumerConfig {
             name: format!("sink-{name}"),
-            subjects: self.kinds.iter().map(|kind| format!("{EVENTS}.{kind}")).collect(),
+            subjects: self.kinds.iter().flat_map(|kind| of_kind(kind)).collect(),
             ack_wait: ACK_WAIT,
             backoff: vec![GIVEN_BACK_FOR],
             max_in_flight: IN_FLIGHT_MAX,
@@ -234,6 +235,11 @@ impl SinkConfig {
             (None, None) => "standard output".to_owned(),
         }
     }
+}
+
+/// Subjects of a kind: told by services, and by nodes, whose names follow.
+fn of_kind(kind: &str) -> [String; 2] {
+    [format!("{EVENTS}.{kind}"), format!("{EVENTS}.{kind}.>")]
 }
 
 impl WebhookConfig {
@@ -302,7 +308,9 @@ mod tests {
         .unwrap();
         assert_eq!((config.max_age, config.sinks.len()), (Duration::from_secs(7200), 4));
         let alerts = config.sinks["alerts"].consumer("alerts");
-        assert_eq!(alerts.subjects, ["sluice.v1.event.denied", "sluice.v1.event.degraded"]);
+        let expected = [of_kind("denied"), of_kind("degraded")].concat();
+        assert_eq!(alerts.subjects, expected);
+        assert_eq!(expected[1], "sluice.v1.event.denied.>");
         assert!(config.sinks["audit"].consumer("audit").subjects.is_empty());
     }
 

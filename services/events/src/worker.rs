@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bus::{Bus, Consumer, ConsumerConfig, Delivery, StreamConfig};
 use futures::future::join_all;
-use prost::Message as _;
 use proto::Event;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
@@ -94,15 +93,15 @@ impl Worker {
     async fn decoded(&self, taken: Vec<Delivery>) -> Batch {
         let mut batch = Vec::with_capacity(taken.len());
         for delivery in taken {
-            match Event::decode(delivery.payload.clone()) {
-                Ok(event) if self.written.ids.contains(&event.id) => {
+            match delivery.event() {
+                Some(event) if self.written.ids.contains(&event.id) => {
                     // Else it comes once more.
                     delivery.ack().await.ok();
                 }
-                Ok(event) => batch.push((delivery, event)),
-                Err(error) => {
+                Some(event) => batch.push((delivery, event)),
+                None => {
                     let sequence = delivery.sequence;
-                    tracing::warn!(sink = self.name, sequence, %error, "what the stream holds is no event: given up");
+                    tracing::warn!(sink = self.name, sequence, "what the stream holds is no event: given up");
                     self.give_up(delivery).await;
                 }
             }

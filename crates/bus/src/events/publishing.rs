@@ -37,7 +37,7 @@ const CONNECTION_LOOK: Duration = Duration::from_millis(100);
 /// How long no stream is waited for after one was not there.
 const WITHOUT_STREAM: Duration = Duration::from_secs(60);
 
-/// Events that were published, and kept by no stream.
+/// Events that were published without the answer of a stream.
 const EVENTS_UNKEPT: &str = "sluice_events_unkept_total";
 
 /// Events on their way.

@@ -50,7 +50,7 @@ pub(crate) async fn open(config: &SinkConfig, bus: &Bus) -> anyhow::Result<Box<d
         SinkConfig { webhook: Some(webhook), .. } => Box::new(webhook::Webhook::new(webhook)?),
         SinkConfig { nats: Some(nats), .. } => Box::new(nats::Nats::new(nats, bus.clone())),
         SinkConfig { kubernetes: Some(kubernetes), .. } => {
-            Box::new(kubernetes::Kubernetes::connect(kubernetes).await?)
+            Box::new(kubernetes::Kubernetes::new(kubernetes).await)
         }
         SinkConfig { stdout: true, .. } => Box::new(stdout::Stdout),
         _ => bail!("it has no destination"),

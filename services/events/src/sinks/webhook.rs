@@ -30,8 +30,11 @@ pub(super) struct Webhook {
 impl Webhook {
     pub(super) fn new(config: &WebhookConfig) -> anyhow::Result<Webhook> {
         let WebhookConfig { url, secret_file, timeout, concurrency, .. } = config;
-        if let Some(file) = secret_file {
-            Secrets::read(file)?;
+        if let Some(Err(error)) = secret_file.as_deref().map(Secrets::read) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "a webhook's events cannot be signed yet: none is sent"
+            );
         }
         let client = Client::builder()
             // Where else a receiver may send us is not what was configured.

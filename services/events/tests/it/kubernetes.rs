@@ -206,3 +206,17 @@ async fn progress_is_told_now_and_then_and_in_its_own_words() {
     assert_eq!(asked[0].body["note"], "Image r.io/app:1 is being imported: 0 % of 100 bytes have been read.");
     assert_eq!(asked[0].body["action"], "ImportImage");
 }
+
+#[tokio::test]
+async fn a_configuration_that_comes_late_is_used_and_nothing_is_lost() {
+    let (server, folder) = (Receiver::start([], created()).await, tempfile::tempdir().unwrap());
+    let path = folder.path().join("kubeconfig");
+    let kubernetes = KubernetesConfig { kubeconfig: Some(path), ..KubernetesConfig::default() };
+    let sink = SinkConfig { kubernetes: Some(kubernetes), ..SinkConfig::default() };
+    let service = Service::start(&[("cluster", sink)]).await;
+    service.tell(event(EventKind::Fallback, "no-room", "r.io/app:1"));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    kubeconfig(folder.path(), &server.url);
+    let asked = server.until(|asked| asked.len() == 1).await;
+    assert_eq!(asked[0].body["reason"], "ImageStreamingFallback");
+}

@@ -22,6 +22,7 @@ const WHY_MAX: usize = 300;
 /// Why nothing can be made in a namespace that is going.
 const TERMINATING: &str = "NamespaceTerminating";
 
+#[derive(Clone)]
 pub(super) struct Api {
     client: Client,
     timeout: Duration,

@@ -35,7 +35,8 @@ const BATCH_MAX: usize = 16;
 const PROGRESS_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) struct Kubernetes {
-    api: Api,
+    /// None: what it takes is not there yet.
+    api: Option<Api>,
     config: KubernetesConfig,
     series: SeriesTable,
     limits: Limits,
@@ -44,22 +45,40 @@ pub(super) struct Kubernetes {
 }
 
 impl Kubernetes {
-    pub(super) async fn connect(config: &KubernetesConfig) -> anyhow::Result<Kubernetes> {
-        Ok(Kubernetes {
-            api: Api::connect(config).await?,
+    pub(super) async fn new(config: &KubernetesConfig) -> Kubernetes {
+        // Tried again with the first event: a token or a file may come later.
+        let api = Api::connect(config).await;
+        let api = api.inspect_err(|error| {
+            tracing::warn!(error = format!("{error:#}"), "Kubernetes cannot be told of events yet");
+        });
+        Kubernetes {
+            api: api.ok(),
             config: config.clone(),
             series: SeriesTable::default(),
             limits: Limits::default(),
             partly: HashMap::new(),
-        })
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Api, Outcome> {
+        if let Some(api) = &self.api {
+            return Ok(api.clone());
+        }
+        let connected = Api::connect(&self.config).await;
+        let api = connected.map_err(|error| Outcome::again(format!("{error:#}")))?;
+        Ok(self.api.insert(api).clone())
     }
 
     /// To each of its objects, in order; those that were told are not told again.
     async fn tell(&mut self, event: &Event) -> Outcome {
+        let api = match self.connect().await {
+            Ok(api) => api,
+            Err(outcome) => return outcome,
+        };
         let told = object::of(event, &self.config);
         let before = self.partly.get(&event.id).copied().unwrap_or(0);
         for (number, told) in told.iter().enumerate().skip(before) {
-            match self.tell_one(event, told, Instant::now()).await {
+            match self.tell_one(&api, event, told, Instant::now()).await {
                 Answer::Done => {}
                 // Of this object nobody can be told; of the others, yes.
                 Answer::Never(why) => {
@@ -85,7 +104,7 @@ impl Kubernetes {
         Outcome::Done
     }
 
-    async fn tell_one(&mut self, event: &Event, told: &Told, now: Instant) -> Answer {
+    async fn tell_one(&mut self, api: &Api, event: &Event, told: &Told, now: Instant) -> Answer {
         let key = told.key();
         let within = if told.is_progress() { PROGRESS_EVERY } else { OPEN_FOR };
         let open = self.series.open(&key, now, within);
@@ -99,8 +118,8 @@ impl Kubernetes {
             return Answer::Done;
         }
         let answer = match open {
-            Some(open) => self.again(event, told, open, now).await,
-            None => self.first(event, told, now).await,
+            Some(open) => self.again(api, event, told, open, now).await,
+            None => self.first(api, event, told, now).await,
         };
         if !matches!(answer, Answer::Done) {
             self.limits.give_back(&told.object());
@@ -108,18 +127,18 @@ impl Kubernetes {
         answer
     }
 
-    async fn first(&mut self, event: &Event, told: &Told, now: Instant) -> Answer {
+    async fn first(&mut self, api: &Api, event: &Event, told: &Told, now: Instant) -> Answer {
         let object = told.event(event);
-        let answer = self.api.create(&object).await;
+        let answer = api.create(&object).await;
         if matches!(answer, Answer::Done) {
             self.series.begin(told.key(), told.name(event), event.count, now);
         }
         answer
     }
 
-    async fn again(&mut self, event: &Event, told: &Told, open: Open, now: Instant) -> Answer {
+    async fn again(&mut self, api: &Api, event: &Event, told: &Told, open: Open, now: Instant) -> Answer {
         let count = open.count.saturating_add(event.count);
-        match self.api.patch(told.namespace(), &open.name, &object::series(count, event)).await {
+        match api.patch(told.namespace(), &open.name, &object::series(count, event)).await {
             Answer::Done => {
                 self.series.counted(&told.key(), count, now);
                 Answer::Done
@@ -127,7 +146,7 @@ impl Kubernetes {
             // An hour after it was told first, as a rule, or as somebody removed it.
             Answer::Gone => {
                 self.series.close(&told.key());
-                self.first(event, told, now).await
+                self.first(api, event, told, now).await
             }
             other => other,
         }
