@@ -11,6 +11,7 @@
 
 mod memory;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -75,7 +76,7 @@ pub struct Stream {
 #[derive(Clone, Debug)]
 enum Way {
     Memory(Memory),
-    Nats(NatsStream),
+    Nats(Arc<NatsStream>),
 }
 
 /// Takes messages from a stream, one batch after the other.
@@ -87,7 +88,7 @@ pub struct Consumer {
 #[derive(Debug)]
 enum ConsumerWay {
     Memory(memory::MemoryConsumer),
-    Nats(NatsConsumer),
+    Nats(Box<NatsConsumer>),
 }
 
 /// One message. Dropped without a word it is delivered again after [`ConsumerConfig::ack_wait`].
@@ -114,7 +115,7 @@ impl Transport {
         check_name("stream", &config.name)?;
         let way = match self {
             Transport::InProcess(bus) => Way::Memory(bus.streams().open(config)),
-            Transport::Nats(nats) => Way::Nats(nats.open_stream(config).await?),
+            Transport::Nats(nats) => Way::Nats(Arc::new(nats.open_stream(config).await?)),
         };
         Ok(Stream { way })
     }
@@ -134,7 +135,7 @@ impl Stream {
         check_name("consumer", &config.name)?;
         let way = match &self.way {
             Way::Memory(stream) => ConsumerWay::Memory(stream.consume(config)),
-            Way::Nats(stream) => ConsumerWay::Nats(stream.consume(config).await?),
+            Way::Nats(stream) => ConsumerWay::Nats(Box::new(stream.consume(config).await?)),
         };
         Ok(Consumer { way })
     }
