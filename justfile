@@ -25,6 +25,12 @@ test *ARGS:
 test-quick *ARGS:
     scripts/test quick "$@"
 
+# events in a real Kubernetes: builds an API server first, which takes minutes and 6 GB; no part of `test`
+test-kubernetes *ARGS:
+    scripts/setup build nextest
+    scripts/setup-kubernetes
+    cargo nextest run --workspace --run-ignored all -E 'package(events) & test(/^cluster::/)' "$@"
+
 # the policies as WebAssembly, into target-plugins
 plugins:
     scripts/setup build
@@ -37,7 +43,7 @@ release: plugins
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
 bench OUTPUT="target-bench": plugins
     scripts/setup images test
-    cargo build --release --package cli --package frontend --package fetcher --package cache --package policy --package system-tests --bins
+    cargo build --release --package cli --package frontend --package fetcher --package cache --package policy --package events --package system-tests --bins
     scripts/bench {{ sluice }} {{ OUTPUT }}
 
 # formatting, lints, licences

@@ -108,6 +108,8 @@ impl v1::EventKind {
             v1::EventKind::Degraded => "degraded",
             v1::EventKind::PolicyFailed => "policy-failed",
             v1::EventKind::PolicySet => "policy-set",
+            v1::EventKind::Importing => "importing",
+            v1::EventKind::Unjudged => "unjudged",
         }
     }
 
@@ -135,7 +137,10 @@ impl v1::Event {
     /// Whether somebody should look.
     pub fn is_warning(&self) -> bool {
         match self.kind() {
-            v1::EventKind::Streaming | v1::EventKind::Complete => false,
+            v1::EventKind::Streaming
+            | v1::EventKind::Complete
+            | v1::EventKind::Importing
+            | v1::EventKind::Unjudged => false,
             v1::EventKind::PolicySet => self.reason != SET_LOADED,
             _ => true,
         }

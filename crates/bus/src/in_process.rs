@@ -16,6 +16,7 @@ use tonic::Status;
 use crate::counters::Sums;
 use crate::endpoint::Endpoint;
 use crate::lease::Lease;
+use crate::stream::{Outgoing, Streams};
 use crate::table::Rows;
 use crate::{GATHERED_MAX, Undelivered, wire};
 
@@ -31,6 +32,7 @@ pub(crate) struct InProcess {
     leases: Arc<Leases>,
     counters: Mutex<HashMap<String, Arc<Sums>>>,
     tables: Mutex<HashMap<String, Arc<Rows>>>,
+    streams: Streams,
 }
 
 struct Listener {
@@ -108,6 +110,15 @@ impl InProcess {
     pub(crate) fn hear(&self, subject: &'static str) -> broadcast::Receiver<Bytes> {
         let mut told = lock(&self.told);
         told.entry(subject).or_insert_with(|| broadcast::channel(LISTENER_LAG_MAX).0).subscribe()
+    }
+
+    /// Puts a message into the stream that keeps its subject, if there is one. False: it could not be kept there.
+    pub(crate) fn keep(&self, message: impl FnOnce() -> Outgoing, subject: &str) -> bool {
+        self.streams.keeping(subject).is_none_or(|stream| stream.publish(message()).is_ok())
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     pub(crate) fn lease(&self, name: &str) -> Option<Lease> {

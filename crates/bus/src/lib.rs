@@ -19,6 +19,7 @@ mod lease;
 mod nats;
 mod resolve;
 mod sealing;
+mod stream;
 mod table;
 mod told;
 mod wire;
@@ -31,7 +32,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use prost::Message;
 use proto::subjects::{CONVERSATION, EVENTS};
-use proto::{Call, HelloReply, HelloRequest, Role};
+use proto::{Call, Event, HelloReply, HelloRequest, Role};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -42,11 +43,12 @@ use in_process::InProcess;
 use nats::{Nats, NatsCounters, NatsTable};
 
 pub use counters::Counters;
-pub use events::{EventStream, Events};
+pub use events::{EventStream, Events, SETTLE, cloud, go_duration};
 pub use lease::Lease;
 pub use nats::{NatsConfig, update_account};
 pub use resolve::Step;
 pub use sealing::Sealer;
+pub use stream::{Consumer, ConsumerConfig, Delivery, Outgoing, Published, Stream, StreamConfig};
 pub use table::{Change, Entry, Table, TableChanges, VALUE_MAX};
 pub use told::{Teller, ToldStream};
 pub use wire::MESSAGE_MAX;
@@ -114,22 +116,14 @@ pub struct Answering {
 impl Bus {
     /// A bus that reaches whoever holds a clone of it.
     pub fn in_process() -> Bus {
-        Bus { transport: Transport::InProcess(Arc::default()), events: Events::local() }
+        let bus: Arc<InProcess> = Arc::default();
+        Bus { transport: Transport::InProcess(bus.clone()), events: Events::local(bus) }
     }
 
     /// A bus over NATS. Succeeds while the server is away: the connection is retried for ever.
     pub async fn connect(config: &NatsConfig) -> anyhow::Result<Bus> {
         let nats = Nats::connect(config).await?;
-        let publisher = nats.clone();
-        let events = Events::published(move |event| {
-            let nats = publisher.clone();
-            async move {
-                // In its first project a node may always speak.
-                if let Ok(subject) = nats.own_subject(&event.subject(), None) {
-                    nats.publish(subject, event.encode_to_vec().into()).await;
-                }
-            }
-        });
+        let events = Events::published(nats.clone());
         Ok(Bus { transport: Transport::Nats(nats), events })
     }
 
@@ -306,9 +300,26 @@ impl Bus {
                 let told = bus.subscribe(format!("{EVENTS}.*")).await?;
                 let of_nodes =
                     bus.subscribe(proto::speaker::subject(&format!("{EVENTS}.*"), "*", "*")).await?;
-                let told = futures::stream::select(told, of_nodes);
-                Ok(Box::pin(told.filter_map(|message| std::future::ready(told::event(&message)))))
+                let mut once = told::Once::default();
+                Ok(Box::pin(futures::stream::select(told, of_nodes).filter_map(move |message| {
+                    let event = told::event(&message.subject, &message.payload);
+                    std::future::ready(event.filter(|event: &Event| once.is_new(&event.id)))
+                })))
             }
+        }
+    }
+
+    /// A stream that keeps messages: makes it, or gives it this configuration. An error: the server has no streams, does not let us
+    /// make one, or is away.
+    pub async fn open_stream(&self, config: StreamConfig) -> Result<Stream, Status> {
+        self.transport.open_stream(config).await
+    }
+
+    /// Publishes a message for others than this mesh. `kept`: returns when a stream has it; else when the server has.
+    pub async fn publish(&self, message: Outgoing, kept: bool) -> Result<(), Status> {
+        match &self.transport {
+            Transport::InProcess(_) => Err(Status::failed_precondition("there is no NATS: set nats.url")),
+            Transport::Nats(nats) => nats.publish_for_others(message, kept).await,
         }
     }
 

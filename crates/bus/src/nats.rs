@@ -4,16 +4,19 @@
 //! Whatever happens to the connection, it is made again, without end.
 
 mod counters;
+mod disturbances;
 mod lease;
+pub(crate) mod stream;
 mod table;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -25,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::endpoint::Endpoint;
+use crate::stream::Outgoing;
 use crate::{GATHERED_MAX, Share, Undelivered, wire};
+use disturbances::{Disturbances, WhenBack};
 
 pub(crate) use counters::NatsCounters;
 pub(crate) use table::NatsTable;
@@ -71,7 +76,7 @@ pub struct NatsConfig {
     pub projects: Vec<String>,
     /// Speak to other machines without TLS: for networks that nobody else can reach.
     pub insecure: bool,
-    /// Copies that a cluster keeps of leases, counters and tables.
+    /// Copies that a cluster keeps of what JetStream holds: leases, counters, tables, events.
     pub replicas: usize,
 }
 
@@ -81,12 +86,12 @@ pub(crate) struct Nats {
     client: Client,
     /// The servers' addresses, without passwords.
     servers: Arc<str>,
-    /// What disturbed the connection last.
-    disturbed: Arc<Mutex<Option<String>>>,
+    disturbances: Arc<Disturbances>,
     /// Of a node's user, who may ask on no other subjects.
     own: Option<Arc<Own>>,
     replicas: usize,
     leases: Arc<OnceCell<async_nats::jetstream::kv::Store>>,
+    jetstream: Arc<OnceLock<async_nats::jetstream::Context>>,
 }
 
 /// A node, as its subjects end.
@@ -124,15 +129,16 @@ impl Nats {
         check_secured(config, &servers)?;
         // The address may carry a password: the error does not repeat it.
         let shown: Vec<String> = servers.iter().map(|server| without_login(server)).collect();
-        let disturbed: Arc<Mutex<Option<String>>> = Arc::default();
-        let options = options(config, disturbed.clone())?;
+        let disturbances: Arc<Disturbances> = Arc::default();
+        let options = options(config, disturbances.clone())?;
         let client = options.connect(servers).await.context("connecting to NATS (nats.url)")?;
         let servers = shown.join(", ").into();
         let own = config
             .node
             .as_ref()
             .map(|node| Arc::new(Own { node: node.clone(), projects: config.projects.clone() }));
-        Ok(Nats { client, servers, disturbed, own, replicas: config.replicas, leases: Arc::default() })
+        let (replicas, leases, jetstream) = (config.replicas, Arc::default(), Arc::default());
+        Ok(Nats { client, servers, disturbances, own, replicas, leases, jetstream })
     }
 
     /// The subject on which this process asks or tells `subject`; `project`: of what is asked, where it names one. A server says nothing to
@@ -154,8 +160,8 @@ impl Nats {
         if self.client.connection_state() == State::Connected {
             return Ok(());
         }
-        let disturbed = self.disturbed.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = disturbed.as_ref().map(|event| format!(" ({event})")).unwrap_or_default();
+        let last = self.disturbances.last();
+        let last = last.as_ref().map(|event| format!(" ({event})")).unwrap_or_default();
         Err(format!("no connection to NATS at {} (nats.url){last}", self.servers))
     }
 
@@ -217,6 +223,24 @@ impl Nats {
         // Nobody knows how many there are: what came in time is the answer.
         let _ = tokio::time::timeout(wait, collect).await;
         Ok(gathered)
+    }
+
+    /// Has `when_back` told for how long the connection was lost, each time it is back. The first one that is given stays.
+    pub(crate) fn when_back(&self, when_back: WhenBack) {
+        // There is one caller.
+        let _ = self.disturbances.when_back.set(when_back);
+    }
+
+    /// Publishes for those who listen; no stream is waited for.
+    pub(crate) async fn tell(&self, message: Outgoing) {
+        let Outgoing { subject, id, headers, payload } = message;
+        let mut all = HeaderMap::new();
+        headers.into_iter().for_each(|(name, value)| all.insert(name, value));
+        // A stream that is there all the same keeps it once.
+        all.insert(NATS_MESSAGE_ID, id);
+        if let Err(error) = self.client.publish_with_headers(subject, all, payload).await {
+            tracing::debug!(%error, "publishing failed");
+        }
     }
 
     /// Best effort: while the server is away, messages wait in the client's bounded buffer, then here.
@@ -288,7 +312,7 @@ fn is_error(reply: &Message) -> bool {
     reply.headers.as_ref().is_some_and(|headers| headers.get(wire::STATUS_HEADER).is_some())
 }
 
-fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow::Result<ConnectOptions> {
+fn options(config: &NatsConfig, disturbances: Arc<Disturbances>) -> anyhow::Result<ConnectOptions> {
     let mut options = match &config.credentials_file {
         None => ConnectOptions::new(),
         Some(path) => {
@@ -309,9 +333,7 @@ fn options(config: &NatsConfig, disturbed: Arc<Mutex<Option<String>>>) -> anyhow
         .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
         .event_callback(move |event| {
             log(&event);
-            if matches!(event, Event::ServerError(_) | Event::ClientError(_)) {
-                *disturbed.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.to_string());
-            }
+            disturbances.note(&event);
             std::future::ready(())
         });
     if let Some(path) = &config.nkey_seed_file {

@@ -1,5 +1,6 @@
 //! What is told on a subject to whoever listens there at the time: nobody has to, and telling waits for nobody.
 
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -83,14 +84,53 @@ pub(crate) fn decoded<M: Message + Default>(payload: &[u8]) -> Option<M> {
 }
 
 /// An event, unless it names another node than the one that told it.
-pub(crate) fn event(message: &async_nats::Message) -> Option<proto::Event> {
-    let event: proto::Event = decoded(&message.payload)?;
-    let speaker = proto::speaker::of_subject(&message.subject);
+pub(crate) fn event(subject: &str, payload: &[u8]) -> Option<proto::Event> {
+    let event: proto::Event = decoded(payload)?;
+    let speaker = proto::speaker::of_subject(subject);
     match speaker.is_none_or(|speaker| speaker.node == event.node) {
         true => Some(event),
         false => {
-            tracing::warn!(subject = %message.subject, node = event.node, "passed over an event in another's name");
+            tracing::warn!(subject, node = event.node, "passed over an event in another's name");
             None
         }
+    }
+}
+
+/// Ids that were heard lately: what is published again, since an answer was lost, is heard once.
+#[derive(Debug, Default)]
+pub(crate) struct Once {
+    heard: HashSet<String>,
+    by_age: VecDeque<String>,
+}
+
+/// More than are published again at a time.
+const HEARD_MAX: usize = 1024;
+
+impl Once {
+    pub(crate) fn is_new(&mut self, id: &str) -> bool {
+        if !self.heard.insert(id.to_owned()) {
+            return false;
+        }
+        self.by_age.push_back(id.to_owned());
+        if self.by_age.len() > HEARD_MAX
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            self.heard.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_id_is_heard_once_and_few_are_remembered() {
+        let mut once = Once::default();
+        assert!(once.is_new("a") && !once.is_new("a"));
+        assert!((0..2 * HEARD_MAX).all(|id| once.is_new(&id.to_string())));
+        assert_eq!((once.heard.len(), once.by_age.len()), (HEARD_MAX, HEARD_MAX));
+        assert!(once.is_new("a"));
     }
 }

@@ -71,7 +71,21 @@ conformance! {
     a_table_holds_what_was_written_last,
     who_writes_over_what_he_does_not_know_is_refused,
     a_watcher_is_told_what_is_there_and_then_what_changes,
+    what_is_published_is_stored_once_and_comes_in_order,
+    a_consumer_goes_on_where_it_was,
+    what_is_given_back_comes_again_after_its_pause,
+    what_is_worked_on_comes_to_nobody_else,
+    what_is_given_up_does_not_come_again,
+    only_so_many_are_in_flight,
+    each_consumer_has_a_place_of_its_own_and_what_it_wants,
+    the_oldest_go_first,
+    a_stream_refuses_what_it_does_not_keep,
+    events_go_into_the_stream_that_keeps_them,
 }
+
+#[path = "conformance/streams.rs"]
+mod streams;
+use streams::*;
 
 async fn connect(server: &testkit::Nats) -> Bus {
     Bus::connect(&NatsConfig { url: server.url(), ..NatsConfig::default() }).await.unwrap()

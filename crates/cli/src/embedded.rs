@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use bus::Bus;
 use cache::Cache;
+use events::Sinks;
 use fetcher::Fetcher;
 use frontend::Frontend;
 use policy::Policies;
@@ -95,7 +96,9 @@ impl Embedded {
             Some(nats) => Bus::connect(nats).await.context("connect to NATS")?,
             None => Bus::in_process(),
         };
+        bus.events().told_by("sluice", &settings.frontend.node);
         let mut embedded = Embedded::new(bus, tasks, shutdown);
+        embedded.start_sinks(settings).await;
         if settings.runs_policies() {
             embedded.start_policies_sooner_or_later(settings).await;
         }
@@ -106,6 +109,20 @@ impl Embedded {
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
         Ok(embedded)
+    }
+
+    /// Writes events, where the settings say so. A node starts its containers whatever becomes of its events.
+    async fn start_sinks(&self, settings: &Settings) {
+        if settings.events.sinks.is_empty() {
+            return;
+        }
+        let (config, bus) = (settings.events.clone(), self.bus.clone());
+        if let Err(error) = Sinks::start(config, bus, &self.tasks, self.shutdown.clone()).await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "events are written nowhere: a sink cannot be opened"
+            );
+        }
     }
 
     pub fn bus(&self) -> &Bus {

@@ -18,6 +18,8 @@ const SYSTEM_STATE: &str = "/var/lib/sluice";
 
 /// Memory of the cache beside a node: the one node keeps what it read, so nobody asks twice.
 const EMBEDDED_CACHE: ByteSize = ByteSize::mib(32);
+/// Memory for events that sinks of this process have not taken yet, where there is no NATS to keep them.
+const EMBEDDED_EVENTS: ByteSize = ByteSize::mib(8);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +44,8 @@ pub struct Settings {
     pub frontend: frontend::Config,
     pub policy: policy::Config,
     pub quota: quota::Config,
+    /// Where this process writes events; without a sink it writes them nowhere, and a node keeps its newest ones.
+    pub events: events::Config,
 }
 
 impl Default for Settings {
@@ -60,6 +64,7 @@ impl Default for Settings {
             frontend: frontend::Config::default(),
             policy: policy::Config::default(),
             quota: quota::Config::default(),
+            events: events::Config::default(),
         }
     }
 }
@@ -122,6 +127,9 @@ impl Settings {
         if self.nats.is_none() && self.cache.memory == cache::Config::default().memory {
             self.cache.memory = EMBEDDED_CACHE;
         }
+        if self.nats.is_none() && self.events.max_bytes == events::Config::default().max_bytes {
+            self.events.max_bytes = EMBEDDED_EVENTS;
+        }
         self.fetcher.trusted_keys.extend_from_slice(&self.trusted_keys);
     }
 
@@ -132,6 +140,7 @@ impl Settings {
         self.fetcher.judging.check()?;
         self.policy.limits.check()?;
         self.quota.check()?;
+        self.events.check()?;
         if let Some(reason) = self.impatient() {
             bail!(reason);
         }

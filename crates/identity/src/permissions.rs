@@ -81,6 +81,8 @@ pub(crate) struct Resource {
 
 pub(crate) const RESOURCES: &[Resource] = &[
     Resource { stream: "KV_sluice-leases", subjects: &["$KV.sluice-leases.>"], users: &[Role::Fetcher] },
+    // Nodes and services tell as ever, whether a stream keeps it or not.
+    Resource { stream: "SLUICE_EVENTS", subjects: &[], users: &[Role::Events] },
     Resource {
         stream: "KV_sluice-quota-limits",
         subjects: &["$KV.sluice-quota-limits.>"],

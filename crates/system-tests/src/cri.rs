@@ -77,7 +77,17 @@ impl Cri {
 
     /// With the credential that the kubelet would hand on.
     pub fn pull_as(&self, image: &str, auth: Option<AuthConfig>) -> anyhow::Result<String> {
-        let request = PullImageRequest { image: Some(spec(image)), auth, sandbox_config: None };
+        self.ask_for(PullImageRequest { image: Some(spec(image)), auth, sandbox_config: None })
+    }
+
+    /// For a pod, as the kubelet pulls.
+    pub fn pull_for(&self, image: &str, pod: &Pod) -> anyhow::Result<String> {
+        let sandbox_config = Some(pod.config.clone());
+        self.ask_for(PullImageRequest { image: Some(spec(image)), auth: None, sandbox_config })
+    }
+
+    fn ask_for(&self, request: PullImageRequest) -> anyhow::Result<String> {
+        let image = request.image.clone().unwrap_or_default().image;
         let pulled = self.runtime.block_on(self.images.clone().pull_image(request));
         Ok(pulled.with_context(|| format!("pulling {image}"))?.into_inner().image_ref)
     }

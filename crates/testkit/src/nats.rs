@@ -19,7 +19,14 @@ pub struct Nats {
     server: Server,
     port: u16,
     folder: tempfile::TempDir,
-    secured: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    WithoutJetStream,
+    Secured,
 }
 
 /// What a client of [`Nats::secured`] needs.
@@ -31,7 +38,12 @@ pub struct Login {
 
 impl Nats {
     pub fn start() -> anyhow::Result<Nats> {
-        Nats::start_in(tempfile::tempdir()?, false)
+        Nats::start_in(tempfile::tempdir()?, Kind::Plain)
+    }
+
+    /// One that keeps nothing.
+    pub fn without_jetstream() -> anyhow::Result<Nats> {
+        Nats::start_in(tempfile::tempdir()?, Kind::WithoutJetStream)
     }
 
     /// One that speaks only TLS, asks every client for a certificate, and knows one user by nkey.
@@ -50,7 +62,7 @@ impl Nats {
             user.public_key()
         );
         std::fs::write(folder.path().join(CONFIG), config)?;
-        Ok((Nats::start_in(folder, true)?, Login { certificates, nkey_seed_file }))
+        Ok((Nats::start_in(folder, Kind::Secured)?, Login { certificates, nkey_seed_file }))
     }
 
     /// One with a configuration of its own, which names the port.
@@ -60,7 +72,7 @@ impl Nats {
         command.arg("-c").arg(config);
         let mut server = Server::spawn(command, &folder.path().join("nats.log"), INSTALLED_BY)?;
         server.wait_for_port("nats-server", port)?;
-        Ok(Nats { server, port, folder, secured: true })
+        Ok(Nats { server, port, folder, kind: Kind::Secured })
     }
 
     /// What the server has logged.
@@ -68,12 +80,12 @@ impl Nats {
         self.server.log()
     }
 
-    fn start_in(folder: tempfile::TempDir, secured: bool) -> anyhow::Result<Nats> {
+    fn start_in(folder: tempfile::TempDir, kind: Kind) -> anyhow::Result<Nats> {
         let mut failure = None;
         for _ in 0..START_ATTEMPTS {
             let port = port::free()?;
-            match serve(folder.path(), port, secured) {
-                Ok(server) => return Ok(Nats { server, port, folder, secured }),
+            match serve(folder.path(), port, kind) {
+                Ok(server) => return Ok(Nats { server, port, folder, kind }),
                 Err(error) => failure = Some(error),
             }
         }
@@ -90,15 +102,18 @@ impl Nats {
     }
 
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.server = serve(self.folder.path(), self.port, self.secured)?;
+        self.server = serve(self.folder.path(), self.port, self.kind)?;
         Ok(())
     }
 }
 
-fn serve(folder: &Path, port: u16, secured: bool) -> anyhow::Result<Server> {
+fn serve(folder: &Path, port: u16, kind: Kind) -> anyhow::Result<Server> {
     let mut command = Command::new("nats-server");
-    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder);
-    if secured {
+    command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+    if kind != Kind::WithoutJetStream {
+        command.args(["-js", "-sd"]).arg(folder);
+    }
+    if kind == Kind::Secured {
         command.arg("-c").arg(folder.join(CONFIG));
     }
     let mut server = Server::spawn(command, &folder.join("nats.log"), INSTALLED_BY)?;

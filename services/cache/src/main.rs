@@ -16,6 +16,7 @@ async fn main() -> anyhow::Result<()> {
     let trusted = settings.cache.trusted()?;
     let store = settings.store.open().context("opening the store")?;
     let bus = bus::Bus::connect(&settings.nats).await?;
+    bus.events().told_by("cache", "");
     service.depend_on(Probe::BUS, bus.probe());
     service.depend_on(Probe::STORE, store.probe());
     if trusted.is_empty() {

@@ -27,8 +27,12 @@ async fn main() -> anyhow::Result<()> {
     let insecure = [("nats.insecure", settings.nats.insecure)];
     let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
     let _there = bus.introduce(proto::Role::Fetcher, about).await?;
+    let events = bus.events().clone();
+    events.told_by("fetcher", "");
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
     let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;
     tracing::info!(instance = fetcher.instance(), "answering");
-    service.run().await
+    let ended = service.run().await;
+    events.settle(bus::SETTLE).await;
+    ended
 }

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::descriptors::Name;
 use crate::ending::Ending;
 use crate::events::NodeEvents;
+use crate::image_service::Pulls;
 use crate::mount::probe::{self, Missing};
 use crate::snapshots::{self, Snapshots, Streaming};
 use crate::{fuse, image_service, node};
@@ -45,12 +46,17 @@ impl Doors {
         }
     }
 
-    pub(crate) fn open(&self, streaming: Streaming, credentials: Arc<Sources>) -> anyhow::Result<()> {
+    pub(crate) fn open(
+        &self,
+        streaming: Streaming,
+        credentials: Arc<Sources>,
+        events: NodeEvents,
+    ) -> anyhow::Result<()> {
         if let Some(socket) = &self.snapshotter {
             self.serve_snapshotter(socket, streaming)?;
         }
         if let Some(socket) = &self.image_service {
-            self.serve_image_service(socket, credentials)?;
+            self.serve_image_service(socket, credentials, events)?;
         }
         Ok(())
     }
@@ -70,14 +76,19 @@ impl Doors {
         Ok(())
     }
 
-    fn serve_image_service(&self, socket: &Path, credentials: Arc<Sources>) -> anyhow::Result<()> {
+    fn serve_image_service(
+        &self,
+        socket: &Path,
+        credentials: Arc<Sources>,
+        events: NodeEvents,
+    ) -> anyhow::Result<()> {
         let (listener, shutdown) = (node::listen(socket, Name::ImageServiceSocket)?, self.shutdown.clone());
         let runtime = self.runtime.clone();
         tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
         let ending = self.ending.clone();
         self.ending.spawn(async move {
-            if let Err(error) = image_service::serve(listener, &runtime, credentials, &ending, shutdown).await
-            {
+            let pulls = Pulls { credentials, events };
+            if let Err(error) = image_service::serve(listener, &runtime, pulls, &ending, shutdown).await {
                 tracing::error!(%error, "the image service's socket is no longer served");
             }
         });
@@ -104,7 +115,8 @@ pub(crate) fn open_ordinary(
     let lock = node::lock(&config.state)?;
     let events = NodeEvents::new(bus.events().clone(), &config.node);
     let doors = Doors::of(config, &Ending::new(tasks.clone(), shutdown.clone()), &shutdown);
-    doors.open(Streaming::Impossible { why, events }, Arc::new(Sources::open(&config.credentials)?))?;
+    let credentials = Arc::new(Sources::open(&config.credentials)?);
+    doors.open(Streaming::Impossible { why, events: events.clone() }, credentials, events)?;
     tasks.spawn(async move {
         // A module that is loaded late, a device that comes later.
         while shutdown.run_until_cancelled(sleep(PROBE_EVERY)).await.is_some() {

@@ -2,13 +2,19 @@
 //!
 //! Reasons are stable: `docs/events.md` lists them for users.
 
-use bus::Events;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Events, go_duration};
 use image::Digest;
 use names::Reference;
 use proto::quota::Refused;
+use proto::signed::VerifyError;
 use proto::{DownloadProgress, Event, EventKind};
+use proto::{DownloadProgress, Event, EventKind, ImportProgress, ImportTicket, Pod};
 
 use crate::downloads::ReadError;
+use crate::known::KnownImages;
 use crate::snapshots::Ordinary;
 
 /// Tells events in the node's name. Cheap to clone.
@@ -16,21 +22,41 @@ use crate::snapshots::Ordinary;
 pub struct NodeEvents {
     events: Events,
     node: String,
+    known: Arc<KnownImages>,
 }
 
 impl NodeEvents {
     pub fn new(events: Events, node: impl Into<String>) -> NodeEvents {
-        NodeEvents { events, node: node.into() }
+        NodeEvents { events, node: node.into(), known: Arc::default() }
     }
 
     pub(crate) fn all(&self) -> &Events {
         &self.events
     }
 
-    /// From now on the image's files come as they are read.
-    pub(crate) fn streaming(&self, reference: &str, manifest: &str) {
+    /// A pod pulls the image: what happens to it from now on concerns this pod.
+    pub(crate) fn pulled(&self, image: &str, pod: Pod) {
+        self.known.pulled(image, pod);
+    }
+
+    /// From now on the image's files come as they are read. `took`: since somebody asked for it.
+    pub(crate) fn streaming(&self, reference: &str, manifest: &str, took: Duration) {
         let message = format!("Image {} is backed by image streaming.", as_asked(reference));
-        self.tell(reference, manifest, Event::new(EventKind::Streaming, "image-streaming", message));
+        let event = Event::new(EventKind::Streaming, "image-streaming", message);
+        self.tell(reference, manifest, event.with("pulled_in", go_duration(took)));
+    }
+
+    /// The image is being made streamable. Told now and again when it takes long.
+    pub(crate) fn importing(&self, reference: &str, ticket: &ImportTicket) {
+        let progress = ticket.progress.clone().unwrap_or_default();
+        if !self.known.is_news(&ticket.manifest_digest, progress.compressed_done) {
+            return;
+        }
+        let (reason, message) = how_far(&as_asked(reference), &progress);
+        let event = Event::new(EventKind::Importing, reason, message)
+            .with("compressed_done", progress.compressed_done)
+            .with("compressed_total", progress.compressed_total);
+        self.tell(reference, &ticket.manifest_digest, event);
     }
 
     pub(crate) fn complete(&self, reference: &str, manifest: &str, progress: &DownloadProgress) {
@@ -75,6 +101,39 @@ impl NodeEvents {
         self.tell("", manifest, event);
     }
 
+    /// A process has waited for a read for so long, and still does.
+    pub(crate) fn read_stalls(
+        &self,
+        manifest: &str,
+        object: &Digest,
+        offset: u64,
+        size: usize,
+        waited: Duration,
+    ) {
+        let waited = go_duration(waited);
+        let message =
+            format!("a process waits for more than {waited} for a read of content that is not here");
+        let event = Event::new(EventKind::Degraded, "read-stalled", message)
+            .with("object", object)
+            .with("offset", offset)
+            .with("size", size)
+            .with("waited", waited);
+        self.tell("", manifest, event);
+    }
+
+    /// What somebody signed is not believed.
+    pub(crate) fn untrusted(&self, what: &str, error: &VerifyError) {
+        let reason = match error {
+            VerifyError::UnknownKey(_) => "untrusted-key",
+            VerifyError::Mismatch => "wrong-signature",
+        };
+        let message = format!(
+            "{what} is not believed: {error}. If it is your fetcher's, add its public key (`sluice config key`) to \
+             frontend.trusted_keys"
+        );
+        self.tell("", "", Event::new(EventKind::Degraded, reason, message));
+    }
+
     pub(crate) fn disk_full(&self) {
         let message = "the disk is full: nothing more is kept, reads go on from memory";
         self.tell("", "", Event::new(EventKind::Degraded, "disk-full", message));
@@ -109,13 +168,31 @@ impl NodeEvents {
     }
 
     fn tell(&self, reference: &str, manifest: &str, event: Event) {
+        let image = self.known.name_of(&as_asked(reference), manifest);
         self.events.tell(Event {
             service: "frontend".to_owned(),
             node: self.node.clone(),
-            image: as_asked(reference),
+            pods: self.known.pods_of(&image),
+            image,
             manifest_digest: manifest.to_owned(),
             ..event
         });
+    }
+}
+
+/// Reason and message.
+fn how_far(image: &str, progress: &ImportProgress) -> (&'static str, String) {
+    let (done, total) = (u128::from(progress.compressed_done), u128::from(progress.compressed_total));
+    match (done * 100).checked_div(total) {
+        _ if progress.queued => {
+            ("import-queued", format!("Image {image} waits for its import: others are imported first."))
+        }
+        Some(percent) => {
+            let message =
+                format!("Image {image} is being imported: {percent} % of {total} bytes have been read.");
+            ("image-importing", message)
+        }
+        None => ("image-importing", format!("Image {image} is being imported.")),
     }
 }
 
@@ -127,6 +204,20 @@ fn as_asked(reference: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_far_an_import_is_is_told_in_percent_whatever_the_numbers() {
+        let told = |compressed_done, compressed_total, queued| {
+            let progress =
+                ImportProgress { compressed_done, compressed_total, queued, ..ImportProgress::default() };
+            how_far("a:1", &progress).1
+        };
+        assert_eq!(told(30, 120, false), "Image a:1 is being imported: 25 % of 120 bytes have been read.");
+        let all = "Image a:1 is being imported: 100 % of 18446744073709551615 bytes have been read.";
+        assert_eq!(told(u64::MAX, u64::MAX, false), all);
+        assert_eq!(told(5, 0, false), "Image a:1 is being imported.");
+        assert_eq!(told(0, 0, true), "Image a:1 waits for its import: others are imported first.");
+    }
 
     #[test]
     fn events_name_images_as_they_were_asked_for() {

@@ -1,5 +1,5 @@
-//! The CRI's image service, between the kubelet and containerd: it hands every call on as it came, and keeps the
-//! credential of a pull for as long as that pull goes on.
+//! The CRI's image service, between the kubelet and containerd: it hands every call on as it came, keeps the credential of a pull for
+//! as long as that pull goes on, and remembers which pod it is for.
 //!
 //! ```text
 //! kubelet --image-service-endpoint--> here --> containerd --Prepare, a layer--> snapshots --> whose credential is it?
@@ -17,7 +17,8 @@ use axum::response::Response;
 use bytes::{Buf as _, Bytes};
 use credentials::{Pull, Sources};
 use prost::Message as _;
-use proto::cri::PullImageRequest;
+use proto::Pod;
+use proto::cri::{PodSandboxMetadata, PullImageRequest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::{Service as _, ServiceExt as _};
 
 use crate::ending::Ending;
+use crate::events::NodeEvents;
 
 /// The calls that are handed on: a kubelet's. The rest of containerd has its own socket.
 const SERVICES: [&str; 2] = ["/runtime.v1.ImageService/", "/runtime.v1alpha2.ImageService/"];
@@ -37,18 +39,25 @@ const PULL_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 struct Door {
     runtime: Channel,
-    credentials: Arc<Sources>,
+    pulls: Pulls,
+}
+
+/// Who is told of pulls.
+#[derive(Clone)]
+pub(crate) struct Pulls {
+    pub(crate) credentials: Arc<Sources>,
+    pub(crate) events: NodeEvents,
 }
 
 /// Serves until `shutdown`. `runtime`: containerd's socket, which need not be there yet.
 pub(crate) async fn serve(
     listener: UnixListener,
     runtime: &Path,
-    credentials: Arc<Sources>,
+    pulls: Pulls,
     ending: &Ending,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let door = Door { runtime: channel(runtime.to_owned()), credentials };
+    let door = Door { runtime: channel(runtime.to_owned()), pulls };
     let routes = Routes::from(axum::Router::new().fallback(hand_on).with_state(door));
     ending
         .server()
@@ -94,10 +103,20 @@ impl Door {
         let body = axum::body::to_bytes(body, PULL_MAX).await.map_err(|error| {
             Status::resource_exhausted(format!("the request to pull an image is not read: {error}"))
         })?;
-        let pull = decoded(body.clone()).and_then(|PullImageRequest { image, auth, .. }| {
-            self.credentials.begin_pull(&image?.image, auth?)
-        });
+        let pull = decoded(body.clone()).and_then(|pull| self.pulls.begin(pull));
         Ok((Request::from_parts(head, Body::from(body)), pull))
+    }
+}
+
+impl Pulls {
+    fn begin(&self, PullImageRequest { image, auth, sandbox_config }: PullImageRequest) -> Option<Pull> {
+        let image = image?.image;
+        if let Some(PodSandboxMetadata { name, uid, namespace, .. }) =
+            sandbox_config.and_then(|sandbox| sandbox.metadata)
+        {
+            self.events.pulled(&image, Pod { namespace, name, uid });
+        }
+        self.credentials.begin_pull(&image, auth?)
     }
 }
 

@@ -23,6 +23,7 @@ mod fuse;
 mod idle;
 mod image_service;
 mod images;
+mod known;
 mod metrics;
 mod mount;
 mod node;
@@ -120,7 +121,8 @@ impl Frontend {
             shutdown: shutdown_of_images,
         })
         .await?;
-        doors.open(Streaming::Possible { images: images.clone(), switched_on }, credentials)?;
+        let events = images.events().clone();
+        doors.open(Streaming::Possible { images: images.clone(), switched_on }, credentials, events)?;
         let listener = node::listen(&socket, Name::NodeSocket)?;
         // Only now is known what earlier roots may read; and nothing can fail any more, so that no question is taken and left.
         serving.go(ending.end_unless_ending("the file system of remote objects"))?;

@@ -38,6 +38,8 @@ async fn serve() -> anyhow::Result<()> {
     let Some(settings) = lifecycle::command_line::load::<Settings>("frontend", about)? else { return Ok(()) };
     let service = lifecycle::start("frontend", &settings.lifecycle).await?;
     let bus = Bus::connect(&settings.nats).await.context("cannot connect to NATS")?;
+    let events = bus.events().clone();
+    events.told_by("frontend", &settings.frontend.node);
     let store = settings.store.map(|store| store.open()).transpose()?;
     let (trusted, shutdown) = (settings.frontend.trusted()?, service.shutdown.clone());
     service.depend_on(Probe::BUS, bus.probe());
@@ -52,5 +54,7 @@ async fn serve() -> anyhow::Result<()> {
     service.tasks.spawn(identity::client::keep_renewed(settings.identity, shutdown.clone()));
     let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
     tracing::info!(socket = %frontend.socket().display(), "serving this node");
-    service.run().await
+    let ended = service.run().await;
+    events.settle(LINGER).await;
+    ended
 }

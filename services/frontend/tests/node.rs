@@ -14,7 +14,7 @@ use prost::Message as _;
 use proto::plan_item::Item;
 use proto::plan_reply::Mode;
 use proto::signed::{Domain, sign};
-use proto::{EvictRequest, Grant, PlanItem, PlanReply, PlanRequest, Signed};
+use proto::{EventKind, EvictRequest, Grant, PlanItem, PlanReply, PlanRequest, Signed};
 use rustix::mount::UnmountFlags;
 use testkit::Tarball;
 use tonic::Code;
@@ -605,5 +605,34 @@ async fn files_with_holes_keep_them() {
     assert!(status.disk_bytes < 1 << 20, "{}", status.disk_bytes);
     node.unmount(&again).await.unwrap();
     node.unmount(&target).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_judged_or_a_stranger_signed_is_told() {
+    let mut mesh = Mesh::start().await;
+    mesh.image("one", tar());
+    let target = mesh.target("root");
+    let mut node = mesh.node("node", |_| {}).await.unwrap();
+    // Another fetcher, whose key nobody trusts.
+    mesh.go_away().await;
+    fs::remove_file(mesh.path("fetcher.key")).unwrap();
+    mesh.start_fetcher().await;
+    mesh.start_cache().await;
+    let refused = node.mount(mesh.request("one", &target)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DataLoss, "{refused:?}");
+    let told = mesh.bus.events().recent();
+    let one = |reason: &str| {
+        let mut of_reason = told.iter().filter(|event| event.reason == reason);
+        let one = of_reason.next().unwrap_or_else(|| panic!("no {reason}: {told:#?}"));
+        assert!(of_reason.next().is_none(), "{told:#?}");
+        one
+    };
+    let unjudged = one("no-policy-answers");
+    assert_eq!((unjudged.kind(), unjudged.node.as_str()), (EventKind::Unjudged, "node"));
+    assert!(unjudged.image.ends_with(":one"), "{unjudged:?}");
+    let stranger = one("untrusted-key");
+    assert_eq!((stranger.kind(), stranger.node.as_str()), (EventKind::Degraded, "node"));
+    assert!(stranger.message.contains("frontend.trusted_keys"), "{stranger:?}");
     node.stop().await;
 }

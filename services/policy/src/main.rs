@@ -16,8 +16,11 @@ async fn main() -> anyhow::Result<()> {
     let insecure = [("nats.insecure", settings.nats.insecure)];
     let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
     let _there = bus.introduce(proto::Role::Policy, about).await?;
+    let events = bus.events().clone();
+    events.told_by("policy", "");
     let policies = Policies::start(settings.policy, bus, &service.tasks, service.shutdown.clone()).await?;
-    service.run().await?;
+    let ended = service.run().await;
     drop(policies);
-    Ok(())
+    events.settle(bus::SETTLE).await;
+    ended
 }

@@ -15,6 +15,8 @@ const WATCHED_MAX: usize = 256;
 const TEXT_MAX: usize = 1024;
 /// Details beyond this number are left out.
 const DETAILS_MAX: usize = 16;
+/// And pods.
+const PODS_MAX: usize = 8;
 
 /// Kind, reason, image.
 type Key = (i32, String, String, String);
@@ -87,14 +89,19 @@ fn key(event: &Event) -> Key {
 
 fn bounded(mut event: Event) -> Event {
     let cut = |text: &mut String| text.truncate(text.floor_char_boundary(TEXT_MAX));
-    for text in [&mut event.reason, &mut event.message, &mut event.image, &mut event.manifest_digest] {
+    let Event { reason, message, service, node, image, manifest_digest, details, pods, .. } = &mut event;
+    for text in [reason, message, service, node, image, manifest_digest] {
         cut(text);
     }
-    while event.details.len() > DETAILS_MAX {
-        let Some(name) = event.details.keys().next().cloned() else { break };
-        event.details.remove(&name);
+    while details.len() > DETAILS_MAX {
+        let Some(name) = details.keys().next().cloned() else { break };
+        details.remove(&name);
     }
-    event.details.values_mut().for_each(cut);
+    details.values_mut().for_each(cut);
+    pods.truncate(PODS_MAX);
+    for pod in pods {
+        [&mut pod.namespace, &mut pod.name, &mut pod.uid].into_iter().for_each(cut);
+    }
     event
 }
 
@@ -145,10 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn details_are_bounded() {
-        let many =
+    fn details_and_pods_are_bounded() {
+        let mut many =
             (0..100).fold(event("a"), |event, number| event.with(&number.to_string(), "x".repeat(9_000)));
+        many.pods = vec![proto::Pod { name: "x".repeat(9_000), ..proto::Pod::default() }; 100];
         let kept = Journal::default().note(many, Instant::now()).unwrap();
+        assert_eq!((kept.pods.len(), kept.pods[0].name.len()), (PODS_MAX, TEXT_MAX));
         assert_eq!(kept.details.len(), DETAILS_MAX);
         assert!(kept.details.values().all(|value| value.len() == TEXT_MAX));
     }

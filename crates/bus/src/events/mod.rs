@@ -1,28 +1,35 @@
 //! Events: what happened that an operator should know of.
 //!
 //! Telling one never waits and never fails. The process keeps the newest ones for whoever asks later, and publishes them
-//! on the bus for whoever listens there; nobody has to.
+//! on the bus for whoever listens there; nobody has to. Where a stream keeps them, it gets each of them, once.
 
+pub mod cloud;
+mod duration;
 mod journal;
+mod publishing;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{Stream, StreamExt};
-use proto::Event;
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::MissedTickBehavior;
+use proto::{Event, EventKind};
+use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 
+use crate::in_process::InProcess;
+use crate::nats::Nats;
+pub use duration::go_duration;
 use journal::Journal;
+use publishing::Queue;
 
-/// Events that wait to be published while the mesh is away; more are lost there, and counted.
-const UNPUBLISHED_MAX: usize = 256;
 /// Events that a slow listener of this process may lag behind; it then misses the oldest.
 const LISTENER_LAG_MAX: usize = 256;
 /// How often repeats are looked for that nobody was told of yet.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
+
+/// What a process that ends has for bringing out what it told last.
+pub const SETTLE: Duration = Duration::from_secs(1);
 
 /// Events by kind and reason.
 const EVENTS: &str = "sluice_events_total";
@@ -42,45 +49,62 @@ pub struct Events {
 struct Shared {
     journal: Mutex<Journal>,
     listeners: broadcast::Sender<Event>,
-    /// To those beyond this process.
-    unpublished: Option<mpsc::Sender<Event>>,
+    beyond: Beyond,
+    /// Service and node of events that do not say it themselves.
+    told_by: OnceLock<(String, String)>,
+}
+
+/// To those beyond who asks this process.
+#[derive(Debug)]
+enum Beyond {
+    /// Into a stream of the process itself, when somebody opened one.
+    InProcess(Arc<InProcess>),
+    Nats(Queue),
 }
 
 impl Events {
     /// Events that stay in this process.
-    pub(crate) fn local() -> Events {
-        Events::over(None)
+    pub(crate) fn local(bus: Arc<InProcess>) -> Events {
+        Events::over(Beyond::InProcess(bus))
     }
 
-    /// Events that `publish` brings to others, one after the other, for as long as somebody may tell some.
-    pub(crate) fn published<F>(publish: impl Fn(Event) -> F + Send + 'static) -> Events
-    where
-        F: Future<Output = ()> + Send,
-    {
-        let (unpublished, mut waiting) = mpsc::channel(UNPUBLISHED_MAX);
-        let events = Events::over(Some(unpublished));
+    /// Events that the mesh gets as well, for as long as somebody may tell some.
+    pub(crate) fn published(nats: Nats) -> Events {
+        let (queue, run) = Queue::begin(nats.clone());
+        let events = Events::over(Beyond::Nats(queue));
+        run(Arc::downgrade(&events.shared));
         let shared = Arc::downgrade(&events.shared);
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(FLUSH_EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    event = waiting.recv() => match event {
-                        Some(event) => publish(event).await,
-                        None => return,
-                    },
-                    _ = ticks.tick() => if let Some(shared) = shared.upgrade() {
-                        shared.tell_repeats(&mut shared.journal());
-                    },
-                }
+        nats.when_back(Box::new(move |away| {
+            if let Some(shared) = shared.upgrade() {
+                Events { shared }.tell(nats_was_away(away));
             }
-        });
+        }));
         events
     }
 
-    fn over(unpublished: Option<mpsc::Sender<Event>>) -> Events {
+    fn over(beyond: Beyond) -> Events {
         let (listeners, _) = broadcast::channel(LISTENER_LAG_MAX);
-        Events { shared: Arc::new(Shared { journal: Mutex::default(), listeners, unpublished }) }
+        let shared = Shared { journal: Mutex::default(), listeners, beyond, told_by: OnceLock::new() };
+        Events { shared: Arc::new(shared) }
+    }
+
+    /// Which service this process is, and on which node (empty: on none), for events that do not say it. The first word holds.
+    pub fn told_by(&self, service: &str, node: &str) {
+        self.shared.told_by.get_or_init(|| (service.to_owned(), node.to_owned()));
+    }
+
+    /// Tells repeats whose time is over. Over NATS it is done every few seconds.
+    pub fn flush(&self) {
+        self.shared.flush();
+    }
+
+    /// Waits until everything that was told is published: for the end of a process. `within`: no longer than this.
+    pub async fn settle(&self, within: Duration) {
+        self.shared.flush();
+        if let Beyond::Nats(queue) = &self.shared.beyond {
+            // What is left then is lost with the process, as it would be in a crash.
+            let _ = tokio::time::timeout(within, queue.settled()).await;
+        }
     }
 
     /// Never waits. Repeats of one kind, reason and image within some seconds are told once, with their count.
@@ -89,6 +113,12 @@ impl Events {
         event.at_ms = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        if event.service.is_empty()
+            && let Some((service, node)) = self.shared.told_by.get()
+        {
+            event.service.clone_from(service);
+            event.node = if event.node.is_empty() { node.clone() } else { event.node };
+        }
         metrics::counter!(EVENTS, "kind" => event.kind().code(), "reason" => event.reason.clone())
             .increment(1);
         let mut journal = self.shared.journal();
@@ -122,6 +152,10 @@ impl Events {
 }
 
 impl Shared {
+    fn flush(&self) {
+        self.tell_repeats(&mut self.journal());
+    }
+
     fn tell_repeats(&self, journal: &mut Journal) {
         for event in journal.repeats(Instant::now()) {
             self.pass_on(event);
@@ -129,9 +163,11 @@ impl Shared {
     }
 
     fn pass_on(&self, event: Event) {
-        if let Some(unpublished) = &self.unpublished
-            && unpublished.try_send(event.clone()).is_err()
-        {
+        let kept = match &self.beyond {
+            Beyond::InProcess(bus) => bus.keep(|| cloud::outgoing(&event), &event.subject()),
+            Beyond::Nats(queue) => queue.push(event.clone()),
+        };
+        if !kept {
             metrics::counter!(EVENTS_LOST).increment(1);
         }
         // Nobody may be listening.
@@ -142,4 +178,12 @@ impl Shared {
         // It is whole after each of its methods.
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn nats_was_away(away: Duration) -> Event {
+    let took = go_duration(Duration::from_millis(u64::try_from(away.as_millis()).unwrap_or(u64::MAX)));
+    let message = format!(
+        "the connection to NATS was lost for {took}: what this process told meanwhile is told now, as far as it kept it"
+    );
+    Event::new(EventKind::Degraded, "nats-was-away", message).with("away", took)
 }

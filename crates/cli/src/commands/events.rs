@@ -1,15 +1,13 @@
 //! `sluice events`: what happened, on this node or in the whole mesh.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use bus::cloud::{self, EventJson};
 use clap::Args;
 use futures::StreamExt;
 use names::{ImageName, Reference};
 use proto::{Event, EventKind};
-use serde::Serialize;
 
 use super::Context;
 use crate::{render, session};
@@ -20,7 +18,7 @@ use crate::{render, session};
 Examples:
   sluice events                                  the newest events of this node, the oldest first
   sluice events --follow --kind fallback,denied  every image that is pulled the ordinary way, as it happens
-  sluice events --mesh --json                    one JSON object a line, of all nodes and services, from now on
+  sluice events --follow --mesh --json           one JSON object a line, of all nodes and services, from now on
 
 What each kind and its reasons mean: docs/events.md")]
 pub struct EventsArgs {
@@ -30,31 +28,13 @@ pub struct EventsArgs {
     /// Listen to all nodes and services on the NATS server of the settings, instead of asking this node; implies --follow
     #[arg(long)]
     mesh: bool,
-    /// Only these kinds, separated by commas: streaming, complete, fallback, denied, quota, degraded, policy-failed, policy-set
+    /// Only these kinds, separated by commas: streaming, complete, importing, fallback, denied, quota, degraded, unjudged,
+    /// policy-failed, policy-set
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind)]
     kind: Vec<EventKind>,
     /// Only what concerns this image: a reference, in full or from some part on (debian:12), or a manifest digest
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-}
-
-/// `--json`, one a line.
-#[derive(Debug, Serialize)]
-struct Shown<'a> {
-    id: &'a str,
-    /// RFC 3339, in UTC.
-    at: String,
-    kind: &'static str,
-    warning: bool,
-    reason: &'a str,
-    message: &'a str,
-    service: &'a str,
-    node: &'a str,
-    image: &'a str,
-    manifest_digest: &'a str,
-    /// How often it happened since the event before of this kind, reason and image.
-    count: u64,
-    details: BTreeMap<&'a str, &'a str>,
 }
 
 pub async fn run(context: &Context, mut args: EventsArgs) -> anyhow::Result<ExitCode> {
@@ -98,21 +78,7 @@ fn names(image: &str, event: &Event) -> bool {
 }
 
 fn as_json(event: &Event) -> anyhow::Result<String> {
-    let details = event.details.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    Ok(serde_json::to_string(&Shown {
-        id: &event.id,
-        at: at(event),
-        kind: event.kind().code(),
-        warning: event.is_warning(),
-        reason: &event.reason,
-        message: &event.message,
-        service: &event.service,
-        node: &event.node,
-        image: &event.image,
-        manifest_digest: &event.manifest_digest,
-        count: event.count,
-        details,
-    })?)
+    Ok(serde_json::to_string(&EventJson::from(event))?)
 }
 
 fn as_text(event: &Event) -> String {
@@ -120,23 +86,14 @@ fn as_text(event: &Event) -> String {
     let image = if event.image.is_empty() { &event.manifest_digest } else { &event.image };
     let image = if image.is_empty() { String::new() } else { format!("{image}: ") };
     let node = if event.node.is_empty() { &event.service } else { &event.node };
-    let (at, kind, reason) = (at(event), event.kind().code(), &event.reason);
+    let (at, kind, reason) = (cloud::time(event), event.kind().code(), &event.reason);
     // Names and messages come from images and plugins: nothing in them may steer a terminal.
     render::printable(&format!("{at}  {node}  {kind}  {reason}  {image}{}{times}", event.message))
 }
 
-fn at(event: &Event) -> String {
-    // A time that no calendar has is shown as the first one.
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(event.at_ms.min(MILLISECONDS_MAX)));
-    humantime::format_rfc3339_millis(at.unwrap_or(UNIX_EPOCH)).to_string()
-}
-
-/// The last millisecond of the year 9999: RFC 3339 has no later one.
-const MILLISECONDS_MAX: u64 = 253_402_300_799_999;
-
 fn kind(text: &str) -> Result<EventKind, String> {
     EventKind::from_code(text).ok_or_else(|| {
-        "streaming, complete, fallback, denied, quota, degraded, policy-failed or policy-set expected"
+        "streaming, complete, importing, fallback, denied, quota, degraded, unjudged, policy-failed or policy-set expected"
             .to_owned()
     })
 }
@@ -190,6 +147,8 @@ mod tests {
             "degraded",
             "policy-failed",
             "policy-set",
+            "importing",
+            "unjudged",
         ] {
             assert_eq!(kind(code).unwrap().code(), code);
         }

@@ -52,7 +52,8 @@ pub async fn run(context: Context, args: ServeArgs) -> anyhow::Result<ExitCode> 
     let embedded = embedded.context("start the node")?;
     service.depend_on(Probe::BUS, embedded.bus().probe());
     service.depend_on(Probe::STORE, settings.open_store()?.probe());
-    service.run().await?;
+    let ended = service.run().await;
+    embedded.bus().events().settle(bus::SETTLE).await;
     drop(embedded);
-    Ok(ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
 }

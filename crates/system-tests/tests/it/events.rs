@@ -205,3 +205,48 @@ fn reads_past_the_caches_and_what_arrives_corrupt_are_told() -> anyhow::Result<(
     node.cri.stop(&container)?;
     node.cri.remove_pod(&pod)
 }
+
+#[test]
+fn events_name_the_pods_that_pulled_and_an_embedded_node_writes_them() -> anyhow::Result<()> {
+    let file = tempfile::tempdir()?;
+    let path = file.path().join("events.json");
+    let settings = [
+        format!("events.sinks.audit={{ file = {{ path = {path:?} }} }}"),
+        // One streams, the other does not.
+        r#"policy.set.eligibility=[{name="sizes", source="builtin:size-limits", settings={largest-image=4000000}}]"#
+            .to_owned(),
+    ];
+    let options = Options { image_service: true, settings: settings.to_vec(), ..Options::default() };
+    let node = Node::start(&options)?;
+    let (small, large) =
+        (node.push("small", &application(1, 1_000)?)?, node.push("large", &application(2, 5_000_000)?)?);
+    let pod = node.cri.pod("web")?;
+    node.cri.pull_for(&small, &pod)?;
+    node.cri.pull_for(&large, &pod)?;
+    node.settle(|_| events(&node, &small).is_ok_and(|events| events.len() == 2))?;
+    for image in [&small, &large] {
+        for event in events(&node, image)? {
+            let pods = event["pods"].as_array().context("no pods")?;
+            assert_eq!(
+                (pods.len(), &pods[0]["name"], &pods[0]["namespace"]),
+                (1, &"web".into(), &"default".into())
+            );
+            assert!(pods[0]["uid"].as_str().is_some_and(|uid| uid.starts_with("web-")), "{event}");
+        }
+    }
+    let of_both = |events: &[Value]| {
+        let ours = events
+            .iter()
+            .filter(|event| [&small, &large].iter().any(|image| event["subject"] == image.as_str()));
+        let kinds: Vec<&Value> = ours.map(|event| &event["data"]["kind"]).collect();
+        ["streaming", "complete", "denied"].iter().all(|kind| kinds.contains(&&Value::from(*kind)))
+    };
+    let written = || lines(&std::fs::read_to_string(&path).unwrap_or_default());
+    node.settle(|_| written().is_ok_and(|events| of_both(&events)))?;
+    let is_small = |event: &Value| event["data"]["kind"] == "streaming" && event["subject"] == small.as_str();
+    let streaming = written()?.into_iter().find(is_small);
+    let streaming = streaming.context("it was there")?;
+    assert_eq!(streaming["type"], "dev.sluice.image.streaming.v1");
+    assert_eq!(streaming["data"]["pods"][0]["name"], "web");
+    node.cri.remove_pod(&pod)
+}

@@ -41,6 +41,7 @@ mod restarts;
 mod roots;
 mod runs;
 mod shortage;
+mod sinks;
 mod snapshotter;
 mod starts;
 mod surviving;

@@ -37,6 +37,8 @@ pub(super) struct Judged {
     pub(super) facts: Facts,
     /// Why the image cannot stream, each with its code; empty: it can.
     pub(super) refusals: Vec<Refusal>,
+    /// Nobody answers for policies.
+    pub(super) unasked: bool,
 }
 
 /// What the policies said, and which of it refuses. Nothing: nobody was asked.
@@ -44,6 +46,7 @@ pub(super) struct Judged {
 struct Said {
     verdicts: Vec<Verdict>,
     refusals: Vec<Refusal>,
+    unasked: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +91,7 @@ impl Service {
                 Unanswered::Accept => {
                     metrics::counter!("sluice_fetcher_unjudged_total").increment(1);
                     tracing::debug!(image = %name, error = status.message(), "no policy was asked");
-                    Said::default()
+                    Said { unasked: true, ..Said::default() }
                 }
                 Unanswered::Refuse => {
                     let reason = format!(
@@ -171,7 +174,7 @@ impl From<JudgeReply> for Said {
             message: verdict.message.clone(),
         };
         let refusals = reply.verdicts.iter().filter(speaks).map(refusal).collect();
-        Said { verdicts: reply.verdicts, refusals }
+        Said { verdicts: reply.verdicts, refusals, unasked: false }
     }
 }
 
@@ -180,18 +183,18 @@ impl Said {
     fn failed(status: &Status) -> Said {
         let message = format!("the policies failed: {} ({POLICY_FAILED})", status.message());
         let refusal = Refusal { policy: String::new(), code: POLICY_FAILED.to_owned(), message };
-        Said { verdicts: Vec::new(), refusals: vec![refusal] }
+        Said { refusals: vec![refusal], ..Said::default() }
     }
 }
 
-fn judged(Said { verdicts, mut refusals }: Said, found: &Found) -> Judged {
+fn judged(Said { verdicts, mut refusals, unasked }: Said, found: &Found) -> Judged {
     let own = |message: &String| Refusal {
         policy: String::new(),
         code: UNREADABLE.to_owned(),
         message: message.clone(),
     };
     refusals.extend(found.ineligible.iter().map(own));
-    Judged { verdicts, refusals, facts: Facts::default() }
+    Judged { verdicts, refusals, unasked, facts: Facts::default() }
 }
 
 fn facts(judging: &Judging, name: &ImageName, found: &Found, asker: &Asker<'_>) -> Facts {

@@ -16,6 +16,7 @@ mod revoke;
 mod sealing;
 mod seeding;
 mod starts;
+mod unjudged;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ use crate::{Config, Judging};
 use grants::Grants;
 use jobs::Jobs;
 use recompressing::Recompressing;
+use unjudged::Unjudged;
 
 /// Requests of one kind that are handled at the same time; most of them wait for a registry.
 const REQUESTS_IN_FLIGHT: usize = 64;
@@ -73,6 +75,7 @@ struct Service {
     allowances: Allowances,
     same_registries: Vec<Vec<String>>,
     projects: Projects,
+    unjudged: Unjudged,
     records: Records,
     store: Store,
     sources: Sources,
@@ -162,6 +165,7 @@ impl Service {
             allowances: Allowances::new(bus.clone(), config.spending()),
             same_registries: config.same_registries.clone(),
             projects: Projects::new(config.projects.clone()),
+            unjudged: Unjudged::default(),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,
             store,

@@ -65,7 +65,12 @@ impl Service {
                 let (source, found) = self.find(&name, access, &platform).await?;
                 let asker =
                     Asker { project: project.name(), node: &request.node, said: request.asker.as_ref() };
-                self.judge(&name, &found, asker).await?.permit(&name)?;
+                let judged = self.judge(&name, &found, asker).await?;
+                judged.permit(&name)?;
+                if judged.unasked {
+                    let (image, manifest) = (name.to_string(), &found.manifest_digest);
+                    self.unjudged.tell(self.bus.events(), &image, manifest, &request.node);
+                }
                 (source, found)
             }
         };

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use image::map::Slice;
@@ -17,6 +18,9 @@ use super::scheduler::Demand;
 use crate::content::FetchError;
 use crate::metrics;
 use crate::objects::Objects;
+
+/// A read that takes longer is told to operators.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// Why a read failed, after everything within the bounds was tried. Never zeros instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +92,25 @@ impl Downloads {
             return Ok(frame.fill(parts));
         }
         metrics::read("network");
-        self.await_network(&image, &object, slices, local).await.map(|parts| frame.fill(parts))
+        let waiting = self.await_network(&image, &object, slices, local);
+        let read = self.tell_when_stalled(waiting, &image, &object, (offset, len)).await;
+        read.map(|parts| frame.fill(parts))
+    }
+
+    /// What `waiting` comes to; while it takes long, it is told, once.
+    async fn tell_when_stalled<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+        image: &Image,
+        object: &Digest,
+        (offset, len): (u64, usize),
+    ) -> T {
+        let mut waiting = std::pin::pin!(waiting);
+        if let Ok(done) = tokio::time::timeout(STALLED, &mut waiting).await {
+            return done;
+        }
+        self.shared.events.read_stalls(&image.id.to_string(), object, offset, len, STALLED);
+        waiting.await
     }
 
     /// Where in an object data, or a hole, begins at or after `offset`; its length when none does.

@@ -24,9 +24,13 @@ struct TestNode {
 
 impl TestNode {
     fn start(site: &Site, options: Options) -> TestNode {
+        TestNode::start_telling(site, options, &bus::Bus::in_process())
+    }
+
+    fn start_telling(site: &Site, options: Options, bus: &bus::Bus) -> TestNode {
         let objects = Arc::new(Objects::open(&site.folder.path().join("state")).unwrap());
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let events = NodeEvents::new(bus::Bus::in_process().events().clone(), "node");
+        let events = NodeEvents::new(bus.events().clone(), "node");
         let downloads = Downloads::start(objects, events, options, &tasks, shutdown.clone());
         TestNode { downloads, tasks, shutdown }
     }
@@ -694,5 +698,34 @@ async fn lower_classes_rest_while_a_quota_is_used_up_and_then_go_on_in_their_ord
     let is_expected = |chunk: &Digest| prefetched.contains(chunk);
     assert!(expected.iter().filter(|chunk| is_expected(chunk)).eq(prefetched.iter()), "{prefetched:?}");
     assert!(prefetched.len() > 1, "what was refused is not forgotten");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_read_that_stalls_is_told_once_and_goes_on() {
+    let (site, bus) = (Site::new(1).await, bus::Bus::in_process());
+    let sample = site.sample(1, 1, 0).await;
+    let node = TestNode::start_telling(&site, demand_only(), &bus);
+    let content = site.content(false, content::Options::default());
+    let new = new_image(ImageId::new("sha256:m"), &sample, Profile::default(), content);
+    node.downloads.add_image(new).await.unwrap();
+    site.replicas[0].set(Faults { hold: Some(Priority::Demand), ..Faults::default() });
+    let (object, bytes) = sample.bytes.iter().next().unwrap();
+    let (downloads, object) = (node.downloads.clone(), *object);
+    let reading = tokio::spawn(async move { downloads.read(object, 0, 100).await });
+    let stalled = || -> Vec<proto::Event> {
+        bus.events().recent().into_iter().filter(|event| event.reason == "read-stalled").collect()
+    };
+    let asked = Instant::now();
+    while stalled().is_empty() {
+        assert!(asked.elapsed() < Duration::from_secs(60), "nobody is told");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!reading.is_finished(), "it waits as long as it may");
+    site.replicas[0].set(Faults::default());
+    assert_eq!(reading.await.unwrap().unwrap(), bytes[..100]);
+    let told = stalled();
+    assert_eq!((told.len(), told[0].manifest_digest.as_str()), (1, "sha256:m"));
+    assert_eq!((told[0].details["size"].as_str(), told[0].details["waited"].as_str()), ("100", "5s"));
     node.stop().await;
 }

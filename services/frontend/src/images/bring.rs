@@ -111,7 +111,7 @@ impl Images {
         image.reported = image.reported.max(learned);
         image.last_used = SystemTime::now();
         if begins {
-            self.node.events.streaming(&request.reference, &manifest);
+            self.node.events.streaming(&request.reference, &manifest, asked.elapsed());
         }
         // Those who unmounted meanwhile have already been taken off the list, those of `earlier` may not.
         let mut present = self.present();

@@ -151,7 +151,7 @@ impl Images {
         } = parts;
         let node = Node {
             names: Names::open(&config.state)?,
-            resolver: Resolver::new(bus.clone(), trusted, config.tls.open()?),
+            resolver: Resolver::new(bus.clone(), trusted, config.tls.open()?, events.clone()),
             room: Room::within(config.memory_budget()),
             config,
             bus,

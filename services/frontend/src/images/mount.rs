@@ -61,8 +61,12 @@ impl Images {
         &self,
         request: &ResolveRequest,
         queue: Duration,
-        importing: impl FnMut(ImportTicket),
+        mut importing: impl FnMut(ImportTicket),
     ) -> Result<Answered, Status> {
+        let importing = |ticket: ImportTicket| {
+            self.node.events.importing(&request.reference, &ticket);
+            importing(ticket);
+        };
         let config = &self.node.config;
         // What is asked next needs the answer: both round trips at the same time.
         let mesh = self.node.mesh.clone();

@@ -16,6 +16,8 @@ use tls::Tls;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
+use crate::events::NodeEvents;
+
 /// When to ask again for an image that is being imported.
 const IMPORT_RETRY: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,7 @@ pub(super) struct Resolver {
     /// With which this node shows its grants.
     tls: Tls,
     sealer: Sealer,
+    events: NodeEvents,
 }
 
 impl Patience {
@@ -61,9 +64,9 @@ pub(super) struct Patience {
 }
 
 impl Resolver {
-    pub(super) fn new(bus: Bus, trusted: TrustedKeys, tls: Tls) -> Resolver {
+    pub(super) fn new(bus: Bus, trusted: TrustedKeys, tls: Tls, events: NodeEvents) -> Resolver {
         let sealer = Sealer::new(bus.clone(), trusted.clone());
-        Resolver { bus, trusted, tls, sealer }
+        Resolver { bus, trusted, tls, sealer, events }
     }
 
     /// The key that grants are to be for; empty without TLS.
@@ -178,6 +181,7 @@ impl Resolver {
         let payload = self
             .trusted
             .verify(Domain::ImageRecord, signed)
+            .inspect_err(|error| self.events.untrusted("an image record", error))
             .map_err(|error| Status::data_loss(format!("the image record is not to be trusted: {error}")))?;
         let record = ImageRecord::decode(payload)
             .map_err(|error| Status::data_loss(format!("the image record cannot be read: {error}")))?;
@@ -205,8 +209,11 @@ impl Resolver {
     fn check_grant(&self, record: &ImageRecord, node: &str, signed: &Signed) -> Result<(), Status> {
         let refuse =
             |reason: String| Status::permission_denied(format!("the grant is not to be trusted: {reason}"));
-        let payload =
-            self.trusted.verify(Domain::Grant, signed).map_err(|error| refuse(error.to_string()))?;
+        let payload = self
+            .trusted
+            .verify(Domain::Grant, signed)
+            .inspect_err(|error| self.events.untrusted("a grant", error))
+            .map_err(|error| refuse(error.to_string()))?;
         let grant = Grant::decode(payload).map_err(|error| refuse(error.to_string()))?;
         if grant.project != record.project || grant.manifest_digest != record.manifest_digest {
             return Err(refuse(format!(

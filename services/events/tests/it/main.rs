@@ -1,0 +1,11 @@
+//! The events service with everything real but those who receive: HTTP servers of these tests, which answer as receivers do on bad
+//! days.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod cluster;
+mod files;
+mod harness;
+mod kubernetes;
+mod nats;
+mod webhook;
