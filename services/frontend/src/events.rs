@@ -10,7 +10,6 @@ use image::Digest;
 use names::Reference;
 use proto::quota::Refused;
 use proto::signed::VerifyError;
-use proto::{DownloadProgress, Event, EventKind};
 use proto::{DownloadProgress, Event, EventKind, ImportProgress, ImportTicket, Pod};
 
 use crate::downloads::ReadError;
