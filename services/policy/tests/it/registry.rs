@@ -299,7 +299,7 @@ async fn a_private_registry_is_asked_with_the_docker_configs_credential() {
     let name = author.name("policy");
     let push = async |config: &Config| {
         let registries = Registries::new(config).unwrap();
-        registries.push(bytes.clone(), "a.wasm", &outline, &name, Access::default()).await
+        registries.push(bytes.clone(), "a.wasm", &outline, &name, Access::own()).await
     };
     let error = format!("{:#}", push(&config).await.unwrap_err());
     assert!(error.contains("wants a credential") && error.contains("pushing oci://"), "{error}");
