@@ -181,9 +181,21 @@ fn the_page_leads_to_a_mesh_that_streams_and_revokes() -> anyhow::Result<()> {
     for line in lines() {
         printed += &page.run(line)?;
     }
-    assert!(printed.contains("√ cache cache-"), "{printed}");
+    for service in ["fetcher", "policy", "quota", "events", "cache"] {
+        assert!(printed.contains(&format!("√ {service} {service}-")), "{service} is not there: {printed}");
+    }
     numbered(7).read(&page.root(), 0..3)?;
     no_secret_is_told(&page)?;
+
+    // What happened on the node came to the events service, and what it may use is counted.
+    let events = page.scratch.path("srv/events.json");
+    let told =
+        || Ok(fs::read_to_string(&events).is_ok_and(|told| told.contains("dev.sluice.image.streaming.v1")));
+    until(STARTED_WITHIN, "an event in a file", told)?;
+    for question in ["quota set content_requests minute 100000", "quota show"] {
+        let answer = page.operator(question)?;
+        ensure!(answer.status.success(), "{question}\n{}\n{}", text(&answer.stderr), page.logs());
+    }
 
     // What the node has goes on; what it asks for from now on it does not get.
     let revoked = page.operator("revoke node node-1")?;
