@@ -56,6 +56,7 @@ check: plugins
 
 # run every fuzz target for some seconds
 fuzz SECONDS="20": plugins
+    scripts/setup fuzz
     fuzz/run.sh {{ SECONDS }}
 
 # remove all that recipes made in this checkout: programs, images, tools; Debian packages stay installed
