@@ -106,6 +106,7 @@ impl Embedded {
             embedded.start_quota(settings).await?;
         }
         embedded.start_fetcher(settings).await?;
+        embedded.listen_for_pushes(settings).await;
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
         Ok(embedded)
@@ -122,6 +123,14 @@ impl Embedded {
                 error = format!("{error:#}"),
                 "events are written nowhere: a sink cannot be opened"
             );
+        }
+    }
+
+    /// Imports what registries tell was pushed, where the settings say so. A node starts its containers whatever becomes of that.
+    async fn listen_for_pushes(&self, settings: &Settings) {
+        let Some(fetcher) = &self.fetcher else { return };
+        if let Err(error) = fetcher.listen_for_pushes(&settings.fetcher).await {
+            tracing::error!(error = format!("{error:#}"), "registries cannot tell what is pushed");
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use testkit::containerd::{Annotations, Setup, Version};
+use testkit::registry::Listener;
 use testkit::{Containerd, ImageSpec, LayoutWriter, Registry, Server, Tarball, port};
 
 use crate::cri::Cri;
@@ -70,6 +71,8 @@ pub struct Options {
     pub memory: Option<u64>,
     /// Whether sluice runs as a service of systemd's does.
     pub managed: bool,
+    /// Whether the registry tells the fetcher, a process of its own, what is pushed.
+    pub pushes: bool,
 }
 
 impl Default for Options {
@@ -87,19 +90,22 @@ impl Default for Options {
             link: Vec::new(),
             memory: None,
             managed: false,
+            pushes: false,
         }
     }
 }
 
 impl Node {
     pub fn start(options: &Options) -> anyhow::Result<Node> {
-        let (scratch, registry) = (Scratch::new()?, Registry::start()?);
+        let scratch = Scratch::new()?;
+        let (registry, listening) = registry(&scratch, options)?;
         let private = options.private.then(Registry::start_private).transpose()?;
         let sandbox_image = push_pause(&scratch, &registry)?;
         let plain = plain_http(&registry, private.as_ref());
         let cache_port = port::free()?;
         let link = (!options.link.is_empty()).then(|| Link::start(cache_port, &options.link)).transpose()?;
-        let start = || backend(&scratch, &plain, options, cache_port, link.as_ref());
+        let fetcher = [vec![plain.clone()], options.fetcher.clone(), listening].concat();
+        let start = || backend(&scratch, &fetcher, cache_port, link.as_ref());
         let backend = options.services.then(start).transpose()?;
         let manager = options.managed.then(|| Manager::new(&scratch.path("manager.sock"))).transpose()?;
         let mut around = Around { memory: options.memory.map(MemoryLimit::new).transpose()?, manager, link };
@@ -241,17 +247,31 @@ pub(crate) fn connect(scratch: &Scratch, containerd: &Containerd, options: &Opti
     Cri::connect_both(&images, &runtime)
 }
 
+/// The node's registry, and the settings of a fetcher that it tells of pushes.
+fn registry(scratch: &Scratch, options: &Options) -> anyhow::Result<(Registry, Vec<String>)> {
+    if !options.pushes {
+        return Ok((Registry::start()?, Vec::new()));
+    }
+    let (port, secret) = (port::free()?, "a secret of some length");
+    let url = format!("http://127.0.0.1:{port}/push/main");
+    let registry = Registry::start_telling(Listener { url, authorization: format!("Bearer {secret}") })?;
+    let file = scratch.path("push.secret");
+    std::fs::write(&file, secret)?;
+    let (host, file) = (registry.host(), file.display().to_string());
+    let of = format!("{{host={host:?},secret_file={file:?},repositories=[\"**\"]}}");
+    let push = format!("fetcher.push={{listen=\"127.0.0.1:{port}\",registries={{main={of}}}}}");
+    Ok((registry, vec![push]))
+}
+
 fn backend(
     scratch: &Scratch,
-    plain_http: &str,
-    options: &Options,
+    fetcher: &[String],
     cache_port: u16,
     link: Option<&Link>,
 ) -> anyhow::Result<Backend> {
-    let fetcher = [vec![plain_http.to_owned()], options.fetcher.clone()].concat();
     let cache: Vec<_> =
         link.iter().map(|link| format!("cache.advertise=http://127.0.0.1:{}", link.port)).collect();
-    Backend::start(scratch, cache_port, &fetcher, &cache)
+    Backend::start(scratch, cache_port, fetcher, &cache)
 }
 
 fn serve(

@@ -24,7 +24,20 @@ pub struct Registry {
     server: Server,
     port: u16,
     folder: tempfile::TempDir,
+    options: Options,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Options {
     htpasswd: Option<String>,
+    listener: Option<Listener>,
+}
+
+/// Who is told of everything that happens in the registry, and what is shown there.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub url: String,
+    pub authorization: String,
 }
 
 impl Registry {
@@ -40,18 +53,27 @@ impl Registry {
     /// Lets in nobody any more, as if every credential had expired.
     pub fn lock_out(&mut self) -> anyhow::Result<()> {
         self.kill()?;
-        self.htpasswd = Some(format!("another-{USER}:{HASH}\n"));
+        self.options.htpasswd = Some(format!("another-{USER}:{HASH}\n"));
         self.restart()
     }
 
     /// A registry that asks for basic authentication; `htpasswd` holds `user:bcrypt-hash` lines.
     pub fn start_with(htpasswd: Option<String>) -> anyhow::Result<Registry> {
+        Registry::start_as(Options { htpasswd, listener: None })
+    }
+
+    /// A registry that sends notifications.
+    pub fn start_telling(listener: Listener) -> anyhow::Result<Registry> {
+        Registry::start_as(Options { htpasswd: None, listener: Some(listener) })
+    }
+
+    fn start_as(options: Options) -> anyhow::Result<Registry> {
         let folder = tempfile::tempdir()?;
         let mut failure = None;
         for _ in 0..START_ATTEMPTS {
             let port = port::free()?;
-            match serve(folder.path(), port, htpasswd.as_deref()) {
-                Ok(server) => return Ok(Registry { server, port, folder, htpasswd }),
+            match serve(folder.path(), port, &options) {
+                Ok(server) => return Ok(Registry { server, port, folder, options }),
                 Err(error) => failure = Some(error),
             }
         }
@@ -72,7 +94,7 @@ impl Registry {
         let reference = self.reference(name);
         let mut command = Command::new("skopeo");
         command.args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", source]);
-        if self.htpasswd.is_some() {
+        if self.options.htpasswd.is_some() {
             command.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
         }
         let output = command
@@ -100,7 +122,7 @@ impl Registry {
     }
 
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.server = serve(self.folder.path(), self.port, self.htpasswd.as_deref())?;
+        self.server = serve(self.folder.path(), self.port, &self.options)?;
         Ok(())
     }
 
@@ -110,7 +132,7 @@ impl Registry {
     }
 }
 
-fn serve(folder: &Path, port: u16, htpasswd: Option<&str>) -> anyhow::Result<Server> {
+fn serve(folder: &Path, port: u16, options: &Options) -> anyhow::Result<Server> {
     let data = folder.join("data");
     let mut config = serde_json::json!({
         "version": 0.1,
@@ -118,7 +140,13 @@ fn serve(folder: &Path, port: u16, htpasswd: Option<&str>) -> anyhow::Result<Ser
         "storage": { "filesystem": { "rootdirectory": data }, "delete": { "enabled": true } },
         "http": { "addr": format!("127.0.0.1:{port}") },
     });
-    if let Some(lines) = htpasswd {
+    if let Some(Listener { url, authorization }) = &options.listener {
+        let headers = serde_json::json!({ "Authorization": [authorization] });
+        let endpoint = serde_json::json!({ "name": "tests", "url": url, "headers": headers,
+            "timeout": "10s", "threshold": 3, "backoff": "500ms" });
+        config["notifications"] = serde_json::json!({ "endpoints": [endpoint] });
+    }
+    if let Some(lines) = &options.htpasswd {
         let path = folder.join("htpasswd");
         fs::write(&path, lines)?;
         config["auth"] = serde_json::json!({ "htpasswd": { "realm": "sluice tests", "path": path } });

@@ -115,14 +115,19 @@ impl Tls {
         listener: TcpListener,
         clients: Clients,
     ) -> Result<Incoming, Error> {
-        if self.files.is_none() {
-            let address = listener.local_addr().map(|address| address.ip());
-            if !address.as_ref().is_ok_and(|ip| ip.is_loopback()) {
-                let address = address.map_or_else(|error| error.to_string(), |ip| ip.to_string());
-                self.allow_insecure(what, "tls", &address)?;
-            }
-        }
-        Ok(server::incoming(listener, self.files.clone(), clients))
+        self.allow_listening(what, "tls", &listener)?;
+        Ok(server::incoming(listener, self.files.clone(), clients, server::PROTOCOL))
+    }
+
+    /// The same for HTTP/1.1, from whoever believes our certificate; `section` of the configuration has it.
+    pub fn listen_http(
+        &self,
+        what: &'static str,
+        section: &'static str,
+        listener: TcpListener,
+    ) -> Result<Incoming, Error> {
+        self.allow_listening(what, section, &listener)?;
+        Ok(server::incoming(listener, self.files.clone(), Clients::Any, server::HTTP))
     }
 
     /// Dials those who have the certificate of `role`.
@@ -136,6 +141,23 @@ impl Tls {
             true => Ok(()),
             false => self.allow_insecure(what, "tls", url),
         }
+    }
+
+    fn allow_listening(
+        &self,
+        what: &'static str,
+        section: &'static str,
+        listener: &TcpListener,
+    ) -> Result<(), Error> {
+        if self.files.is_some() {
+            return Ok(());
+        }
+        let address = listener.local_addr().map(|address| address.ip());
+        if address.as_ref().is_ok_and(|ip| ip.is_loopback()) {
+            return Ok(());
+        }
+        let address = address.map_or_else(|error| error.to_string(), |ip| ip.to_string());
+        self.allow_insecure(what, section, &address)
     }
 
     fn allow_insecure(&self, what: &'static str, section: &'static str, address: &str) -> Result<(), Error> {

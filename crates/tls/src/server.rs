@@ -35,6 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const REFUSED: &str = "sluice_tls_refused_total";
 /// gRPC is spoken over HTTP/2 alone.
 pub(crate) const PROTOCOL: &[u8] = b"h2";
+/// What others than we call.
+pub(crate) const HTTP: &[u8] = b"http/1.1";
 
 /// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,12 @@ pub fn connection_of<T>(request: &tonic::Request<T>) -> ConnectInfo {
     request.extensions().get::<ConnectInfo>().cloned().unwrap_or_default()
 }
 
-pub(crate) fn incoming(listener: TcpListener, files: Option<Arc<Files>>, clients: Clients) -> Incoming {
+pub(crate) fn incoming(
+    listener: TcpListener,
+    files: Option<Arc<Files>>,
+    clients: Clients,
+    protocol: &'static [u8],
+) -> Incoming {
     let (ready, incoming) = mpsc::channel(READY_MAX);
     let turns = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
@@ -84,6 +91,7 @@ pub(crate) fn incoming(listener: TcpListener, files: Option<Arc<Files>>, clients
             };
             match (turn, accepted) {
                 (Ok(turn), Ok((stream, _))) => {
+                    let clients = (clients, protocol);
                     tokio::spawn(take(stream, files.clone(), clients, ready.clone(), turn));
                 }
                 (_, Err(error)) => {
@@ -100,7 +108,7 @@ pub(crate) fn incoming(listener: TcpListener, files: Option<Arc<Files>>, clients
 async fn take(
     stream: TcpStream,
     files: Option<Arc<Files>>,
-    clients: Clients,
+    clients: (Clients, &'static [u8]),
     ready: mpsc::Sender<io::Result<Connection>>,
     turn: OwnedSemaphorePermit,
 ) {
@@ -126,7 +134,10 @@ fn refused(reason: &'static str, error: &dyn std::fmt::Display) {
     tracing::debug!(%error, reason, "refused a connection");
 }
 
-fn config(loaded: &Loaded, clients: Clients) -> Result<Arc<ServerConfig>, rustls::Error> {
+fn config(
+    loaded: &Loaded,
+    (clients, protocol): (Clients, &[u8]),
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let general = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
     let verifier = WebPkiClientVerifier::builder_with_provider(loaded.roots.clone(), loaded.provider.clone());
     let verifier = match clients {
@@ -139,7 +150,7 @@ fn config(loaded: &Loaded, clients: Clients) -> Result<Arc<ServerConfig>, rustls
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -8,6 +8,7 @@ use anyhow::ensure;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::push;
 use crate::source::SourceConfig;
 
 /// Saves a fifth of the bytes that level 1 makes, and costs a processor a second for each 6 MB of plain bytes.
@@ -46,6 +47,8 @@ pub struct Config {
     /// How allowances are spent: imports. Its region is that of `judging` where it has none of its own.
     pub quota: allowance::Config,
     pub projects: Projects,
+    /// Which registries tell what was pushed.
+    pub push: push::Config,
 }
 
 /// For which projects images stream.
@@ -122,6 +125,7 @@ impl Default for Config {
             judging: Judging::default(),
             quota: allowance::Config::default(),
             projects: Projects::default(),
+            push: push::Config::default(),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! bus --> service --> source      names, registries, layouts, archives
 //!            |----> import      layers --> chunks, tree, map, record
-//!            `----> store       everything that outlives a request
+//!       ^    `----> store       everything that outlives a request
+//!       `-- push                what registries tell was pushed
 //! ```
 //!
 //! It keeps nothing: any number of fetchers work on one store, and one that is killed loses no more
@@ -16,6 +17,7 @@ mod key;
 mod marker;
 mod profile;
 mod projects;
+mod push;
 mod recompress;
 mod records;
 mod seed;
@@ -24,4 +26,5 @@ pub mod source;
 
 pub use config::{Config, Judging, Limits, Projects as ProjectsConfig, Unanswered};
 pub use key::verifying_key;
+pub use push::{Config as PushConfig, RegistryConfig as PushRegistryConfig};
 pub use service::Fetcher;

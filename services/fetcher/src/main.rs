@@ -30,7 +30,9 @@ async fn main() -> anyhow::Result<()> {
     let events = bus.events().clone();
     events.told_by("fetcher", "");
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
-    let fetcher = fetcher::Fetcher::start(settings.fetcher, store, bus, tasks, shutdown).await?;
+    let config = settings.fetcher;
+    let fetcher = fetcher::Fetcher::start(config.clone(), store, bus, tasks, shutdown).await?;
+    fetcher.listen_for_pushes(&config).await?;
     tracing::info!(instance = fetcher.instance(), "answering");
     let ended = service.run().await;
     events.settle(bus::SETTLE).await;

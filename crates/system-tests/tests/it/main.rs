@@ -31,6 +31,7 @@ mod policy_registry;
 mod private;
 mod projects;
 mod protocol;
+mod pushes;
 mod quotas;
 mod reading;
 mod ready;

@@ -10,6 +10,7 @@ mod inspect;
 mod jobs;
 mod judging;
 mod part;
+mod pushed;
 mod recompressing;
 mod resolve;
 mod revoke;
@@ -18,6 +19,7 @@ mod seeding;
 mod starts;
 mod unjudged;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +39,14 @@ use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
 use crate::projects::Projects;
+use crate::push;
 use crate::records::Records;
 use crate::source::{BlobPlace, Sources};
 use crate::{Config, Judging};
 
 use grants::Grants;
 use jobs::Jobs;
+pub(crate) use pushed::Taken;
 use recompressing::Recompressing;
 use unjudged::Unjudged;
 
@@ -60,12 +64,13 @@ const REVOCATIONS_IN_FLIGHT: usize = 8;
 #[derive(Debug)]
 pub struct Fetcher {
     instance: Arc<str>,
+    service: Arc<Service>,
     _answering: Vec<Answering>,
 }
 
 /// What all handlers share.
 #[derive(Debug)]
-struct Service {
+pub(crate) struct Service {
     instance: Arc<str>,
     grants: Grants,
     sealing: SealingKey,
@@ -114,7 +119,7 @@ impl Fetcher {
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::repair).await?,
             service.answer(&bus, REVOCATIONS_IN_FLIGHT, Service::revoke).await?,
         ];
-        Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
+        Ok(Fetcher { instance: service.instance.clone(), service, _answering: answering })
     }
 
     /// Starts to answer what is asked of the store alone: list, remove and collect, which sign nothing. So no key is made.
@@ -133,7 +138,15 @@ impl Fetcher {
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,
             service.answer(&bus, COLLECTIONS_IN_FLIGHT, Service::collect).await?,
         ];
-        Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
+        Ok(Fetcher { instance: service.instance.clone(), service, _answering: answering })
+    }
+
+    /// Listens to registries that tell what was pushed, where `config` says so; returns where. Not part of the start, as one process of a
+    /// machine can: commands that run a fetcher of their own read the same settings.
+    pub async fn listen_for_pushes(&self, config: &Config) -> anyhow::Result<Option<SocketAddr>> {
+        let (service, imports) = (self.service.clone(), config.limits.imports_at_once);
+        let (tasks, shutdown) = (self.service.tasks.clone(), self.service.shutdown.clone());
+        push::start(&config.push, service, imports, &tasks, shutdown).await
     }
 
     /// By which this fetcher is asked about its own imports.

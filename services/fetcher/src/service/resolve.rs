@@ -94,7 +94,7 @@ impl Service {
         };
         let image = name.to_string();
         let order = Order { image, project, source, place, proven, found, origin, repair };
-        self.pay(&order).await?;
+        self.pay(&order, Class::Demand).await?;
         let job = self.begin(order);
         let ticket = self.jobs.issue(job.clone(), question, holder)?;
         Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
@@ -161,16 +161,16 @@ impl Service {
     }
 
     /// Spends an import, unless one is under way here already. What restores the store is free: nobody asked for more.
-    async fn pay(&self, order: &Order) -> Result<(), Status> {
+    pub(super) async fn pay(&self, order: &Order, class: Class) -> Result<(), Status> {
         if order.repair || self.jobs.runs(&job_key(order)) {
             return Ok(());
         }
-        self.allowances.of(order.project.name(), QuotaMetric::Imports).take(1, Class::Demand).await
+        self.allowances.of(order.project.name(), QuotaMetric::Imports).take(1, class).await
     }
 
     /// Whether an image that is here already may be read by a caller whom the registry let read its manifest in `place`. If not, it
     /// is imported once more, from there.
-    async fn is_readable(
+    pub(super) async fn is_readable(
         &self,
         source: &Source,
         place: &BlobPlace,
@@ -191,7 +191,7 @@ impl Service {
     }
 
     /// The job that imports `order`; begins it when there is none.
-    fn begin(self: &Arc<Self>, order: Order) -> Arc<Job> {
+    pub(super) fn begin(self: &Arc<Self>, order: Order) -> Arc<Job> {
         let key = job_key(&order);
         let (job, new) = self.jobs.join(&key, order.repair);
         if new {
@@ -288,7 +288,7 @@ impl Service {
     }
 
     /// Notes that an image has one more name.
-    async fn also_named(
+    pub(super) async fn also_named(
         &self,
         project: &ProjectStore,
         image: SignedImage,
