@@ -25,11 +25,12 @@ test *ARGS:
 test-quick *ARGS:
     scripts/test quick "$@"
 
-# events in a real Kubernetes: builds an API server first, which takes minutes and 6 GB; no part of `test`
-test-kubernetes *ARGS:
+# events, and nodes that enroll, in a real Kubernetes: builds an API server first, which takes minutes and 6 GB; no part of `test`
+test-kubernetes *ARGS: plugins
     scripts/setup build nextest
     scripts/setup-kubernetes
-    cargo nextest run --workspace --run-ignored all -E 'package(events) & test(/^cluster::/)' "$@"
+    cargo build --workspace --locked --bins --tests
+    cargo nextest run --workspace --run-ignored all -E 'package(events) & test(/^cluster::/) + package(identity-service) & binary(pods)' "$@"
 
 # the policies as WebAssembly, into target-plugins
 plugins:

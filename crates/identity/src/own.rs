@@ -32,6 +32,9 @@ pub struct Given {
     /// Where it was given, and is renewed.
     #[serde(default)]
     pub identity_url: String,
+    /// With which it is got anew once it is over; none: an operator's token is.
+    #[serde(default)]
+    pub kubernetes_token_file: Option<PathBuf>,
 }
 
 /// A node's folder.
@@ -91,6 +94,9 @@ impl Own {
         if !given.identity_url.is_empty() {
             let folder = self.folder.display().to_string();
             settings += &format!("\n[identity]\naddress = {:?}\nfolder = {folder:?}\n", given.identity_url);
+            if let Some(file) = &given.kubernetes_token_file {
+                settings += &format!("kubernetes_token_file = {:?}\n", file.display().to_string());
+            }
         }
         write(SETTINGS, &settings)?;
         files::write_json(&self.folder.join(STATE), &given)

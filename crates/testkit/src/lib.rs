@@ -7,6 +7,7 @@
 pub mod bucket;
 pub mod certificates;
 pub mod containerd;
+pub mod kubernetes;
 pub mod layout;
 pub mod lying;
 pub mod nats;
@@ -18,6 +19,7 @@ pub mod tarball;
 pub use bucket::Bucket;
 pub use certificates::Certificates;
 pub use containerd::Containerd;
+pub use kubernetes::ApiServer;
 pub use layout::{Compression, ImageSpec, LayoutWriter};
 pub use nats::Nats;
 pub use process::Server;

@@ -5,6 +5,8 @@
 //! signs no service, and its certificates for nodes open no server. Who reads its folder can make certificates of any name, so it is
 //! the best guarded process of a mesh.
 
+mod kubernetes;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,15 +15,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use identity::{Given, Issuer, Refused, Token, proves};
 use proto::identity_server::{Identity, IdentityServer};
-use proto::{EnrollRequest, IdentityReply, RenewIdentityRequest};
+use proto::{EnrollPodRequest, EnrollRequest, IdentityReply, RenewIdentityRequest};
 use serde::{Deserialize, Serialize};
 use tls::{Clients, Name, Tls, connection_of};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+
+pub use kubernetes::Config as KubernetesConfig;
+use kubernetes::Reviewer;
 
 /// Requests that are worked on at a time; each signs twice and writes a small file. One more is told to come back.
 const REQUESTS_MAX: usize = 64;
@@ -45,6 +50,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The folder `authority` of an operator's set.
     pub authority: PathBuf,
+    /// Lets in pods by their projected tokens; absent: none.
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 /// The whole configuration of the service as a process of its own.
@@ -61,6 +68,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7470)),
             authority: PathBuf::from("/etc/sluice/authority"),
+            kubernetes: None,
         }
     }
 }
@@ -77,11 +85,16 @@ pub async fn start(
         "tls.ca_file, certificate_file and key_file: identities are given over TLS alone"
     );
     let issuer = Issuer::open(&config.authority).context("opening the authority (identity.authority)")?;
+    let reviewer = match config.kubernetes {
+        Some(kubernetes) => Some(Reviewer::new(kubernetes).await.context("identity.kubernetes")?),
+        None => None,
+    };
     let binding = || format!("binding the identity service to {}", config.listen);
     let listener = TcpListener::bind(config.listen).await.with_context(binding)?;
     let address = listener.local_addr().with_context(binding)?;
     let incoming = tls.listen("identity", listener, Clients::Any)?;
-    let service = Service { issuer: Arc::new(issuer), turns: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    let service =
+        Service { issuer: Arc::new(issuer), reviewer, turns: Arc::new(Semaphore::new(REQUESTS_MAX)) };
     let service = IdentityServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     let served = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
@@ -101,33 +114,58 @@ pub async fn start(
 
 struct Service {
     issuer: Arc<Issuer>,
+    /// Of tokens of Kubernetes.
+    reviewer: Option<Reviewer>,
     turns: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
 impl Identity for Service {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<IdentityReply>, Status> {
-        let request = request.into_inner();
-        self.work("enroll", move |issuer| enroll(issuer, &request)).await
+        let (turn, request) = (self.turn()?, request.into_inner());
+        self.work("enroll", turn, move |issuer| enroll(issuer, &request)).await
+    }
+
+    async fn enroll_pod(
+        &self,
+        request: Request<EnrollPodRequest>,
+    ) -> Result<Response<IdentityReply>, Status> {
+        let (turn, request) = (self.turn()?, request.into_inner());
+        let EnrollPodRequest { token, node, key, nats_key, proof } = &request;
+        if !proves(key, proof, token, node, nats_key) {
+            return Err(Refusal::NoProof.status());
+        }
+        let reviewer = self.reviewer.as_ref().ok_or_else(|| Refusal::NoKubernetes.status())?;
+        let node = reviewer.node(token, node).await.map_err(|refused| Refusal::Pod(refused).status())?;
+        let projects = reviewer.projects();
+        self.work("enroll-pod", turn, move |issuer| {
+            if issuer.is_revoked(&node) {
+                return Err(Refusal::Revoked(node));
+            }
+            issuer.give(&node, &projects, &request.key, &request.nats_key).map_err(Refusal::Failed)
+        })
+        .await
     }
 
     async fn renew(&self, request: Request<RenewIdentityRequest>) -> Result<Response<IdentityReply>, Status> {
         let names = connection_of(&request).peer.map(|peer| peer.names.clone()).unwrap_or_default();
-        let request = request.into_inner();
-        self.work("renew", move |issuer| renew(issuer, &names, &request)).await
+        let (turn, request) = (self.turn()?, request.into_inner());
+        self.work("renew", turn, move |issuer| renew(issuer, &names, &request)).await
     }
 }
 
 impl Service {
+    fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.turns.clone().try_acquire_owned().map_err(|_| Refusal::Busy.status())
+    }
+
     /// Signing and writing files: on a thread that may block.
     async fn work(
         &self,
         kind: &'static str,
+        turn: OwnedSemaphorePermit,
         work: impl FnOnce(&Issuer) -> Result<Given, Refusal> + Send + 'static,
     ) -> Result<Response<IdentityReply>, Status> {
-        let Ok(turn) = self.turns.clone().try_acquire_owned() else {
-            return Err(Refusal::Busy.status());
-        };
         let issuer = self.issuer.clone();
         let worked = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -188,6 +226,10 @@ enum Refusal {
     NoNode,
     Revoked(String),
     Token(Refused),
+    /// A pod's token.
+    Pod(kubernetes::Refused),
+    /// There is no cluster whose pods are let in.
+    NoKubernetes,
     Failed(anyhow::Error),
 }
 
@@ -205,6 +247,29 @@ impl Refusal {
             Refusal::Revoked(node) => ("revoked", Status::permission_denied(format!("{node} was revoked"))),
             Refusal::Failed(error) => return failed(&error),
             Refusal::Token(Refused::Failed(error)) => return failed(&error),
+            Refusal::NoKubernetes => (
+                "no-kubernetes",
+                Status::failed_precondition(
+                    "this identity service lets in no pods (identity.kubernetes): `sluice keys token` makes a token",
+                ),
+            ),
+            Refusal::Pod(kubernetes::Refused::Unreachable(error)) => {
+                tracing::error!(error, "a pod's token cannot be judged");
+                ("unreachable", Status::unavailable("Kubernetes cannot be asked about the token: ask again"))
+            }
+            // Its pod knows where it is.
+            Refusal::Pod(refused @ kubernetes::Refused::OtherNode(_)) => {
+                ("token", Status::permission_denied(format!("the pod's token does not count: {refused}")))
+            }
+            Refusal::Pod(refused) => {
+                tracing::warn!(%refused, "refused a pod's token");
+                (
+                    "token",
+                    Status::permission_denied(
+                        "the pod's token does not count: unknown, over, of another audience or service account, or on no node",
+                    ),
+                )
+            }
             // Not which of them it was: who guesses learns nothing. The log says it.
             Refusal::Token(refused) => {
                 tracing::warn!(%refused, "refused a token");

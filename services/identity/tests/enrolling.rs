@@ -40,7 +40,8 @@ impl Site {
             key_file: Some(own.join("tls.key")),
             insecure: false,
         };
-        let config = Config { listen: ([127, 0, 0, 1], 0).into(), authority: set.folder().join("authority") };
+        let authority = set.folder().join("authority");
+        let config = Config { listen: ([127, 0, 0, 1], 0).into(), authority, kubernetes: None };
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let address =
@@ -102,7 +103,11 @@ async fn a_node_renews_by_itself_when_two_thirds_are_over() {
     kept["given_unix"] = (given.expires_unix - 10 * 24 * 3_600).into();
     kept["expires_unix"] = (given.expires_unix - 23 * 3_600).into();
     std::fs::write(&state, kept.to_string()).unwrap();
-    let config = client::Config { address: Some(site.address.clone()), folder: Some(site.place("n1")) };
+    let config = client::Config {
+        address: Some(site.address.clone()),
+        folder: Some(site.place("n1")),
+        ..client::Config::default()
+    };
     let renewing = tokio::spawn(client::keep_renewed(config, site.shutdown.clone()));
     let renewed = async {
         while Own::given(&site.place("n1")).unwrap().unwrap().expires_unix < given.expires_unix {

@@ -73,6 +73,7 @@ impl Issuer {
             nats_url: self.file.nats_url.clone(),
             trusted_keys: self.file.trusted_keys.clone(),
             identity_url: String::new(),
+            kubernetes_token_file: None,
         })
     }
 

@@ -1,8 +1,7 @@
 //! A real API server. `./just test-kubernetes` builds it and runs this; no part of other runs, as its build takes minutes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use events::{KubernetesConfig, SinkConfig};
@@ -14,88 +13,39 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use proto::{Event, EventKind, Pod};
 use serde_json::{Value, json};
-use testkit::{Certificates, Server};
+use testkit::ApiServer;
+use testkit::kubernetes::{ADMIN, write_kubeconfig};
 
 use crate::harness::{SOON, Service, event};
+use crate::moody::{Mood, Moody};
 
-/// The API server is tried in one version.
-const RELEASE: &str = "kubernetes-1.36";
-const ADMIN: &str = "admin-token";
-const SERVICE: &str = "service-token";
+const SERVICE: &str = "sluice-events-token";
 
 struct Cluster {
-    server: Server,
-    _etcd: Server,
-    start: Box<dyn Fn() -> Server>,
-    port: u16,
-    certificates: Certificates,
+    server: ApiServer,
     folder: tempfile::TempDir,
 }
 
-fn program(name: &str) -> PathBuf {
-    testkit::tools().join(RELEASE).join("bin").join(name)
-}
-
 impl Cluster {
-    async fn start() -> Cluster {
-        let folder = tempfile::tempdir().unwrap();
-        let certificates = Certificates::make(&folder.path().join("tls")).unwrap();
-        let (etcd_url, etcd) = start_etcd(folder.path());
-        let port = testkit::port::free().unwrap();
-        let tokens = folder.path().join("tokens.csv");
-        std::fs::write(&tokens, format!("{ADMIN},admin,1,system:masters\n{SERVICE},sluice-events,2\n"))
-            .unwrap();
-        let log = folder.path().join("api.log");
-        let arguments = [
-            format!("--etcd-servers={etcd_url}"),
-            "--bind-address=127.0.0.1".to_owned(),
-            format!("--secure-port={port}"),
-            format!("--tls-cert-file={}", certificates.server.display()),
-            format!("--tls-private-key-file={}", certificates.server_key.display()),
-            "--authorization-mode=RBAC".to_owned(),
-            format!("--token-auth-file={}", tokens.display()),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", certificates.server.display()),
-            format!("--service-account-signing-key-file={}", certificates.server_key.display()),
-            "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
-        ];
-        let start = Box::new(move || {
-            let mut command = Command::new(program("kube-apiserver"));
-            command.args(&arguments);
-            Server::spawn(command, &log, "`./just test-kubernetes` builds it").unwrap()
-        });
-        let server = start();
-        let cluster = Cluster { server, _etcd: etcd, start, port, certificates, folder };
+    async fn start(more: &[&str]) -> Cluster {
+        let server = ApiServer::start(&["sluice-events"], more).unwrap();
+        let cluster = Cluster { server, folder: tempfile::tempdir().unwrap() };
         cluster.ready().await;
         cluster.give_rights().await;
         cluster
     }
 
-    /// A configuration of whoever has this token.
-    fn kubeconfig(&self, token: &str) -> PathBuf {
-        let path = self.folder.path().join(format!("{token}.kubeconfig"));
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "it",
-            "clusters": [{ "name": "it", "cluster": {
-                "server": format!("https://127.0.0.1:{}", self.port), "certificate-authority": self.certificates.ca } }],
-            "users": [{ "name": "it", "user": { "token": token } }],
-            "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
-        });
-        std::fs::write(&path, config.to_string()).unwrap();
-        path
-    }
-
     async fn admin(&self) -> Client {
-        let file = Kubeconfig::read_from(self.kubeconfig(ADMIN)).unwrap();
+        let file = Kubeconfig::read_from(self.server.kubeconfig(ADMIN).unwrap()).unwrap();
         let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
         Client::try_from(config).unwrap()
     }
 
     async fn ready(&self) {
         let admin = self.admin().await;
-        let namespaces: Api<Namespace> = Api::all(admin);
+        let asked = || http::Request::get("/readyz").body(Vec::new()).unwrap();
         let looked = async {
-            while namespaces.get("default").await.is_err() {
+            while admin.request_text(asked()).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
@@ -122,9 +72,14 @@ impl Cluster {
     }
 
     fn sink(&self) -> SinkConfig {
-        let kubernetes =
-            KubernetesConfig { kubeconfig: Some(self.kubeconfig(SERVICE)), ..KubernetesConfig::default() };
-        SinkConfig { kubernetes: Some(kubernetes), ..SinkConfig::default() }
+        sink(&self.server.kubeconfig(SERVICE).unwrap())
+    }
+
+    /// The same by way of what stands before the server.
+    fn sink_by(&self, way: &Moody) -> SinkConfig {
+        let path = self.folder.path().join("moody.kubeconfig");
+        write_kubeconfig(&path, &json!({ "server": way.url }), SERVICE).unwrap();
+        sink(&path)
     }
 
     /// Ours, by note, once they are as wanted.
@@ -156,25 +111,17 @@ impl Cluster {
     }
 }
 
-fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
+fn sink(kubeconfig: &Path) -> SinkConfig {
+    let kubernetes = KubernetesConfig {
+        kubeconfig: Some(kubeconfig.to_owned()),
+        timeout: Duration::from_secs(3),
+        ..KubernetesConfig::default()
+    };
+    SinkConfig { kubernetes: Some(kubernetes), ..SinkConfig::default() }
 }
 
-fn start_etcd(folder: &Path) -> (String, Server) {
-    let url = |port: u16| format!("http://127.0.0.1:{port}");
-    let (clients, peers) = (url(testkit::port::free().unwrap()), url(testkit::port::free().unwrap()));
-    let mut command = Command::new(program("etcd"));
-    command.arg("--data-dir").arg(folder.join("etcd")).args([
-        format!("--listen-client-urls={clients}"),
-        format!("--advertise-client-urls={clients}"),
-        format!("--listen-peer-urls={peers}"),
-        format!("--initial-advertise-peer-urls={peers}"),
-        format!("--initial-cluster=default={peers}"),
-        "--unsafe-no-fsync".to_owned(),
-    ]);
-    let server =
-        Server::spawn(command, &folder.join("etcd.log"), "`./just test-kubernetes` builds it").unwrap();
-    (clients, server)
+fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
 }
 
 fn again(service: &Service, number: usize) {
@@ -185,7 +132,7 @@ fn again(service: &Service, number: usize) {
 #[tokio::test]
 #[ignore = "needs an API server: ./just test-kubernetes"]
 async fn a_real_server_takes_our_events_and_shows_them() {
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::start(&[]).await;
     let service = Service::start(&[("cluster", cluster.sink())]).await;
     let pod = Pod { namespace: "shop".to_owned(), name: "web-1".to_owned(), uid: "7d0f".to_owned() };
     let streaming = event(EventKind::Streaming, "image-streaming", "r.io/app:1");
@@ -233,9 +180,69 @@ async fn a_real_server_takes_our_events_and_shows_them() {
         service.tell(event(EventKind::Fallback, "no-room", &format!("r.io/away:{number}")));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    cluster.server = (cluster.start)();
+    cluster.server.restart().unwrap();
     cluster.ready().await;
     let away =
         |told: &BTreeMap<String, Object>| told.keys().filter(|note| note.contains("r.io/away:")).count();
     cluster.events("default", |told| away(told) == 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: ./just test-kubernetes"]
+async fn a_real_server_behind_one_that_fails_gets_each_event_and_none_twice() {
+    let cluster = Cluster::start(&[]).await;
+    let moods = [
+        Mood::Refuse(429),
+        Mood::Refuse(500),
+        // Done, and nobody heard of it.
+        Mood::Lose(502),
+        Mood::Slow(Duration::from_secs(1)),
+        // Done, too late.
+        Mood::Slow(Duration::from_secs(5)),
+        Mood::Hang,
+        Mood::Refuse(503),
+        Mood::Well,
+    ];
+    let authority = cluster.server.authority();
+    let moody = Moody::start(&cluster.server.url(), authority, &moods).await;
+    moody.spoil(24);
+    let service = Service::start(&[("cluster", cluster.sink_by(&moody))]).await;
+    for number in 0..16 {
+        service.tell(event(EventKind::Fallback, "no-room", &format!("r.io/bad-day:{number}")));
+    }
+    let bad_day =
+        |told: &BTreeMap<String, Object>| told.keys().filter(|note| note.contains("r.io/bad-day:")).count();
+    let told = cluster.events("default", |told| bad_day(told) == 16).await;
+    for object in told.values() {
+        assert!(object.series.is_none(), "counted twice: {object:#?}");
+        assert_eq!(object.reason.as_deref(), Some("ImageStreamingFallback"));
+        assert_eq!(object.metadata.managed_fields.as_ref().map(Vec::len), Some(1));
+    }
+    assert!(moody.has_spoilt());
+    // Repeats over the same: as many as there were, in one series.
+    moody.spoil(8);
+    (0..5).for_each(|number| again(&service, number));
+    let note = "Image r.io/app:1: so it is (past-caches)";
+    let counted = |told: &BTreeMap<String, Object>| {
+        told.get(note).and_then(|event| event.series.as_ref()).is_some_and(|series| series.count == 5)
+    };
+    cluster.events("default", counted).await;
+    assert!(moody.has_spoilt());
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: ./just test-kubernetes"]
+async fn what_the_server_forgot_after_its_time_is_told_anew() {
+    let cluster = Cluster::start(&["--event-ttl=10s"]).await;
+    let service = Service::start(&[("cluster", cluster.sink())]).await;
+    again(&service, 0);
+    let told = cluster.events("default", |told| told.len() == 1).await;
+    let first = told.into_values().next().unwrap();
+    cluster.events("default", BTreeMap::is_empty).await;
+    // A repeat of one that is gone.
+    again(&service, 1);
+    let told = cluster.events("default", |told| told.len() == 1).await;
+    let second = told.into_values().next().unwrap();
+    assert_ne!(first.metadata.name, second.metadata.name);
+    assert_eq!(first.note, second.note);
 }

@@ -7,5 +7,6 @@ mod cluster;
 mod files;
 mod harness;
 mod kubernetes;
+mod moody;
 mod nats;
 mod webhook;
