@@ -117,8 +117,13 @@ impl Worker {
             let Some(outcomes) = shutdown.run_until_cancelled(written).await else {
                 return give_back(batch).await;
             };
+            let before = batch.len();
             let (left, asked) = self.conclude(batch, outcomes).await;
             batch = left;
+            // Pauses grow while nothing at all is taken: who fails now and then would be waited for as one that is away.
+            if batch.len() < before {
+                backoff = Backoff::default();
+            }
             if batch.is_empty() {
                 return;
             }

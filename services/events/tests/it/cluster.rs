@@ -107,7 +107,7 @@ impl Cluster {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(SOON, looked).await.expect("the events did not come")
+        tokio::time::timeout(3 * SOON, looked).await.expect("the events did not come")
     }
 }
 

@@ -180,15 +180,14 @@ async fn a_flood_waits_in_a_queue_of_a_bound_and_each_image_once() {
         let (answered, told) = tell(&url, SECRET, event("team/app", digest).to_string()).await;
         assert_eq!((answered.as_u16(), &told["accepted"]), (202, &json!(1)), "{told}");
     }
-    let mut refused = 0;
-    for number in 0..200_u32 {
+    let client = reqwest::Client::new();
+    for number in 0..50_u32 {
         let digest = format!("sha256:{number:064x}");
-        let request = reqwest::Client::new().post(&url).header("authorization", SECRET);
+        let request = client.post(&url).header("authorization", SECRET);
         let response = request.body(event("team/app", &digest).to_string()).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers().get("retry-after").unwrap(), "10");
-        refused += usize::from(response.status() == StatusCode::SERVICE_UNAVAILABLE);
     }
-    assert_eq!(refused, 200);
     // What waits already needs no place.
     for digest in &digests {
         let (answered, told) = tell(&url, SECRET, event("team/app", digest).to_string()).await;
