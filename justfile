@@ -32,6 +32,12 @@ test-kubernetes *ARGS: plugins
     cargo build --workspace --locked --bins --tests
     cargo nextest run --workspace --run-ignored all -E 'package(events) & test(/^cluster::/) + package(identity-service) & binary(pods)' "$@"
 
+# a machine with a systemd of its own: install, restart and kill sluice under a reader, reboot, uninstall; no part of `test`
+test-machine:
+    scripts/setup build machine
+    cargo build --workspace --bins
+    scripts/test-machine {{ target }}/debug/sluice
+
 # the policies as WebAssembly, into target-plugins
 plugins:
     scripts/setup build
