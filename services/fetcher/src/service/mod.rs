@@ -10,6 +10,7 @@ mod inspect;
 mod jobs;
 mod judging;
 mod part;
+mod rechecks;
 mod recompressing;
 mod resolve;
 mod revoke;
@@ -43,6 +44,7 @@ use crate::{Config, Judging};
 
 use grants::Grants;
 use jobs::Jobs;
+use rechecks::Rechecks;
 use recompressing::Recompressing;
 use unjudged::Unjudged;
 
@@ -68,6 +70,7 @@ pub struct Fetcher {
 struct Service {
     instance: Arc<str>,
     grants: Grants,
+    rechecks: Rechecks,
     sealing: SealingKey,
     local_sources: bool,
     refused_after_deaths: Duration,
@@ -158,6 +161,7 @@ impl Service {
         Ok(Arc::new(Service {
             instance: instance.clone(),
             sealing,
+            rechecks: Rechecks { after: config.grant_recheck, grace: config.grant_recheck_grace },
             grants: Grants::new(keys, config.grant_ttl, config.grant_renewal, revocations),
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,

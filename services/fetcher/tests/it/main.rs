@@ -8,4 +8,5 @@ mod collection;
 mod good;
 mod harness;
 mod judged;
+mod rechecks;
 mod records;
