@@ -464,7 +464,7 @@ fn on_reply_subjects(field: &mut Field) -> anyhow::Result<()> {
         let mut inbox = field.raw.listen(&format!("{}.>", field.raw.inbox())).await?;
         // What the server had not yet brought of before.
         field.raw.ask(&subject, asked).await?.ok();
-        while inbox.next().now_or_never().is_some() {}
+        while let Some(Some(_)) = inbox.next().now_or_never() {}
         for _ in 0..3 {
             resolve(&field.victim.bus, &field.victim.asked).await?;
         }
@@ -559,7 +559,6 @@ fn by_claiming_layers(field: &mut Field) -> anyhow::Result<()> {
     let before = metrics::sum(field.fetcher_admin, failed)?;
     let known = tars(10).map(|tar| ClaimedLayer::known(&tar));
     let manifest = field.liar.publish("x", "same", &known);
-    ensure!(manifest == field.victim.record.manifest_digest, "it is the victim's very image");
     field.liar.publish("x", "one", &[ClaimedLayer::honest(&tars(30)[0]), known[1].clone()]);
     for name in ["x:same", "x:one", &format!("x@{manifest}")] {
         let asked = request(field.thief.project, field.thief.name, &field.liar.reference(name));
