@@ -50,7 +50,7 @@ release: plugins
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
 bench OUTPUT="target-bench": plugins
     scripts/setup images test
-    cargo build --release --package cli --package frontend --package fetcher --package cache --package policy --package quota --package events --package system-tests --bins
+    cargo build --release --package cli --package frontend --package fetcher --package cache --package policy --package quota --package events --package identity-service --package system-tests --bins
     scripts/bench {{ sluice }} {{ OUTPUT }}
 
 # formatting, lints, licences

@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use prost::Message as _;
 
 use crate::speaker::{DEFAULT_PROJECT, Speaker};
-use crate::{AskerFacts, Facts, Grant, PlanRequest, RenewRequest, ReportRequest, ResolveRequest};
+use crate::{
+    AskerFacts, Facts, FollowRequest, Grant, PlanRequest, RenewRequest, ReportRequest, ResolveRequest,
+};
 
 /// The project and the node that a request names as its sender's; none where it names none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,10 @@ impl<'a> Said<'a> {
 }
 
 pub(crate) fn resolve(request: &ResolveRequest) -> Said<'_> {
+    Said::of(&request.project, Some(&request.node))
+}
+
+pub(crate) fn follow(request: &FollowRequest) -> Said<'_> {
     Said::of(&request.project, Some(&request.node))
 }
 

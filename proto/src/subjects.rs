@@ -38,7 +38,7 @@ macro_rules! conversation {
 
 conversation! {
     "sluice.v1.fetcher.resolve": ResolveRequest -> ResolveReply, Frontend | Operator => Fetcher, says resolve;
-    "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply, Frontend | Operator => Fetcher;
+    "sluice.v1.fetcher.follow": FollowRequest -> ResolveReply, Frontend | Operator => Fetcher, says follow;
     "sluice.v1.fetcher.sealing": SealingRequest -> SealingReply, Frontend | Operator => Fetcher;
     "sluice.v1.fetcher.renew": RenewRequest -> RenewReply, Frontend => Fetcher, says renew;
     "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply, Operator => Fetcher;

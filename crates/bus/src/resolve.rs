@@ -48,7 +48,7 @@ impl Bus {
                 None => return Err(Status::internal("the fetcher answered resolve with nothing")),
             };
             on(Step::Importing(&ticket))?;
-            reply = match self.follow(&ticket).await {
+            reply = match self.follow(request, &ticket).await {
                 Err(status) if is_gone(&status) && resumes < RESUMES_MAX => {
                     resumes += 1;
                     on(Step::Resuming(&status))?;
@@ -59,17 +59,19 @@ impl Bus {
         }
     }
 
-    async fn follow(&self, ticket: &ImportTicket) -> Result<ResolveReply, Status> {
+    async fn follow(&self, asked: &ResolveRequest, ticket: &ImportTicket) -> Result<ResolveReply, Status> {
         let request = FollowRequest {
             ticket: ticket.ticket.clone(),
             wait_ms: FOLLOW_WAIT.as_millis() as u32,
             seen_revision: ticket.progress.as_ref().map_or(0, |progress| progress.revision),
+            project: asked.project.clone(),
+            node: asked.node.clone(),
         };
         self.call_instance(&ticket.instance, request, FOLLOW_WAIT + FOLLOW_SLACK).await
     }
 }
 
-/// Whether the fetcher that ran an import forgot it, or is away.
+/// Whether the fetcher that ran an import forgot it, or is away. That something of the image is not found is how an import ends.
 fn is_gone(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::NotFound)
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
 }

@@ -155,17 +155,22 @@ impl Repository {
     /// Whether the registry shows this blob to this caller: by its word alone, so what it says is worth something only where its
     /// word is. An error: nobody could say.
     pub async fn shows(&self, digest: &BlobDigest) -> Result<bool, Error> {
+        match self.show(digest).await {
+            Ok(()) => Ok(true),
+            Err(Error::NotFound { .. } | Error::Denied { .. } | Error::Unauthorized { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same; an error says why not.
+    pub async fn show(&self, digest: &BlobDigest) -> Result<(), Error> {
         let ask = Ask {
             what: format!("layer {digest}"),
             path: format!("blobs/{digest}"),
             accept: None,
             body: Body::Shown,
         };
-        match self.answer(&ask).await {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. } | Error::Denied { .. } | Error::Unauthorized { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.answer(&ask).await.map(drop)
     }
 
     async fn described(

@@ -79,10 +79,34 @@ impl Backend {
     }
 }
 
-fn service(nats: &Nats, scratch: &Scratch, name: &str, settings: &[String]) -> anyhow::Result<Service> {
+/// A service on a NATS server without keys.
+pub(crate) fn service(
+    nats: &Nats,
+    scratch: &Scratch,
+    name: &str,
+    settings: &[String],
+) -> anyhow::Result<Service> {
     let nats = format!("nats.url={}", nats.url());
-    let settings = [nats].into_iter().chain(settings.iter().cloned());
-    let arguments: Vec<String> = settings.flat_map(|setting| ["--set".to_owned(), setting]).collect();
+    let settings: Vec<String> = [nats].into_iter().chain(settings.iter().cloned()).collect();
+    start(scratch, name, set(&settings))
+}
+
+/// A service with a file of settings, and more of them.
+pub(crate) fn configured(
+    scratch: &Scratch,
+    name: &str,
+    config: &Path,
+    settings: &[String],
+) -> anyhow::Result<Service> {
+    let config = ["--config".to_owned(), config.display().to_string()];
+    start(scratch, name, [&config[..], &set(settings)].concat())
+}
+
+fn set(settings: &[String]) -> Vec<String> {
+    settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect()
+}
+
+fn start(scratch: &Scratch, name: &str, arguments: Vec<String>) -> anyhow::Result<Service> {
     let (program, log) = (binaries::path(name)?, scratch.path(&format!("{name}.log")));
     Ok(Service { server: spawn(&program, &arguments, &log)?, program, arguments, log })
 }

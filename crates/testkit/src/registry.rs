@@ -57,6 +57,13 @@ impl Registry {
         self.restart()
     }
 
+    /// Lets [`USER`] in again.
+    pub fn let_in(&mut self) -> anyhow::Result<()> {
+        self.kill()?;
+        self.htpasswd = Some(format!("{USER}:{HASH}\n"));
+        self.restart()
+    }
+
     /// A registry that asks for basic authentication; `htpasswd` holds `user:bcrypt-hash` lines.
     pub fn start_with(htpasswd: Option<String>) -> anyhow::Result<Registry> {
         Registry::start_as(Options { htpasswd, listener: None })

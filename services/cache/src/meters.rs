@@ -18,6 +18,8 @@ pub(crate) const REPAIRS: &str = "sluice_cache_repairs_total";
 pub(crate) const HEALED: &str = "sluice_cache_healed_total";
 /// Requests that were refused, by `reason`: no-grant, other-project, other-image, foreign-content, role, node, key, revoked.
 pub(crate) const REFUSED: &str = "sluice_cache_refused_total";
+/// How long it took to see whether a request for chunks may be served (grant, connection, revocations, the image's names), in seconds.
+pub(crate) const CHECK_SECONDS: &str = "sluice_cache_check_seconds";
 /// Memory for the names of what images consist of, in bytes.
 pub(crate) const SCOPE_BYTES: &str = "sluice_cache_scope_bytes";
 /// Streams being served.

@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use allowance::Allowances;
 use bytes::Bytes;
@@ -133,6 +133,7 @@ impl ContentService for Service {
         &self,
         request: Request<ChunksRequest>,
     ) -> Result<Response<Frames<ChunkFrame>>, Status> {
+        let begun = Instant::now();
         let project = refusal::project(&request.get_ref().project)?;
         let grant = self.admit(request.metadata(), &project)?;
         self.door.proof.check(GET_CHUNKS, &request, &grant)?;
@@ -146,6 +147,7 @@ impl ContentService for Service {
         let digests: Vec<Digest> =
             asked.digests.iter().map(|bytes| digest(bytes)).collect::<Result<_, _>>()?;
         self.door.scopes.check_chunks(&self.content, &reader, &grant, &digests).await?;
+        metrics::histogram!(meters::CHECK_SECONDS).record(begun.elapsed());
         let costs = Costs::of(&self.door.allowances, &project, asked.priority());
         Ok(Response::new(place.hold(chunks(self.content.clone(), reader, costs, digests))))
     }

@@ -33,6 +33,13 @@ pub struct Config {
     /// How long after it expired a grant is still renewed without asking the registry: as long as a node may have been away.
     #[serde(with = "humantime_serde")]
     pub grant_renewal: Duration,
+    /// A renewal asks the image's registry again when it last showed the image so long ago; 0s: never.
+    #[serde(with = "humantime_serde")]
+    pub grant_recheck: Duration,
+    /// How much longer grants are renewed while the registry says neither yes nor no: it does not answer, has no such image any more, or
+    /// wants a credential of a node that has none.
+    #[serde(with = "humantime_serde")]
+    pub grant_recheck_grace: Duration,
     /// Of chunks. Level 1 keeps up with gunzip on the other core; level 3 saves some 5 % of the bytes.
     pub zstd_level: i32,
     /// Of chunks that starts read, which are compressed again in the background: they cross the network again and again while
@@ -117,6 +124,8 @@ impl Default for Config {
             local_sources: false,
             grant_ttl: Duration::from_secs(12 * 60 * 60),
             grant_renewal: Duration::from_secs(90 * 24 * 60 * 60),
+            grant_recheck: Duration::from_secs(24 * 60 * 60),
+            grant_recheck_grace: Duration::from_secs(7 * 24 * 60 * 60),
             zstd_level: 1,
             starts_zstd_level: None,
             limits: Limits::default(),

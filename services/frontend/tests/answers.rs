@@ -21,9 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks until the image is here.
 async fn ask(bus: &Bus, request: ResolveRequest) -> ResolveReply {
+    let (project, node) = (request.project.clone(), request.node.clone());
     let mut reply = bus.call(request, PATIENCE).await.unwrap();
     while let Some(Said::Importing(ticket)) = &reply.answer {
-        let follow = FollowRequest { ticket: ticket.ticket.clone(), wait_ms: 1000, seen_revision: 0 };
+        let (named, project, node) = (ticket.ticket.clone(), project.clone(), node.clone());
+        let follow = FollowRequest { ticket: named, wait_ms: 1000, seen_revision: 0, project, node };
         reply = bus.call_instance(&ticket.instance, follow, PATIENCE).await.unwrap();
     }
     reply

@@ -1,5 +1,5 @@
 //! Measures a node under containerd: sluice beside containerd's own overlayfs, in one run, behind one simulated link; and,
-//! by itself, the policy service ([`policies`]).
+//! by itself, the policy service ([`policies`]), and what holds a mesh together ([`mesh`]).
 //!
 //! ```text
 //!                       registry --.
@@ -13,6 +13,7 @@ mod beside;
 pub mod cold;
 pub mod killed;
 pub mod many;
+pub mod mesh;
 pub mod policies;
 pub mod prepare;
 pub mod ready;

@@ -82,12 +82,20 @@ fn plain(tars: &[Vec<u8>]) -> ImageSpec {
 }
 
 async fn resolve(bus: &Bus, request: ResolveRequest) -> Result<Resolved, Status> {
+    let (project, node) = (request.project.clone(), request.node.clone());
     let mut reply = bus.call(request, PATIENCE).await?;
     loop {
         match reply.answer {
             Some(Answer::Resolved(resolved)) => return Ok(resolved),
             Some(Answer::Importing(ticket)) => {
-                let follow = FollowRequest { ticket: ticket.ticket, wait_ms: 1000, seen_revision: u64::MAX };
+                let (project, node) = (project.clone(), node.clone());
+                let follow = FollowRequest {
+                    ticket: ticket.ticket,
+                    wait_ms: 1000,
+                    seen_revision: u64::MAX,
+                    project,
+                    node,
+                };
                 reply = bus.call_instance(&ticket.instance, follow, PATIENCE).await?;
             }
             None => return Err(Status::internal("no answer")),

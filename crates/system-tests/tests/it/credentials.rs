@@ -108,6 +108,46 @@ fn the_credential_of_the_pull_decides_and_is_not_needed_afterwards() -> anyhow::
 }
 
 #[test]
+fn who_may_no_longer_read_an_image_in_its_registry_reads_no_more_of_it_here() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("config.json");
+    fs::write(&config, "{}")?;
+    let own = [
+        format!("frontend.credentials.docker_config={}", config.display()),
+        "frontend.read_timeout=5s".to_owned(),
+    ];
+    let fetcher =
+        vec![format!("fetcher.grant_ttl={}s", GRANT.as_secs()), "fetcher.grant_recheck=1s".to_owned()];
+    let settings = [&options().settings[..], &own].concat();
+    let mut node = Node::start(&Options { settings, fetcher, ..options() })?;
+    let host = node.private.as_ref().map(Registry::host).unwrap_or_default();
+    fs::write(&config, docker_config(&host).to_string())?;
+    let numbered = Numbered { files: FILES, len: 300_000, seed: 74 };
+    let image = node.push_private("app", &numbered.image()?)?;
+    node.cri.pull_as(&image, auth(PASSWORD))?;
+    assert!(streaming(&node, &image)?, "it does not stream: {}", node.sluice.log());
+    let pod = node.cri.pod("one")?;
+    let container = node.cri.start(&pod, "app", &image, &["/bin/sleep", "1000"])?;
+    numbered.read_inside(&node, &container, 0..2)?;
+    // Grants have ended meanwhile, and the registry said yes again.
+    sleep(2 * GRANT);
+    numbered.read_inside(&node, &container, 2..4)?;
+
+    node.private.as_mut().context("a private registry")?.lock_out()?;
+    sleep(2 * GRANT);
+    assert!(numbered.read_inside(&node, &container, 4..5).is_err(), "it reads on: {}", node.sluice.log());
+    // What it has is its own, and the container runs.
+    numbered.read_inside(&node, &container, 0..4)?;
+    let fetcher = node.backend.as_ref().context("a backend")?.fetcher.server.log();
+    assert!(fetcher.contains("a grant is not renewed"), "{fetcher}");
+    assert!(!fetcher.contains(PASSWORD) && !node.sluice.log().contains(PASSWORD), "a password was told");
+
+    node.private.as_mut().context("a private registry")?.let_in()?;
+    node.settle(|_| numbered.read_inside(&node, &container, 4..5).is_ok())?;
+    numbered.read_inside(&node, &container, 5..FILES)
+}
+
+#[test]
 fn without_a_credential_of_ours_a_private_image_is_pulled_as_ever() -> anyhow::Result<()> {
     let node = Node::start(&options())?;
     let numbered = Numbered { files: 2, len: 300_000, seed: 71 };

@@ -2,6 +2,7 @@
 
 mod access;
 mod attacker;
+mod attacker_with_keys;
 mod authors;
 mod bad_input;
 mod budget;

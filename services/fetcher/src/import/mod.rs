@@ -28,7 +28,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use image::record::LayerRef;
-use image::scan::{RecordBudget, ScanLimits, record_bytes};
+use image::scan::{RecordBudget, ScanLimits};
 use image::{Digest, ImageRecord};
 use prost::Message;
 use proto::{ImportSummary, LayerSource, ResolveRequest};
@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use crate::Config;
 use crate::marker;
 use crate::records::{KnownLayer, Records, SignedImage};
-use crate::source::{BlobPlace, Found, LayerDescriptor, Source};
+use crate::source::{BlobPlace, Found, LayerDescriptor, Source, SourceError};
 
 use assemble::Assembled;
 use chunks::{ChunkWriter, Compression};
@@ -52,6 +52,8 @@ use records::LayerFacts;
 
 /// The most images that can be imported at the same time.
 const IMAGES_MAX: u32 = 10_000;
+/// How much more than the budget for records of distinct layers may be merged in all, where a manifest names layers more than once.
+const REPEATS_MAX: u64 = 8;
 
 /// That one more image may be imported, until it is dropped.
 #[derive(Debug)]
@@ -172,6 +174,7 @@ impl Importer {
             ChunkWriter::new(self.compression.clone(), order.project.clone(), layers.corrupt.clone());
 
         let facts = self.read_unknown(order, &layers, &chunks, progress, &budget).await?;
+        check_repeats(order, &layers, &facts, budget.max())?;
         let assembled = assemble::assemble(&self.records, order, &layers.distinct, budget.max()).await?;
         let record = self.record(order, &layers, &facts, &assembled).await?;
         let origin = order.origin.encode_to_vec().into();
@@ -220,7 +223,7 @@ impl Importer {
                 found.push(None);
                 continue;
             }
-            let measure = move |_: &str| Ok((LayerFacts::of(&record), record_bytes(&record)));
+            let measure = move |_: &str| Ok(LayerFacts::of(&record));
             found.push(Some(on_thread(&order.image, measure).await?));
         }
         let known = self.usable(order, &distinct, found, &sources, budget).await?;
@@ -232,18 +235,18 @@ impl Importer {
         &self,
         order: &Order,
         distinct: &[&LayerDescriptor],
-        found: Vec<Option<(LayerFacts, u64)>>,
+        found: Vec<Option<LayerFacts>>,
         sources: &[Vec<LayerSource>],
         budget: &RecordBudget,
     ) -> Result<Vec<Option<LayerFacts>>, ImportError> {
-        let look = |at: usize, found: Option<(LayerFacts, u64)>| async move {
-            let (layer, Some((facts, bytes))) = (distinct[at], found) else { return Ok(None) };
+        let look = |at: usize, found: Option<LayerFacts>| async move {
+            let (layer, Some(facts)) = (distinct[at], found) else { return Ok(None) };
             if !order.proven
                 && !self.proofs.is_known(&order.source, &order.place, layer, &sources[at]).await?
             {
                 return Ok(None);
             }
-            budget.take(bytes).map_err(|error| layer_error(order, layer, error.into()))?;
+            budget.take(facts.bytes).map_err(|error| layer_error(order, layer, error.into()))?;
             Ok::<_, ImportError>(Some(facts))
         };
         let looks: Vec<_> = found.into_iter().enumerate().map(|(at, found)| look(at, found)).collect();
@@ -352,6 +355,24 @@ pub(crate) fn unix_now() -> u64 {
 
 fn position(layers: &Layers<'_>, layer: &LayerDescriptor) -> Option<usize> {
     layers.distinct.iter().position(|distinct| distinct.diff_id == layer.diff_id)
+}
+
+/// A manifest may name one layer a thousand times, and each time it is applied: applying it twice is not always the same as once.
+fn check_repeats(
+    order: &Order,
+    layers: &Layers<'_>,
+    facts: &[LayerFacts],
+    records_max: u64,
+) -> Result<(), ImportError> {
+    let bytes = |layer: &LayerDescriptor| position(layers, layer).map_or(0, |at| facts[at].bytes);
+    let all: u64 = order.found.layers.iter().map(bytes).fold(0, u64::saturating_add);
+    if all <= records_max.saturating_mul(REPEATS_MAX) {
+        return Ok(());
+    }
+    let reason = format!(
+        "it names layers again and again: {all} bytes of records would be merged (at most {REPEATS_MAX} times fetcher.limits.image_records)"
+    );
+    Err(SourceError::unsupported(&order.image, reason).into())
 }
 
 fn layer_error(order: &Order, layer: &LayerDescriptor, fault: LayerFault) -> ImportError {

@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use image::LayerRecord;
+use image::scan::record_bytes;
 
 use super::error::{ImportError, LayerFault};
 use super::{Order, layer_error, on_thread, store_error};
@@ -19,11 +20,14 @@ const AHEAD: usize = 4;
 pub(super) struct LayerFacts {
     pub(super) entries: u64,
     pub(super) tar_len: u64,
+    /// Of the record in memory.
+    pub(super) bytes: u64,
 }
 
 impl LayerFacts {
     pub(super) fn of(record: &LayerRecord) -> LayerFacts {
-        LayerFacts { entries: record.entries.len() as u64, tar_len: record.tar_len }
+        let bytes = record_bytes(record);
+        LayerFacts { entries: record.entries.len() as u64, tar_len: record.tar_len, bytes }
     }
 }
 

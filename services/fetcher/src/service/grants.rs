@@ -1,7 +1,7 @@
 //! Grants: what a node shows a cache to be served an image's content.
 //!
-//! Given where a registry said yes to the caller's credential; renewed as long as the node shows the one before. So a node
-//! needs no credential after the pull, and a grant that leaks is soon of no use.
+//! Given where a registry said yes to the caller's credential; renewed as long as the node shows the one before, and now and then
+//! the registry says yes again ([`super::rechecks`]). So a grant that leaks is soon of no use.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,6 +32,14 @@ pub(super) struct Holder {
     pub(super) node: String,
     /// The thumbprint of the node's key; empty in a mesh without TLS.
     pub(super) key: Vec<u8>,
+    pub(super) shown: Shown,
+}
+
+/// Where the image was shown to the holder, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) repository: String,
+    pub(super) at_unix: u64,
 }
 
 impl Grants {
@@ -47,9 +55,18 @@ impl Grants {
             manifest_digest: image.manifest_digest.clone(),
             tree: image.tree.digest.as_bytes().to_vec(),
             map: image.map.digest.as_bytes().to_vec(),
+            repository: holder.shown.repository.clone(),
+            shown_unix: holder.shown.at_unix,
             ..Grant::default()
         };
         self.grant(holder, grant)
+    }
+
+    /// Where and when a registry last showed the image, as far as the grant says so; at the latest when it was given.
+    pub(super) fn shown(&self, grant: &Grant) -> Shown {
+        let given = grant.expires_unix.saturating_sub(self.ttl.as_secs());
+        let at_unix = if grant.shown_unix == 0 { given } else { grant.shown_unix };
+        Shown { repository: grant.repository.clone(), at_unix }
     }
 
     /// From now on, to this holder.
@@ -114,13 +131,15 @@ impl Service {
     pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
         let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
         let grant = self.grants.renewable(&grant)?;
-        let holder = Holder { node: grant.node.clone(), key: checked_key(request.node_key)? };
+        let (node, key) = (grant.node.clone(), checked_key(request.node_key)?);
         let manifest = &grant.manifest_digest;
-        if self.records.image(&self.project(&grant.project)?, manifest).await?.is_none() {
+        let Some(image) = self.records.image(&self.project(&grant.project)?, manifest).await? else {
             return Err(Status::not_found(format!("{manifest} is not in the store")));
-        }
+        };
+        let shown = self.shown_again(&grant, &image.record, request.image.unwrap_or_default()).await?;
         // What may be read stays as it was: the node reads by the record that it has.
-        Ok(RenewReply { grant: Some(self.grants.grant(&holder, grant)?) })
+        let grant = Grant { repository: shown.repository.clone(), shown_unix: shown.at_unix, ..grant };
+        Ok(RenewReply { grant: Some(self.grants.grant(&Holder { node, key, shown }, grant)?) })
     }
 }
 
@@ -199,7 +218,7 @@ mod tests {
     async fn a_grant_names_the_key_and_the_epoch_and_a_revoked_node_gets_none() {
         let folder = tempfile::tempdir().unwrap();
         let grants = grants(folder.path(), 100, 100).await;
-        let holder = Holder { node: "n1".to_owned(), key: vec![7; 32] };
+        let holder = Holder { node: "n1".to_owned(), key: vec![7; 32], ..Holder::default() };
         let signed = grants.give(&holder, &image()).unwrap();
         let given = grants.renewable(&signed).unwrap();
         assert_eq!((given.node_key, given.epoch), (vec![7; 32], 0));

@@ -93,11 +93,6 @@ impl Jobs {
         (job, true)
     }
 
-    /// Whether somebody imports it here already.
-    pub(super) fn runs(&self, key: &JobKey) -> bool {
-        self.table().running.contains_key(key)
-    }
-
     /// Tells everyone how `job` ended; a later request begins anew.
     pub(super) fn finish(&self, key: &JobKey, job: &Arc<Job>, outcome: Result<Outcome, Status>) {
         let mut table = self.table();

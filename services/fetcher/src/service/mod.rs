@@ -11,6 +11,7 @@ mod jobs;
 mod judging;
 mod part;
 mod pushed;
+mod rechecks;
 mod recompressing;
 mod resolve;
 mod revoke;
@@ -47,6 +48,7 @@ use crate::{Config, Judging};
 use grants::Grants;
 use jobs::Jobs;
 pub(crate) use pushed::Taken;
+use rechecks::Rechecks;
 use recompressing::Recompressing;
 use unjudged::Unjudged;
 
@@ -73,6 +75,7 @@ pub struct Fetcher {
 pub(crate) struct Service {
     instance: Arc<str>,
     grants: Grants,
+    rechecks: Rechecks,
     sealing: SealingKey,
     local_sources: bool,
     refused_after_deaths: Duration,
@@ -171,6 +174,7 @@ impl Service {
         Ok(Arc::new(Service {
             instance: instance.clone(),
             sealing,
+            rechecks: Rechecks { after: config.grant_recheck, grace: config.grant_recheck_grace },
             grants: Grants::new(keys, config.grant_ttl, config.grant_renewal, revocations),
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,

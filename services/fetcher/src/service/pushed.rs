@@ -84,8 +84,7 @@ impl Service {
         };
         let project = project.clone();
         let order = Order { image, project, source, place, proven: false, found, origin, repair: false };
-        self.pay(&order, Class::Background).await?;
-        let job = self.begin(order);
+        let job = self.begin(order, Class::Background);
         // Who asked for the image meanwhile follows the same import.
         let outcome = job.wait().await?;
         tracing::debug!(manifest = outcome.image.record.manifest_digest, "imported what was pushed");

@@ -12,20 +12,20 @@ use names::ImageName;
 use prost::Message;
 use proto::resolve_reply::Answer;
 use proto::{
-    FollowRequest, ImportTicket, Platform, QuotaMetric, RepairReply, RepairRequest, Resolution, ResolveReply,
-    ResolveRequest, Resolved,
+    FollowRequest, ImportTicket, Platform, QuotaMetric, Refusal, RepairReply, RepairRequest, Resolution,
+    ResolveReply, ResolveRequest, Resolved, refusal,
 };
 use store::ProjectStore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::grants::{Holder, checked_key};
+use super::grants::{Holder, Shown, checked_key};
 use super::jobs::{ImageKey, Job, JobKey, Outcome};
 use super::judging::Asker;
 use super::{Service, part};
 use crate::attempts::Attempts;
 use crate::import::error::{ImportError, source_status};
-use crate::import::{Imported, Order, add_reference};
+use crate::import::{Imported, Order, add_reference, unix_now};
 use crate::records::SignedImage;
 use crate::source::{Access, BlobPlace, Credential, Found, Source};
 
@@ -43,7 +43,8 @@ const REPAIR_MAX: Duration = Duration::from_secs(900);
 impl Service {
     pub(super) async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Result<ResolveReply, Status> {
         let project = self.project(&request.project)?;
-        let holder = Holder { node: request.node.clone(), key: checked_key(request.node_key.clone())? };
+        let (node, key) = (request.node.clone(), checked_key(request.node_key.clone())?);
+        let mut holder = Holder { node, key, shown: Shown::default() };
         self.grants.revocations().admit_node(project.name(), &holder.node)?;
         // A part is asked for by who has the whole: what streams goes on.
         if request.layers == 0 {
@@ -60,9 +61,14 @@ impl Service {
         let granted = self.granted(&project, &place, &request).await?;
         let proven = granted.is_some();
         let (source, found) = match granted {
-            Some(found) => (self.sources.open(&name, access).await.map_err(source_status)?, found),
+            Some((found, shown)) => {
+                // The registry was not asked now, so nothing begins anew.
+                holder.shown = shown;
+                (self.sources.open(&name, access).await.map_err(source_status)?, found)
+            }
             None => {
                 let (source, found) = self.find(&name, access, &platform).await?;
+                holder.shown = Shown { repository: place.repository.clone(), at_unix: unix_now() };
                 let asker =
                     Asker { project: project.name(), node: &request.node, said: request.asker.as_ref() };
                 let judged = self.judge(&name, &found, asker).await?;
@@ -94,8 +100,7 @@ impl Service {
         };
         let image = name.to_string();
         let order = Order { image, project, source, place, proven, found, origin, repair };
-        self.pay(&order, Class::Demand).await?;
-        let job = self.begin(order);
+        let job = self.begin(order, Class::Demand);
         let ticket = self.jobs.issue(job.clone(), question, holder)?;
         Ok(self.importing(ticket, &job, job.wait_for_news(0, Duration::ZERO).await))
     }
@@ -106,6 +111,10 @@ impl Service {
             .ticket(&request.ticket)
             // Also said after a restart: asking again is the way on.
             .ok_or_else(|| Status::unavailable("this fetcher knows no such ticket; resolve again"))?;
+        let question = &ticket.question;
+        if refusal::project(&request.project)?.as_str() != question.project || request.node != question.node {
+            return Err(Refusal::Denied.status("the ticket is of another node's question"));
+        }
         let patience = Duration::from_millis(request.wait_ms.into()).min(FOLLOW_MAX);
         let progress = ticket.job.wait_for_news(request.seen_revision, patience).await;
         match ticket.job.outcome() {
@@ -139,7 +148,7 @@ impl Service {
         }
         let (image, place, of) = (name.to_string(), self.place(&name), project.clone());
         let order = Order { image, project: of, source, place, proven: false, found, origin, repair: true };
-        let job = self.begin(order);
+        let job = self.begin(order, Class::Background);
         let outcome = tokio::time::timeout(REPAIR_MAX, job.wait()).await;
         let outcome =
             outcome.map_err(|_| Status::deadline_exceeded(format!("{name}: the repair goes on")))??;
@@ -160,9 +169,10 @@ impl Service {
         Ok((source, found))
     }
 
-    /// Spends an import, unless one is under way here already. What restores the store is free: nobody asked for more.
-    pub(super) async fn pay(&self, order: &Order, class: Class) -> Result<(), Status> {
-        if order.repair || self.jobs.runs(&job_key(order)) {
+    /// Spends an import: by who is about to run it, so that of several who asked for it one pays. What restores the store is free: nobody
+    /// asked for more.
+    async fn pay(&self, order: &Order, class: Class) -> Result<(), Status> {
+        if order.repair {
             return Ok(());
         }
         self.allowances.of(order.project.name(), QuotaMetric::Imports).take(1, class).await
@@ -190,14 +200,14 @@ impl Service {
         self.importer.proofs.are_shown(source, place, &found.layers).await.map_err(source_status)
     }
 
-    /// The job that imports `order`; begins it when there is none.
-    pub(super) fn begin(self: &Arc<Self>, order: Order) -> Arc<Job> {
+    /// The job that imports `order`; begins it when there is none, and pays for it in `class`.
+    pub(super) fn begin(self: &Arc<Self>, order: Order, class: Class) -> Arc<Job> {
         let key = job_key(&order);
         let (job, new) = self.jobs.join(&key, order.repair);
         if new {
             let (service, job) = (self.clone(), job.clone());
             self.tasks.spawn(async move {
-                let outcome = service.run(&order, &job).await;
+                let outcome = service.run(&order, &job, class).await;
                 if let Err(status) = &outcome {
                     tracing::warn!(
                         image = order.image,
@@ -214,12 +224,21 @@ impl Service {
     }
 
     /// Imports, unless another fetcher of the mesh does; then waits for it, and takes over if it dies.
-    async fn run(&self, order: &Order, job: &Job) -> Result<Outcome, Status> {
+    async fn run(&self, order: &Order, job: &Job, class: Class) -> Result<Outcome, Status> {
         let name = format!("import.{}.{}", order.project.name(), job.manifest);
         let begun = tokio::time::Instant::now();
         loop {
             if let Some(lease) = self.bus.lease(&name, LEASE_TTL).await? {
-                let outcome = self.attempt(order, job, lease.lost()).await;
+                // Whoever had it until now may have ended well.
+                if let Some(outcome) = self.brought_by_another(order, job).await? {
+                    lease.release().await;
+                    return Ok(outcome);
+                }
+                let attempt = async {
+                    self.pay(order, class).await?;
+                    self.attempt(order, job, lease.lost()).await
+                };
+                let outcome = attempt.await;
                 lease.release().await;
                 let outcome = outcome?;
                 if !order.repair {
@@ -236,21 +255,29 @@ impl Service {
             if self.shutdown.run_until_cancelled(pause).await.is_none() {
                 return Err(ImportError::Stopped { image: order.image.clone() }.into());
             }
-            // What somebody else imported, from elsewhere, says nothing of what this one may read.
-            let of_here = |image: &SignedImage| {
-                order.proven || image.record.references.iter().any(|reference| order.place.holds(reference))
-            };
-            if !order.repair
-                && let Some(image) = self.records.image(&order.project, &job.manifest).await?.filter(of_here)
-            {
-                let image = self.also_named(&order.project, image, &order.image).await?;
-                return Ok(Outcome { image, summary: None, restored: 0 });
+            if let Some(outcome) = self.brought_by_another(order, job).await? {
+                return Ok(outcome);
             }
             if begun.elapsed() > OTHERS_IMPORT_MAX {
                 let reason = format!("{}: another fetcher imports it for too long", order.image);
                 return Err(Status::deadline_exceeded(reason));
             }
         }
+    }
+
+    /// What another fetcher imported meanwhile; from elsewhere, it says nothing of what this one may read.
+    async fn brought_by_another(&self, order: &Order, job: &Job) -> Result<Option<Outcome>, Status> {
+        let of_here = |image: &SignedImage| {
+            order.proven || image.record.references.iter().any(|reference| order.place.holds(reference))
+        };
+        if order.repair {
+            return Ok(None);
+        }
+        let Some(image) = self.records.image(&order.project, &job.manifest).await?.filter(of_here) else {
+            return Ok(None);
+        };
+        let image = self.also_named(&order.project, image, &order.image).await?;
+        Ok(Some(Outcome { image, summary: None, restored: 0 }))
     }
 
     /// Imports, and says so where all fetchers see it: of what ends without an answer they die no more than twice.

@@ -172,6 +172,19 @@ impl Source {
         repository.shows(&digest).await
     }
 
+    /// An error where the source does not show the document that the name leads to, to whom it was opened for.
+    pub(crate) async fn show_root(&self) -> Result<(), SourceError> {
+        self.root().await.map(drop)
+    }
+
+    /// The same of a layer's blob, by the source's word alone.
+    pub(crate) async fn show(&self, layer: &LayerDescriptor) -> Result<(), SourceError> {
+        let Place::Registry(repository) = &self.place else { return Ok(()) };
+        let digest = layer.digest.parse::<BlobDigest>();
+        let digest = digest.map_err(|error| SourceError::corrupt(&self.image, "layer", error.to_string()))?;
+        repository.show(&digest).await
+    }
+
     /// The document that the name leads to: an index or a manifest.
     async fn root(&self) -> Result<(Descriptor, Bytes), SourceError> {
         match &self.place {

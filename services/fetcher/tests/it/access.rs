@@ -131,8 +131,13 @@ async fn nobody_joins_an_import_that_another_registry_let_somebody_begin() {
     honest.release();
     let outcome = async |ticket: proto::ImportTicket| {
         loop {
-            let follow =
-                FollowRequest { ticket: ticket.ticket.clone(), wait_ms: 10_000, seen_revision: u64::MAX };
+            let follow = FollowRequest {
+                ticket: ticket.ticket.clone(),
+                wait_ms: 10_000,
+                seen_revision: u64::MAX,
+                node: harness.request("").node,
+                ..FollowRequest::default()
+            };
             let reply = harness.bus.call_instance(&ticket.instance, follow, DEADLINE).await?;
             if let Some(Answer::Resolved(resolved)) = reply.answer {
                 return Ok::<_, Status>(resolved);

@@ -52,6 +52,19 @@ async fn a_changed_byte_anywhere_in_a_blob() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_layer_named_hundreds_of_times() {
+    let harness = Harness::start_with(|config| config.limits.image_records = ByteSize::kib(512)).await;
+    let mut layout = harness.layout();
+    let tar = (0..1_000).fold(Tarball::new(), |tar, number| tar.directory(&format!("{number}"))).finish();
+    layout.image("bad", &ImageSpec::new(vec![tar.clone(); 200])).unwrap();
+    let status = refused(&harness, &layout.reference("bad")).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().contains("image_records"), "{status}");
+    layout.image("good", &ImageSpec::new(vec![tar; 3])).unwrap();
+    harness.import(&layout.reference("good")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_and_a_missing_blob() {
     let harness = Harness::start().await;
     let mut layout = harness.layout();

@@ -287,6 +287,7 @@ async fn collections_take_nothing_from_a_fetcher_that_imports_with_another_key()
 
 /// Imports with whoever answers on `bus`.
 async fn resolve_on(bus: Bus, request: ResolveRequest) -> Resolved {
+    let (project, node) = (request.project.clone(), request.node.clone());
     let mut reply = bus.call(request, DEADLINE).await.unwrap();
     loop {
         let ticket = match reply.answer.unwrap() {
@@ -294,7 +295,13 @@ async fn resolve_on(bus: Bus, request: ResolveRequest) -> Resolved {
             Answer::Importing(ticket) => ticket,
         };
         let seen_revision = ticket.progress.unwrap().revision;
-        let follow = FollowRequest { ticket: ticket.ticket, wait_ms: 10_000, seen_revision };
+        let follow = FollowRequest {
+            ticket: ticket.ticket,
+            wait_ms: 10_000,
+            seen_revision,
+            project: project.clone(),
+            node: node.clone(),
+        };
         reply = bus.call_instance(&ticket.instance, follow, DEADLINE).await.unwrap();
     }
 }

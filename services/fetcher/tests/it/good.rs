@@ -277,3 +277,28 @@ async fn an_import_costs_once_and_one_too_many_is_refused_for_want_of_quota() {
     // What is here already costs nothing.
     harness.import(&first).await.unwrap();
 }
+
+/// Of several who ask for one image at once, at whatever fetcher, one pays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_two_fetchers_are_asked_for_costs_once() {
+    let harness = Harness::start().await;
+    let _other = harness.another().await;
+    let imports = MetricLimits { day: Some(Amount::Limit(1)), ..MetricLimits::default() };
+    let limits = ProjectLimits { imports, ..ProjectLimits::default() };
+    let config = quota::Config { limits, ..quota::Config::default() };
+    let (bus, shutdown) = (harness.bus.clone(), harness.shutdown.clone());
+    let quota = Quota::start(config, bus, &harness.tasks, shutdown).await.unwrap();
+    while quota.probe()().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    let mut layout = harness.layout();
+    layout.image("v1", &ImageSpec::new([layer(1)])).unwrap();
+    let reference = layout.reference("v1");
+    let all = futures::future::join_all((0..8).map(|_| harness.import(&reference))).await;
+    for imported in all {
+        imported.unwrap();
+    }
+    layout.image("v2", &ImageSpec::new([layer(2)])).unwrap();
+    Refused::of(&harness.import(&layout.reference("v2")).await.unwrap_err())
+        .expect("the one that there was is spent");
+}

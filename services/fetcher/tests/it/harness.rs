@@ -101,6 +101,7 @@ impl Harness {
         request: ResolveRequest,
     ) -> Result<(Resolved, Vec<ImportProgress>), Status> {
         let mut shown = Vec::new();
+        let (asker, node) = (request.project.clone(), request.node.clone());
         let mut reply: ResolveReply = self.bus.call(request, DEADLINE).await?;
         loop {
             let ticket = match reply.answer.unwrap() {
@@ -108,8 +109,13 @@ impl Harness {
                 Answer::Importing(ticket) => ticket,
             };
             let progress = ticket.progress.unwrap();
-            let follow =
-                FollowRequest { ticket: ticket.ticket, wait_ms: 10_000, seen_revision: progress.revision };
+            let follow = FollowRequest {
+                ticket: ticket.ticket,
+                wait_ms: 10_000,
+                seen_revision: progress.revision,
+                project: asker.clone(),
+                node: node.clone(),
+            };
             shown.push(progress);
             reply = self.bus.call_instance(&ticket.instance, follow, DEADLINE).await?;
         }

@@ -9,4 +9,5 @@ mod good;
 mod harness;
 mod judged;
 mod push;
+mod rechecks;
 mod records;

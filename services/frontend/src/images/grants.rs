@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use image::ImageRecord;
 use prost::Message as _;
-use proto::{ResolveRequest, Signed};
+use proto::{Grant, ResolveRequest, Signed};
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
@@ -90,7 +90,9 @@ impl Images {
     ) -> Result<Signed, Status> {
         let timeout = self.node.config.resolve_timeout;
         if !grant.payload.is_empty() {
-            match self.node.resolver.renew(record, &self.node.config.node, grant, timeout).await {
+            let node = &self.node.config.node;
+            let image = self.in_registry(record, &grant, request).await;
+            match self.node.resolver.renew(record, node, grant, image, timeout).await {
                 Err(error) if !away(&error) => {
                     tracing::info!(image = record.manifest_digest, %error, "asking for a grant as for a new image");
                 }
@@ -105,6 +107,26 @@ impl Images {
             return Err(Status::failed_precondition(message));
         }
         Ok(answered.grant)
+    }
+
+    /// How an image is reached in the registry that showed it, with what this node has for that now.
+    async fn in_registry(
+        &self,
+        record: &ImageRecord,
+        grant: &Signed,
+        request: &ResolveRequest,
+    ) -> ResolveRequest {
+        let repository =
+            Grant::decode(&*grant.payload).map_or_else(|_| String::new(), |grant| grant.repository);
+        let reference = if repository.is_empty() { request.reference.clone() } else { repository };
+        ResolveRequest {
+            project: record.project.clone(),
+            node: self.node.config.node.clone(),
+            credential: self.credential(&reference).await,
+            plain_http: request.plain_http,
+            reference,
+            ..ResolveRequest::default()
+        }
     }
 
     /// The grant that an image of this node is read under, or was.

@@ -189,16 +189,19 @@ impl Resolver {
         Ok(record)
     }
 
-    /// Asks for a newer grant in place of one that this node has for the image.
+    /// Asks for a newer grant in place of one that this node has for the image. `image`: how its registry is reached now, should the fetcher
+    /// ask there.
     pub(super) async fn renew(
         &self,
         record: &ImageRecord,
         node: &str,
         grant: Signed,
+        image: ResolveRequest,
         timeout: Duration,
     ) -> Result<Signed, Status> {
-        let reply =
-            self.bus.call(RenewRequest { grant: Some(grant), node_key: self.node_key() }, timeout).await?;
+        let image = Some(self.sealer.resolve(image).await?);
+        let request = RenewRequest { grant: Some(grant), node_key: self.node_key(), image };
+        let reply = self.bus.call(request, timeout).await?;
         let renewed = reply.grant.ok_or_else(|| Status::internal("the fetcher sent no grant"))?;
         self.check_grant(record, node, &renewed)?;
         Ok(renewed)
