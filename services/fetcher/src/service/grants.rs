@@ -32,6 +32,8 @@ pub(super) struct Holder {
     pub(super) node: String,
     /// The thumbprint of the node's key; empty in a mesh without TLS.
     pub(super) key: Vec<u8>,
+    /// When what it is given ends at the latest, in seconds.
+    pub(super) until_unix: Option<u64>,
 }
 
 impl Grants {
@@ -55,10 +57,11 @@ impl Grants {
     /// From now on, to this holder.
     fn grant(&self, holder: &Holder, grant: Grant) -> Result<Signed, Status> {
         self.revocations.admit_node(&grant.project, &holder.node)?;
+        let expires = expires(SystemTime::now(), self.ttl);
         let grant = Grant {
             node: holder.node.clone(),
             node_key: holder.key.clone(),
-            expires_unix: expires(SystemTime::now(), self.ttl),
+            expires_unix: holder.until_unix.map_or(expires, |until| expires.min(until)),
             epoch: self.revocations.epoch(),
             ..grant
         };
@@ -114,7 +117,9 @@ impl Service {
     pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
         let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
         let grant = self.grants.renewable(&grant)?;
-        let holder = Holder { node: grant.node.clone(), key: checked_key(request.node_key)? };
+        self.projects.check(&grant.project)?;
+        let holder =
+            Holder { node: grant.node.clone(), key: checked_key(request.node_key)?, ..Holder::default() };
         let manifest = &grant.manifest_digest;
         if self.records.image(&self.project(&grant.project)?, manifest).await?.is_none() {
             return Err(Status::not_found(format!("{manifest} is not in the store")));
@@ -144,8 +149,9 @@ mod tests {
         let keys = Keys::load(&config).unwrap();
         let store = store::Store::open(folder.join("store").to_str().unwrap(), &Default::default()).unwrap();
         let (tasks, shutdown) = Default::default();
+        let bus = bus::Bus::in_process();
         let revocations =
-            Revocations::follow(store, bus::Bus::in_process(), keys.trusted(), &tasks, shutdown).await;
+            Revocations::follow((store, keys.trusted()), bus, proto::Role::Fetcher, &tasks, shutdown).await;
         Grants::new(keys, Duration::from_secs(ttl), Duration::from_secs(renewable), revocations)
     }
 
@@ -199,7 +205,7 @@ mod tests {
     async fn a_grant_names_the_key_and_the_epoch_and_a_revoked_node_gets_none() {
         let folder = tempfile::tempdir().unwrap();
         let grants = grants(folder.path(), 100, 100).await;
-        let holder = Holder { node: "n1".to_owned(), key: vec![7; 32] };
+        let holder = Holder { node: "n1".to_owned(), key: vec![7; 32], until_unix: None };
         let signed = grants.give(&holder, &image()).unwrap();
         let given = grants.renewable(&signed).unwrap();
         assert_eq!((given.node_key, given.epoch), (vec![7; 32], 0));

@@ -18,13 +18,14 @@ mod seeding;
 mod starts;
 mod unjudged;
 
+use std::future::Ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use allowance::Allowances;
 use bus::{Answer, Answering, Bus};
 use names::ImageName;
-use proto::Call;
+use proto::{Call, Role};
 use revocations::Revocations;
 use store::{ProjectStore, Store};
 use tls::sealing::SealingKey;
@@ -36,6 +37,7 @@ use tonic_types::StatusExt as _;
 use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
+use crate::nodes::Nodes;
 use crate::projects::Projects;
 use crate::records::Records;
 use crate::source::{BlobPlace, Sources};
@@ -60,6 +62,8 @@ const REVOCATIONS_IN_FLIGHT: usize = 8;
 #[derive(Debug)]
 pub struct Fetcher {
     instance: Arc<str>,
+    projects: Arc<Projects>,
+    revocations: Revocations,
     _answering: Vec<Answering>,
 }
 
@@ -74,7 +78,7 @@ struct Service {
     judging: Judging,
     allowances: Allowances,
     same_registries: Vec<Vec<String>>,
-    projects: Projects,
+    projects: Arc<Projects>,
     unjudged: Unjudged,
     records: Records,
     store: Store,
@@ -98,10 +102,13 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         config.judging.check()?;
         let keys = Keys::load(&config)?;
-        let (kept, trusted) = (store.clone(), keys.trusted());
-        let revocations = Revocations::follow(kept, bus.clone(), trusted, tasks, shutdown.clone()).await;
-        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
-        let answering = vec![
+        let (known, end) = ((store.clone(), keys.trusted()), shutdown.clone());
+        let revocations = Revocations::follow(known, bus.clone(), Role::Fetcher, tasks, end).await;
+        let projects = Projects::follow(config.projects.clone(), &bus, tasks, shutdown.clone()).await;
+        let mut answering = projects.answer(&bus).await?;
+        answering.extend(Nodes::follow(&bus, tasks, shutdown.clone()).answer(&bus).await?);
+        let service = Service::new(config, keys, (revocations, projects), store, &bus, tasks, shutdown)?;
+        answering.extend([
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::sealing).await?,
@@ -113,8 +120,8 @@ impl Fetcher {
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::report).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::repair).await?,
             service.answer(&bus, REVOCATIONS_IN_FLIGHT, Service::revoke).await?,
-        ];
-        Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
+        ]);
+        Ok(Fetcher::of(&service, answering))
     }
 
     /// Starts to answer what is asked of the store alone: list, remove and collect, which sign nothing. So no key is made.
@@ -127,13 +134,30 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         let keys = Keys::existing(&config)?;
         let revocations = Revocations::unknown(store.clone(), keys.trusted());
-        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
+        let projects = Arc::new(Projects::new(config.projects.clone(), &bus));
+        let service = Service::new(config, keys, (revocations, projects), store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,
             service.answer(&bus, COLLECTIONS_IN_FLIGHT, Service::collect).await?,
         ];
-        Ok(Fetcher { instance: service.instance.clone(), _answering: answering })
+        Ok(Fetcher::of(&service, answering))
+    }
+
+    fn of(service: &Service, answering: Vec<Answering>) -> Fetcher {
+        let (instance, projects) = (service.instance.clone(), service.projects.clone());
+        let revocations = service.grants.revocations().clone();
+        Fetcher { instance, projects, revocations, _answering: answering }
+    }
+
+    /// What counts no more, as far as it knows: for who asks whether it can work.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// Whether it knows what was switched live: [`crate::SWITCHES`].
+    pub fn switches(&self) -> impl Fn() -> Ready<Result<(), String>> + Send + Sync + 'static {
+        self.projects.probe()
     }
 
     /// By which this fetcher is asked about its own imports.
@@ -146,7 +170,7 @@ impl Service {
     fn new(
         config: Config,
         keys: Keys,
-        revocations: Revocations,
+        (revocations, projects): (Revocations, Arc<Projects>),
         store: Store,
         bus: &Bus,
         tasks: &TaskTracker,
@@ -164,7 +188,7 @@ impl Service {
             judging: config.judging.clone(),
             allowances: Allowances::new(bus.clone(), config.spending()),
             same_registries: config.same_registries.clone(),
-            projects: Projects::new(config.projects.clone()),
+            projects,
             unjudged: Unjudged::default(),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,

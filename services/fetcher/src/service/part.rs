@@ -31,13 +31,13 @@ pub(super) fn lowest(mut found: Found, layers: u32) -> Result<Found, Status> {
 
 impl Service {
     /// The whole image of a request for a part of it, when the grant that came along says that the caller may read
-    /// it, and the store knows it. Then no registry is asked.
+    /// it, and the store knows it; and when that grant ends. Then no registry is asked.
     pub(super) async fn granted(
         &self,
         project: &ProjectStore,
         place: &BlobPlace,
         request: &ResolveRequest,
-    ) -> Result<Option<Found>, Status> {
+    ) -> Result<Option<(Found, u64)>, Status> {
         let Some(grant) = request.grant.as_ref().filter(|_| request.layers > 0) else { return Ok(None) };
         let of = self.grants.believe(grant)?;
         // What has expired counts as long as it could be renewed: the node could do that first, and gain nothing by it.
@@ -53,7 +53,7 @@ impl Service {
         {
             return Ok(None);
         }
-        Ok(Some(Found {
+        let found = Found {
             manifest_digest: record.manifest_digest,
             media_type: String::new(),
             schema_version: 2,
@@ -63,7 +63,8 @@ impl Service {
             platform: request.platform.clone().unwrap_or_default(),
             layers: record.layers.iter().map(LayerDescriptor::of).collect(),
             ineligible: Vec::new(),
-        }))
+        };
+        Ok(Some((found, grant.expires_unix)))
     }
 }
 

@@ -43,11 +43,13 @@ const REPAIR_MAX: Duration = Duration::from_secs(900);
 impl Service {
     pub(super) async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Result<ResolveReply, Status> {
         let project = self.project(&request.project)?;
-        let holder = Holder { node: request.node.clone(), key: checked_key(request.node_key.clone())? };
+        let node_key = checked_key(request.node_key.clone())?;
+        let mut holder = Holder { node: request.node.clone(), key: node_key, until_unix: None };
         self.grants.revocations().admit_node(project.name(), &holder.node)?;
-        // A part is asked for by who has the whole: what streams goes on.
+        // A part is asked for by who has the whole: what streams goes on, for as long as it may.
+        let switched = self.projects.check(project.name());
         if request.layers == 0 {
-            self.projects.check(project.name())?;
+            switched.clone()?;
         }
         let name = self.image_name(&request.reference)?;
         let platform = request.platform.clone().unwrap_or_default();
@@ -60,8 +62,12 @@ impl Service {
         let granted = self.granted(&project, &place, &request).await?;
         let proven = granted.is_some();
         let (source, found) = match granted {
-            Some(found) => (self.sources.open(&name, access).await.map_err(source_status)?, found),
+            Some((found, until_unix)) => {
+                holder.until_unix = switched.is_err().then_some(until_unix);
+                (self.sources.open(&name, access).await.map_err(source_status)?, found)
+            }
             None => {
+                switched?;
                 let (source, found) = self.find(&name, access, &platform).await?;
                 let asker =
                     Asker { project: project.name(), node: &request.node, said: request.asker.as_ref() };
@@ -113,6 +119,9 @@ impl Service {
             Some(Err(status)) => Err(status),
             Some(Ok(Outcome { image, summary, .. })) => {
                 let project = self.project(&ticket.question.project)?;
+                if ticket.question.layers == 0 {
+                    self.projects.check(project.name())?;
+                }
                 self.resolved(&project, (ticket.question, &ticket.holder), image, summary).await
             }
         }
