@@ -14,6 +14,7 @@ pub mod config;
 mod import;
 mod key;
 mod marker;
+mod nodes;
 mod profile;
 mod projects;
 mod recompress;
@@ -24,4 +25,6 @@ pub mod source;
 
 pub use config::{Config, Judging, Limits, Projects as ProjectsConfig, Unanswered};
 pub use key::verifying_key;
+pub use projects::{SWITCHES, Switches};
+pub use revocations::KNOWN as REVOCATIONS;
 pub use service::Fetcher;
