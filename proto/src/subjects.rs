@@ -43,11 +43,15 @@ conversation! {
     "sluice.v1.fetcher.renew": RenewRequest -> RenewReply, Frontend => Fetcher, says renew;
     "sluice.v1.fetcher.inspect": InspectRequest -> InspectReply, Operator => Fetcher;
     "sluice.v1.fetcher.list": ListRequest -> ListReply, Operator => Fetcher;
+    "sluice.v1.fetcher.projects": ProjectsRequest -> ProjectsReply, Operator => Fetcher;
+    "sluice.v1.fetcher.nodes": NodesRequest -> NodesReply, Operator => Fetcher;
+    "sluice.v1.fetcher.clock": ClockRequest -> ClockReply, Frontend | Operator => Fetcher;
     "sluice.v1.fetcher.report": ReportRequest -> ReportReply, Frontend => Fetcher, says report;
     "sluice.v1.admin.fetcher.remove": RemoveRequest -> RemoveReply, Operator => Fetcher;
     "sluice.v1.admin.fetcher.collect": CollectRequest -> CollectReply, Operator => Fetcher;
     "sluice.v1.admin.fetcher.repair": RepairRequest -> RepairReply, Cache | Operator => Fetcher;
     "sluice.v1.admin.fetcher.revoke": RevokeRequest -> RevokeReply, Operator => Fetcher;
+    "sluice.v1.admin.fetcher.switch": SwitchRequest -> SwitchReply, Operator => Fetcher;
     "sluice.v1.policy.judge": JudgeRequest -> JudgeReply, Fetcher => Policy;
     "sluice.v1.policy.plan": PlanRequest -> PlanReply, Frontend => Policy, says plan;
     "sluice.v1.policy.policies": PoliciesRequest -> PoliciesReply, Operator => Policy;
@@ -69,7 +73,9 @@ pub const DECISIONS: &str = "sluice.v1.policy.decision";
 
 /// All that was revoked, as a `Signed`, when it changes.
 pub const REVOCATIONS: &str = "sluice.v1.fetcher.revocations";
-/// Who is there: asked of everybody at once.
+/// Which nodes are there: told, as there may be too many to ask.
+pub const PRESENCE: &str = "sluice.v1.mesh.present";
+/// Who is there: asked of all services at once.
 pub const HELLO: &str = "sluice.v1.mesh.hello";
 
 impl Call for v1::HelloRequest {
@@ -86,6 +92,7 @@ pub const TOLD: &[Told] = &[
         message: "Event",
     },
     Told { subject: REVOCATIONS, by: &[Role::Fetcher], to: &[Role::Fetcher, Role::Cache], message: "Signed" },
+    Told { subject: PRESENCE, by: &[Role::Frontend], to: &[Role::Fetcher], message: "Presence" },
     Told { subject: DECISIONS, by: &[Role::Policy], to: &[Role::Operator], message: "RecordedDecision" },
 ];
 

@@ -17,6 +17,7 @@ mod in_process;
 mod key;
 mod lease;
 mod nats;
+pub mod presence;
 mod resolve;
 mod sealing;
 mod stream;
@@ -265,6 +266,14 @@ impl Bus {
             Transport::Nats(bus) => Table::nats(NatsTable::new(bus.clone(), name)),
         }
     }
+
+    /// The same, for who may not make or change it: until somebody has, nothing is read.
+    pub fn table_to_read(&self, name: &str) -> Table {
+        match &self.transport {
+            Transport::InProcess(bus) => Table::in_process(bus.rows(name)),
+            Transport::Nats(bus) => Table::nats(NatsTable::to_read(bus.clone(), name)),
+        }
+    }
 }
 
 impl Bus {
@@ -273,12 +282,11 @@ impl Bus {
         let instance = format!("{}-{:08x}", role.name(), rand::random::<u32>());
         let about = Arc::new(about);
         self.answer(Answer { in_flight: HELLOS_MAX, instance: None }, move |_: HelloRequest| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             ready(Ok(HelloReply {
                 role: role.name().to_owned(),
                 instance: instance.clone(),
                 version: about.version.to_owned(),
-                now_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+                now_ms: unix_ms(),
                 unready: (about.ready)().err().unwrap_or_default(),
                 insecure: about.insecure.clone(),
             }))
@@ -357,6 +365,12 @@ impl Answering {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// This machine's clock, in milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn is_asked_by_nodes(subject: &str) -> bool {

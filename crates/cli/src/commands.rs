@@ -16,6 +16,7 @@ pub mod link;
 pub mod ls;
 pub mod mount;
 pub mod policy;
+pub mod project;
 pub mod quota;
 pub mod reserve;
 pub mod revoke;
@@ -118,6 +119,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Enroll(args) => enroll::run(&context, args).await,
         Command::Revoke(command) => revoke::run(&context, command).await,
         Command::Policy(command) => policy::run(&context, command).await,
+        Command::Project(args) => project::run(&context, args).await,
         Command::Quota(command) => quota::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
         Command::Completions(_)

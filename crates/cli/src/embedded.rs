@@ -10,16 +10,18 @@ use anyhow::Context as _;
 use bus::Bus;
 use cache::Cache;
 use events::Sinks;
-use fetcher::Fetcher;
+use fetcher::{Fetcher, Switches};
 use frontend::Frontend;
+use lifecycle::Probe;
 use policy::Policies;
-use proto::{Event, EventKind};
+use proto::{Event, EventKind, Role};
 use quota::Quota;
 use store::Store;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::serving::Buses;
 use crate::settings::Settings;
 
 /// How long services may take to end what they were doing.
@@ -30,7 +32,7 @@ const LOOKS_MAX: u32 = 60;
 
 #[derive(Debug)]
 pub struct Embedded {
-    bus: Bus,
+    buses: Buses,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     fetcher: Option<Fetcher>,
@@ -38,13 +40,19 @@ pub struct Embedded {
     frontend: Option<Frontend>,
     policies: Option<Policies>,
     quota: Option<Quota>,
+    switches: Option<Switches>,
+    sinks: Option<Sinks>,
 }
 
 impl Embedded {
     /// No service yet; those that are started speak over `bus`.
     pub fn new(bus: Bus, tasks: TaskTracker, shutdown: CancellationToken) -> Embedded {
+        Embedded::on(Buses::one(bus), tasks, shutdown)
+    }
+
+    fn on(buses: Buses, tasks: TaskTracker, shutdown: CancellationToken) -> Embedded {
         Embedded {
-            bus,
+            buses,
             tasks,
             shutdown,
             fetcher: None,
@@ -52,6 +60,8 @@ impl Embedded {
             frontend: None,
             policies: None,
             quota: None,
+            switches: None,
+            sinks: None,
         }
     }
 
@@ -71,6 +81,14 @@ impl Embedded {
         Ok(embedded)
     }
 
+    /// The projects' switches alone.
+    pub async fn switches_only(settings: &Settings) -> anyhow::Result<Embedded> {
+        let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
+        let switches = Switches::start(settings.fetcher.projects.clone(), embedded.bus()).await;
+        embedded.switches = Some(switches.context("read the projects' switches")?);
+        Ok(embedded)
+    }
+
     /// A fetcher that answers what is asked of the store alone; none where there is no store.
     pub async fn questions(settings: &Settings) -> anyhow::Result<Option<Embedded>> {
         let store = match settings.store.open_existing() {
@@ -79,50 +97,67 @@ impl Embedded {
         };
         let mut embedded = Embedded::new(Bus::in_process(), TaskTracker::new(), CancellationToken::new());
         let (config, bus, shutdown) =
-            (settings.fetcher.clone(), embedded.bus.clone(), embedded.shutdown.clone());
+            (settings.fetcher.clone(), embedded.bus_of(Role::Fetcher), embedded.shutdown.clone());
         let fetcher = Fetcher::start_for_questions(config, store, bus, &embedded.tasks, shutdown).await;
         embedded.fetcher = Some(fetcher.context("start the embedded fetcher")?);
         Ok(Some(embedded))
     }
 
     /// Policies, quotas, fetcher, cache and frontend: a whole node. On NATS when the settings name it, so that others may use its
-    /// fetcher and cache too; policies and quotas are the mesh's then, unless the settings say which this node has.
+    /// fetcher and cache too; policies and quotas are the mesh's then, unless the settings say which this node has. With keys of a
+    /// mesh, those services that have one ([`crate::serving`]).
     pub async fn node(
         settings: &Settings,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Embedded> {
-        let bus = match &settings.nats {
-            Some(nats) => Bus::connect(nats).await.context("connect to NATS")?,
-            None => Bus::in_process(),
-        };
-        bus.events().told_by("sluice", &settings.frontend.node);
-        let mut embedded = Embedded::new(bus, tasks, shutdown);
-        embedded.start_sinks(settings).await;
-        if settings.runs_policies() {
+        let mut embedded = Embedded::on(Buses::connect(settings).await?, tasks, shutdown);
+        embedded.start_identities(settings).await?;
+        if settings.runs(Role::Events) {
+            embedded.start_sinks(settings).await;
+        }
+        if settings.runs(Role::Policy) {
             embedded.start_policies_sooner_or_later(settings).await;
         }
-        if settings.runs_quota() {
+        if settings.runs(Role::Quota) {
             embedded.start_quota(settings).await?;
         }
-        embedded.start_fetcher(settings).await?;
-        embedded.listen_for_pushes(settings).await;
-        embedded.start_cache(settings).await?;
-        embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
+        if settings.runs(Role::Fetcher) {
+            embedded.start_fetcher(settings).await?;
+            embedded.listen_for_pushes(settings).await;
+        }
+        if settings.runs(Role::Cache) {
+            embedded.start_cache(settings).await?;
+        }
+        if settings.runs(Role::Frontend) {
+            embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
+        }
         Ok(embedded)
     }
 
-    /// Writes events, where the settings say so. A node starts its containers whatever becomes of its events.
-    async fn start_sinks(&self, settings: &Settings) {
-        if settings.events.sinks.is_empty() {
-            return;
+    /// Gives nodes their identities, and keeps this node's own renewed, where the settings say so.
+    async fn start_identities(&self, settings: &Settings) -> anyhow::Result<()> {
+        let shutdown = || self.shutdown.clone();
+        if let Some(service) = &settings.serve.identity {
+            let tls = service.tls.open().context("serve.identity.tls")?;
+            let started = identity_service::start(service.config(), tls, &self.tasks, shutdown()).await;
+            started.context("start the embedded identity service")?;
         }
-        let (config, bus) = (settings.events.clone(), self.bus.clone());
-        if let Err(error) = Sinks::start(config, bus, &self.tasks, self.shutdown.clone()).await {
-            tracing::error!(
+        if settings.identity.address.is_some() {
+            self.tasks.spawn(identity::client::keep_renewed(settings.identity.clone(), shutdown()));
+        }
+        Ok(())
+    }
+
+    /// Writes events, where the settings say so. A node starts its containers whatever becomes of its events.
+    async fn start_sinks(&mut self, settings: &Settings) {
+        let (config, bus) = (settings.events.clone(), self.bus_of(Role::Events));
+        match Sinks::start(config, bus, &self.tasks, self.shutdown.clone()).await {
+            Ok(sinks) => self.sinks = Some(sinks),
+            Err(error) => tracing::error!(
                 error = format!("{error:#}"),
                 "events are written nowhere: a sink cannot be opened"
-            );
+            ),
         }
     }
 
@@ -134,8 +169,49 @@ impl Embedded {
         }
     }
 
+    /// Makes a process ready only while what runs in it works.
+    pub fn depend(&self, service: &lifecycle::Service, settings: &Settings) {
+        service.depend_on(Probe::BUS, self.buses.probe());
+        let Some(nats) = &settings.nats else { return };
+        let apart = settings.serve.is_apart();
+        checks::keep_looking(
+            service,
+            checks::Needs {
+                nats: if apart {
+                    settings.serve.nats.values().cloned().collect()
+                } else {
+                    vec![nats.clone()]
+                },
+                tls: vec![settings.cache.tls.clone(), settings.frontend.tls.clone()],
+                private: Vec::new(),
+            },
+        );
+        if let Some(fetcher) = &self.fetcher {
+            service.depend_on(fetcher::REVOCATIONS, fetcher.revocations().probe());
+            service.depend_on(fetcher::SWITCHES, fetcher.switches());
+        }
+        if let Some(quota) = &self.quota {
+            service.depend_on(quota::LIVE_LIMITS, quota.probe());
+        }
+        if self.frontend.is_some() {
+            service.depend_on(checks::CLOCK, checks::clock_probe(self.bus_of(Role::Frontend)));
+        }
+        if let Some(sinks) = &self.sinks {
+            service.depend_on(Sinks::STREAM, sinks.probe());
+        }
+    }
+
+    pub fn buses(&self) -> &Buses {
+        &self.buses
+    }
+
+    fn bus_of(&self, role: Role) -> Bus {
+        self.buses.of(role).clone()
+    }
+
+    /// By which whoever runs this asks the services.
     pub fn bus(&self) -> &Bus {
-        &self.bus
+        self.buses.of(Role::Operator)
     }
 
     /// The cache that was started; bulk content is served on its address.
@@ -148,7 +224,7 @@ impl Embedded {
             tracing::warn!("{reason}");
         }
         let config = settings.policy.clone();
-        let policies = Policies::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
+        let policies = Policies::start(config, self.bus_of(Role::Policy), &self.tasks, self.shutdown.clone());
         self.policies = Some(Box::pin(policies).await.context("start the embedded policies")?);
         Ok(())
     }
@@ -160,8 +236,9 @@ impl Embedded {
         let error = format!("{error:#}");
         tracing::error!(error, "the policies cannot be used: nobody answers for them");
         let event = Event::new(EventKind::PolicySet, "unusable", format!("no policy set is in use: {error}"));
-        self.bus.events().tell(Event { service: "policy".to_owned(), ..event });
-        let (config, bus) = (settings.policy.clone(), self.bus.clone());
+        let bus = self.bus_of(Role::Policy);
+        bus.events().tell(Event { service: "policy".to_owned(), ..event });
+        let config = settings.policy.clone();
         let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
         self.tasks.spawn(async move {
             let (mut seen, mut looks, mut wait) = (changed(&config), 0, 1);
@@ -192,22 +269,29 @@ impl Embedded {
     /// Before those who spend: they ask it first.
     pub async fn start_quota(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let config = settings.quota.clone();
-        let quota = Quota::start(config, self.bus.clone(), &self.tasks, self.shutdown.clone());
+        let quota = Quota::start(config, self.bus_of(Role::Quota), &self.tasks, self.shutdown.clone());
         self.quota = Some(quota.await.context("start the embedded quota service")?);
         Ok(())
     }
 
     pub async fn start_fetcher(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let (config, store) = (settings.fetcher.clone(), settings.open_store()?);
-        let fetcher = Fetcher::start(config, store, self.bus.clone(), &self.tasks, self.shutdown.clone());
+        let fetcher =
+            Fetcher::start(config, store, self.bus_of(Role::Fetcher), &self.tasks, self.shutdown.clone());
         self.fetcher = Some(fetcher.await.context("start the embedded fetcher")?);
         Ok(())
     }
 
     pub async fn start_cache(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let (config, store, trusted) = (settings.cache.clone(), settings.open_store()?, settings.trusted()?);
-        let cache =
-            Cache::start(config, store, self.bus.clone(), trusted, &self.tasks, self.shutdown.clone());
+        let cache = Cache::start(
+            config,
+            store,
+            self.bus_of(Role::Cache),
+            trusted,
+            &self.tasks,
+            self.shutdown.clone(),
+        );
         self.cache = Some(cache.await.context("start the embedded cache")?);
         Ok(())
     }
@@ -215,8 +299,14 @@ impl Embedded {
     /// `store`: where the frontend may read directly when no cache answers.
     pub async fn start_frontend(&mut self, settings: &Settings, store: Option<Store>) -> anyhow::Result<()> {
         let (config, trusted) = (settings.frontend.clone(), settings.trusted()?);
-        let frontend =
-            Frontend::start(config, store, self.bus.clone(), trusted, &self.tasks, self.shutdown.clone());
+        let frontend = Frontend::start(
+            config,
+            store,
+            self.bus_of(Role::Frontend),
+            trusted,
+            &self.tasks,
+            self.shutdown.clone(),
+        );
         self.frontend = Some(Box::pin(frontend).await.context("start the embedded frontend")?);
         Ok(())
     }

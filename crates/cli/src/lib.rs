@@ -26,6 +26,7 @@ pub mod progress;
 pub mod render;
 pub mod request;
 pub mod runtime;
+pub mod serving;
 pub mod session;
 pub mod settings;
 

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use names::Project;
+use proto::Role;
 use proto::signed::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
+use crate::serving::Serve;
 
 pub const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
 const SYSTEM_STATE: &str = "/var/lib/sluice";
@@ -46,6 +48,10 @@ pub struct Settings {
     pub quota: quota::Config,
     /// Where this process writes events; without a sink it writes them nowhere, and a node keeps its newest ones.
     pub events: events::Config,
+    /// Of a node that enrolled: where its identity is renewed, and in which folder it stands.
+    pub identity: identity::client::Config,
+    /// What `sluice serve` runs with keys of a mesh.
+    pub serve: Serve,
 }
 
 impl Default for Settings {
@@ -65,6 +71,8 @@ impl Default for Settings {
             policy: policy::Config::default(),
             quota: quota::Config::default(),
             events: events::Config::default(),
+            identity: identity::client::Config::default(),
+            serve: Serve::default(),
         }
     }
 }
@@ -97,6 +105,10 @@ impl Settings {
             if *tls == tls::Config::default() {
                 tls.clone_from(&self.tls);
             }
+        }
+        if self.nats.is_none() {
+            // Where there is a mesh, it keeps what `sluice project` says.
+            self.fetcher.projects.kept.get_or_insert_with(|| state.join("projects.toml"));
         }
         if self.policy.kept == policy.kept {
             self.policy.kept = state.join("plugins");
@@ -141,22 +153,35 @@ impl Settings {
         self.policy.limits.check()?;
         self.quota.check()?;
         self.events.check()?;
+        self.serve.check(self.nats.as_ref())?;
         if let Some(reason) = self.impatient() {
             bail!(reason);
         }
         Ok(())
     }
 
+    /// Whether this process runs a service, when it serves.
+    pub fn runs(&self, role: Role) -> bool {
+        match role {
+            _ if self.serve.is_apart() => self.serve.names(role),
+            Role::Policy => self.runs_policies(),
+            Role::Quota => self.runs_quota(),
+            Role::Events => !self.events.sinks.is_empty(),
+            Role::Fetcher | Role::Cache | Role::Frontend => true,
+            Role::Operator => false,
+        }
+    }
+
     /// Whether a node runs policies. In a mesh all who answer share the questions, so there it leaves them to the mesh's own, unless it is
     /// told which ones it has.
-    pub fn runs_policies(&self) -> bool {
+    fn runs_policies(&self) -> bool {
         let told = self.policy.file.is_some() || self.policy.set != policy::SetConfig::default();
         self.nats.is_none() || told
     }
 
     /// Whether a node runs a quota service. In a mesh all who answer draw from the same counters, so there it leaves that to the mesh's own,
     /// unless it is told the limits.
-    pub fn runs_quota(&self) -> bool {
+    fn runs_quota(&self) -> bool {
         self.nats.is_none() || self.quota != quota::Config::default()
     }
 
@@ -164,7 +189,7 @@ impl Settings {
     /// which of them took the time.
     pub fn impatient(&self) -> Option<String> {
         let (total, wait) = (self.policy.limits.total_time, self.fetcher.judging.wait);
-        (self.runs_policies() && total >= wait).then(|| {
+        (self.runs(Role::Policy) && total >= wait).then(|| {
             format!(
                 "policy.limits.total_time is {total:?}, and fetcher.judging.wait {wait:?}: what policies say after that comes too late, so \
                  the wait must be longer"
@@ -174,7 +199,11 @@ impl Settings {
 
     /// Whose records and grants the services of this process believe: their own fetcher's among them.
     pub fn trusted(&self) -> anyhow::Result<TrustedKeys> {
-        Ok(TrustedKeys::parse(&self.trusted_keys)?.and(fetcher::verifying_key(&self.fetcher)?))
+        let trusted = TrustedKeys::parse(&self.trusted_keys)?;
+        match self.runs(Role::Fetcher) {
+            true => Ok(trusted.and(fetcher::verifying_key(&self.fetcher)?)),
+            false => Ok(trusted),
+        }
     }
 
     /// The socket that a frontend of this machine listens on.
@@ -255,25 +284,37 @@ mod tests {
     #[test]
     fn a_node_of_a_mesh_has_policies_only_when_it_is_told_which() {
         let mut settings = Settings::default();
-        assert!(settings.runs_policies());
+        assert!(settings.runs(Role::Policy));
         settings.nats = Some(bus::NatsConfig::default());
-        assert!(!settings.runs_policies());
+        assert!(!settings.runs(Role::Policy));
         settings.policy.set.prefetch.clear();
-        assert!(settings.runs_policies());
+        assert!(settings.runs(Role::Policy));
         settings.policy = policy::Config { file: Some("policies.toml".into()), ..policy::Config::default() };
-        assert!(settings.runs_policies());
+        assert!(settings.runs(Role::Policy));
     }
 
     #[test]
     fn a_node_of_a_mesh_hands_out_quotas_only_when_it_is_told_the_limits() {
         let mut settings = Settings::default();
-        assert!(settings.runs_quota());
+        assert!(settings.runs(Role::Quota));
         settings.nats = Some(bus::NatsConfig::default());
-        assert!(!settings.runs_quota());
+        assert!(!settings.runs(Role::Quota));
         settings.quota.limits.imports.day = Some(quota::Amount::Limit(1));
-        assert!(settings.runs_quota());
+        assert!(settings.runs(Role::Quota));
         settings.quota.spenders = 0;
         assert!(settings.check().unwrap_err().to_string().contains("quota.spenders"));
+    }
+
+    #[test]
+    fn with_keys_the_services_that_have_some_are_run() {
+        let mut settings = Settings { nats: Some(bus::NatsConfig::default()), ..Settings::default() };
+        settings.serve.nats.insert("quota".to_owned(), bus::NatsConfig::default());
+        settings.check().unwrap();
+        assert!(settings.runs(Role::Quota) && !settings.runs(Role::Fetcher) && !settings.runs(Role::Policy));
+        settings.nats = None;
+        assert!(settings.check().unwrap_err().to_string().contains("needs nats.url"));
+        settings.serve.nats.insert("operator".to_owned(), bus::NatsConfig::default());
+        assert!(settings.check().unwrap_err().to_string().contains("serve.nats.operator"));
     }
 
     #[test]

@@ -26,64 +26,73 @@ pub struct Snippet<'a> {
     pub node: Option<(&'a str, &'a [String])>,
 }
 
+/// Certificate and key, as settings name them.
+const PAIR: [(&str, &str); 3] = [("ca_file", CA), ("certificate_file", CERTIFICATE), ("key_file", KEY)];
+
 impl Snippet<'_> {
     pub fn text(&self) -> String {
         let mut text = format!("# Access for {}, made by `sluice keys`.\n", self.role);
-        let file = |name: &str| format!("{:?}", self.folder.join(name).display().to_string());
-        let mut line = |line: String| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{line}");
-        };
-        let trusted = format!("trusted_keys = {:?}", self.trusted_keys);
+        let trusted = format!("trusted_keys = {:?}\n", self.trusted_keys);
+        let role = Role::from_name(self.role);
         // Keys of the whole file stand before all sections.
-        if self.role == Role::Operator.name() {
-            line(trusted.clone());
+        if role == Some(Role::Operator) {
+            text += &trusted;
         }
-        let pair = [("ca_file", CA), ("certificate_file", CERTIFICATE), ("key_file", KEY)];
         if self.role != IDENTITY {
-            line(format!(
-                "\n[nats]\nurl = {:?}\nname = {:?}",
-                self.nats_url,
-                self.node.map_or(self.role, |node| node.0)
-            ));
-            line(format!("credentials_file = {}", file(CREDENTIALS)));
-            for (key, name) in pair {
-                line(format!("{key} = {}", file(name)));
-            }
-            if let Some(role) = Role::from_name(self.role) {
-                line(format!("inbox_prefix = {:?}", speaker::inbox(role)));
-            }
-            if let Some((node, projects)) = self.node {
-                line(format!("node = {node:?}\nprojects = {projects:?}"));
-            }
+            text += &self.nats("nats");
         }
-        match Role::from_name(self.role) {
-            Some(Role::Fetcher) => line(format!("\n[fetcher]\nsigning_key_file = {}", file("fetcher.key"))),
-            Some(Role::Cache) => line(format!("\n[cache]\n{trusted}")),
+        match role {
+            Some(Role::Fetcher) => text += &self.signing_key(),
+            Some(Role::Cache) => text += &format!("\n[cache]\n{trusted}"),
             Some(Role::Frontend) => {
-                line(format!("\n[frontend]\n{trusted}"));
+                text += &format!("\n[frontend]\n{trusted}");
                 if let Some((node, _)) = self.node {
-                    line(format!("node = {node:?}"));
+                    text += &format!("node = {node:?}\n");
                 }
             }
             _ => {}
         }
-        let section = match self.role {
-            IDENTITY => Some("tls"),
-            "cache" => Some("cache.tls"),
-            "frontend" => Some("frontend.tls"),
-            _ => None,
-        };
-        if let Some(section) = section {
-            line(format!("\n[{section}]"));
-            for (key, name) in pair {
-                line(format!("{key} = {}", file(name)));
-            }
+        match self.role {
+            IDENTITY => text += &self.tls("tls"),
+            "cache" => text += &self.tls("cache.tls"),
+            "frontend" => text += &self.tls("frontend.tls"),
+            _ => {}
         }
         if self.role == IDENTITY {
-            line(format!("\n[identity]\nauthority = {}", file("authority")));
+            text += &format!("\n[identity]\nauthority = {}\n", self.file("authority"));
         }
         text
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("{:?}", self.folder.join(name).display().to_string())
+    }
+
+    /// How NATS is reached, as a section of this name.
+    pub(crate) fn nats(&self, section: &str) -> String {
+        let name = self.node.map_or(self.role, |node| node.0);
+        let mut text = format!("\n[{section}]\nurl = {:?}\nname = {name:?}\n", self.nats_url);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "credentials_file = {}", self.file(CREDENTIALS));
+        for (key, name) in PAIR {
+            let _ = writeln!(text, "{key} = {}", self.file(name));
+        }
+        if let Some(role) = Role::from_name(self.role) {
+            let _ = writeln!(text, "inbox_prefix = {:?}", speaker::inbox(role));
+        }
+        if let Some((node, projects)) = self.node {
+            let _ = writeln!(text, "node = {node:?}\nprojects = {projects:?}");
+        }
+        text
+    }
+
+    pub(crate) fn tls(&self, section: &str) -> String {
+        let lines = PAIR.map(|(key, name)| format!("{key} = {}\n", self.file(name)));
+        format!("\n[{section}]\n{}", lines.concat())
+    }
+
+    pub(crate) fn signing_key(&self) -> String {
+        format!("\n[fetcher]\nsigning_key_file = {}\n", self.file("fetcher.key"))
     }
 }
 

@@ -64,8 +64,11 @@ fn of_service(role: Role) -> Permissions {
         subscribe.push(speaker::subject(told.subject, "*", "*"));
     }
     for resource in RESOURCES.iter().filter(|resource| resource.users.contains(&role)) {
-        publish.extend(resource.publishes());
+        publish.extend(resource.reads().chain(resource.publishes()));
         subscribe.extend(resource.subjects.iter().map(|subject| (*subject).to_owned()));
+    }
+    for resource in RESOURCES.iter().filter(|resource| resource.readers.contains(&role)) {
+        publish.extend(resource.reads());
     }
     Permissions { publish, subscribe }
 }
@@ -77,38 +80,58 @@ pub(crate) struct Resource {
     /// Under which it is written.
     pub(crate) subjects: &'static [&'static str],
     pub(crate) users: &'static [Role],
+    /// Who reads and follows it, and may not change it.
+    pub(crate) readers: &'static [Role],
 }
 
 pub(crate) const RESOURCES: &[Resource] = &[
-    Resource { stream: "KV_sluice-leases", subjects: &["$KV.sluice-leases.>"], users: &[Role::Fetcher] },
+    Resource {
+        stream: "KV_sluice-leases",
+        subjects: &["$KV.sluice-leases.>"],
+        users: &[Role::Fetcher],
+        readers: &[],
+    },
     // Nodes and services tell as ever, whether a stream keeps it or not.
-    Resource { stream: "SLUICE_EVENTS", subjects: &[], users: &[Role::Events] },
+    Resource { stream: "SLUICE_EVENTS", subjects: &[], users: &[Role::Events], readers: &[] },
+    Resource {
+        stream: "KV_sluice-projects",
+        subjects: &["$KV.sluice-projects.>"],
+        users: &[Role::Fetcher],
+        readers: &[],
+    },
+    Resource {
+        stream: "KV_sluice-revocations",
+        subjects: &["$KV.sluice-revocations.>"],
+        users: &[Role::Fetcher],
+        readers: &[Role::Cache],
+    },
     Resource {
         stream: "KV_sluice-quota-limits",
         subjects: &["$KV.sluice-quota-limits.>"],
         users: &[Role::Quota],
+        readers: &[],
     },
     Resource {
         stream: "sluice-counters-quota-minutes",
         subjects: &["sluice.v1.counter.quota-minutes.>"],
         users: &[Role::Quota],
+        readers: &[],
     },
     Resource {
         stream: "sluice-counters-quota-days",
         subjects: &["sluice.v1.counter.quota-days.>"],
         users: &[Role::Quota],
+        readers: &[],
     },
 ];
 
 impl Resource {
-    /// To make it, write and read it, and follow it.
-    fn publishes(&self) -> Vec<String> {
+    /// To read and follow it.
+    fn reads(&self) -> impl Iterator<Item = String> + use<> {
         let stream = self.stream;
         let api = [
             "INFO".to_owned(),
             format!("STREAM.INFO.{stream}"),
-            format!("STREAM.CREATE.{stream}"),
-            format!("STREAM.UPDATE.{stream}"),
             format!("STREAM.MSG.GET.{stream}"),
             format!("DIRECT.GET.{stream}"),
             format!("DIRECT.GET.{stream}.>"),
@@ -118,9 +141,15 @@ impl Resource {
             format!("CONSUMER.DELETE.{stream}.>"),
             format!("CONSUMER.MSG.NEXT.{stream}.>"),
         ];
-        let api = api.into_iter().map(|verb| format!("$JS.API.{verb}"));
         let answers = [format!("$JS.ACK.{stream}.>"), format!("$JS.FC.{stream}.>")];
-        api.chain(answers).chain(self.subjects.iter().map(|subject| (*subject).to_owned())).collect()
+        api.into_iter().map(|verb| format!("$JS.API.{verb}")).chain(answers)
+    }
+
+    /// To make it, and to write.
+    fn publishes(&self) -> impl Iterator<Item = String> + use<> {
+        let stream = self.stream;
+        let api = ["CREATE", "UPDATE"].map(|verb| format!("$JS.API.STREAM.{verb}.{stream}"));
+        api.into_iter().chain(self.subjects.iter().map(|subject| (*subject).to_owned()))
     }
 }
 

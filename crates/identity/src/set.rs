@@ -9,6 +9,7 @@
 //! services/ROLE/             of each service: credentials, certificate, settings
 //! operators/NAME/            of people at the command line
 //! nodes/NAME/                of nodes that were added by hand, without a token
+//! serve.toml                 settings for all services in one process
 //! ```
 
 mod issuer;
@@ -31,6 +32,7 @@ use crate::{Authority, IDENTITY, NATS, files, now_unix};
 
 const MANIFEST: &str = "mesh.json";
 const AUTHORITY: &str = "authority";
+const SERVE: &str = "serve.toml";
 /// The first operator.
 const OPERATOR: &str = "operator";
 /// What a certificate of a server counts for besides its hosts, on the machine itself.
@@ -66,6 +68,9 @@ pub(crate) struct Manifest {
     pub(crate) entries: Vec<Entry>,
     /// Public keys of users in NATS, and since when they count no more.
     pub(crate) revoked: Vec<(String, u64)>,
+    /// The node among the entries that `serve.toml` serves.
+    #[serde(default)]
+    pub(crate) serves: Option<String>,
 }
 
 /// Who has an identity.
@@ -129,6 +134,7 @@ impl Set {
             system_account: system.public_key(),
             entries: Vec::new(),
             revoked: Vec::new(),
+            serves: None,
         };
         let mut set = Set { folder, manifest };
         set.write_system_user(&system)?;
@@ -232,6 +238,7 @@ impl Set {
         );
         self.write_issuer()?;
         self.write_nats()?;
+        self.write_serve()?;
         self.save()?;
         Ok(done)
     }
@@ -258,6 +265,15 @@ impl Set {
         self.write_user(&folder, Role::Frontend, name, projects, Kind::Node)?;
         self.write_certificate(&self.authority()?, &folder, &names?)?;
         self.write_snippet(&folder, "frontend", Role::Frontend.name(), Some((name, projects)))?;
+        self.save()?;
+        Ok(folder)
+    }
+
+    /// The node that `serve.toml` serves beside the services.
+    pub fn serve_node(&mut self, name: &str, projects: &[String]) -> anyhow::Result<PathBuf> {
+        let folder = self.add_node(name, projects)?;
+        self.manifest.serves = Some(name.to_owned());
+        self.write_serve()?;
         self.save()?;
         Ok(folder)
     }

@@ -396,3 +396,56 @@ async fn renewed_credentials_are_used_at_the_next_connection() {
     fetcher.connected().unwrap();
     mesh.bus(Role::Fetcher).await.connected().unwrap();
 }
+
+/// The epoch of revocations and the projects' switches: fetchers write, a cache reads what it must know and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fetchers_keep_others_only_read() {
+    let mesh = Mesh::start();
+    let (fetcher, cache) = (mesh.bus(Role::Fetcher).await, mesh.bus(Role::Cache).await);
+    let watched = cache.table_to_read("revocations");
+    let mut changes = watched.watch();
+    fetcher.table("revocations").put("epoch", "7".into()).await.unwrap();
+    fetcher.table("projects").put("team", "off".into()).await.unwrap();
+    let told = tokio::time::timeout(WAIT, changes.next()).await.unwrap().unwrap();
+    assert!(matches!(&told, bus::Change::Put(entry) if &entry.value[..] == b"7"), "{told:?}");
+    assert!(watched.put("epoch", "0".into()).await.is_err(), "a cache changes it");
+    assert_eq!(&watched.get("epoch").await.unwrap().unwrap().value[..], b"7");
+    for role in [Role::Policy, Role::Quota, Role::Events, Role::Operator, Role::Frontend] {
+        let bus = mesh.bus(role).await;
+        for table in ["revocations", "projects"] {
+            let read = tokio::time::timeout(WAIT, bus.table_to_read(table).get("epoch")).await;
+            assert!(!matches!(read, Ok(Ok(_))), "{role:?} reads {table}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_that_it_is_there_in_no_other_name() {
+    let mesh = Mesh::start();
+    let fetcher = mesh.bus(Role::Fetcher).await;
+    let mut heard = Box::pin(fetcher.nodes_present().await.unwrap());
+    let (node, other) =
+        (mesh.bus(Role::Frontend).await, mesh.bus_of(&mesh.set.folder().join("nodes/n.2")).await);
+    let about = || Introduction { version: "1", ready: Box::new(|| Ok(())), insecure: Vec::new() };
+    // The other node says that it is this one, again and again.
+    let forging = async {
+        loop {
+            let forged =
+                proto::Presence { node: "n1".to_owned(), version: "forged".to_owned(), ..Default::default() };
+            other.teller(proto::subjects::PRESENCE).tell(&forged);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let own = async {
+        loop {
+            // Told again: a subscription is known to the server only a moment after it was made.
+            let _ = tokio::time::timeout(Duration::from_secs(1), node.be_present("n1", about())).await;
+        }
+    };
+    let first = tokio::select! {
+        heard = tokio::time::timeout(WAIT, heard.next()) => heard.unwrap().unwrap(),
+        () = forging => unreachable!("it goes on for ever"),
+        () = own => unreachable!("it goes on for ever"),
+    };
+    assert_eq!((first.node.as_str(), first.project.as_str(), first.version.as_str()), ("n1", "default", "1"));
+}

@@ -51,10 +51,11 @@ pub async fn serve(
 }
 
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    match admin.ready.check() {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-    }
+    let (failed, notes) = (admin.ready.failed(), admin.ready.notes());
+    let status = if failed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let ready = failed.is_empty().then(|| "ready".to_owned());
+    let notes = notes.into_iter().map(|note| format!("warning: {note}"));
+    (status, ready.into_iter().chain(failed).chain(notes).map(|line| line + "\n").collect())
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -25,6 +25,7 @@ pub struct Readiness {
 struct State {
     waiting: BTreeMap<u64, String>,
     parts: BTreeMap<u64, (String, Condition)>,
+    notes: BTreeMap<&'static str, Vec<String>>,
     next: u64,
     closed: bool,
 }
@@ -92,9 +93,28 @@ impl Readiness {
 
     /// Ready, or what is waited for and which parts fail, in one line.
     pub fn check(&self) -> Result<(), String> {
+        let failed = self.failed();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+    }
+
+    /// What somebody should look at though the service works; in place of what was noted of it before.
+    pub fn note(&self, what: &'static str, lines: Vec<String>) {
+        lock(&self.state).notes.insert(what, lines);
+    }
+
+    /// Each note in a line of its own.
+    pub fn notes(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        let notes = state.notes.iter();
+        let lines = notes.flat_map(|(what, lines)| lines.iter().map(move |line| format!("{what}: {line}")));
+        lines.map(|line| line.replace(['\n', '\r'], " ")).collect()
+    }
+
+    /// What is waited for, and each part that fails, in a line of its own; nothing: ready.
+    pub fn failed(&self) -> Vec<String> {
         let state = lock(&self.state);
         if state.closed {
-            return Err("shutting down".to_owned());
+            return vec!["shutting down".to_owned()];
         }
         let mut missing = Vec::new();
         if !state.waiting.is_empty() {
@@ -113,10 +133,7 @@ impl Readiness {
                 }
             }
         }
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(missing.join("; ").replace(['\n', '\r'], " ")),
-        }
+        missing.into_iter().map(|line| line.replace(['\n', '\r'], " ")).collect()
     }
 }
 
@@ -171,6 +188,9 @@ mod tests {
         assert_eq!(readiness.check(), Err("waiting for bus".to_owned()));
         bus.ready();
         assert_eq!(readiness.check(), Ok(()));
+        readiness.note("keys", vec!["a file may be\nread by others".to_owned()]);
+        assert_eq!(readiness.check(), Ok(()), "a note is no failure");
+        assert_eq!(readiness.notes(), ["keys: a file may be read by others"]);
         readiness.close();
         assert_eq!(readiness.check(), Err("shutting down".to_owned()));
     }
@@ -186,6 +206,7 @@ mod tests {
     async fn a_short_loss_is_borne_and_a_long_one_is_told_until_it_is_over() {
         let readiness = Readiness::default();
         let (bus, store) = (readiness.depend_on("bus"), readiness.depend_on("store"));
+        assert_eq!(readiness.failed(), ["bus: not known yet", "store: not known yet"]);
         store.works();
         assert_eq!(readiness.check(), Err("bus: not known yet".to_owned()));
         bus.fails("no connection");

@@ -9,8 +9,8 @@ use super::reach::Nearness;
 use crate::Access;
 
 /// How Docker Hub is named, and where it answers.
-const DOCKER_HUB: &str = "docker.io";
-const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+pub(crate) const DOCKER_HUB: &str = "docker.io";
+pub(crate) const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
 #[derive(Debug)]
 pub(super) struct Endpoint {

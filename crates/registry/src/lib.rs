@@ -11,6 +11,7 @@ pub mod digest;
 pub mod document;
 pub mod error;
 
+mod answers;
 mod auth;
 mod blob;
 mod challenge;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use names::Reference;
 
+pub use answers::Answered;
 pub use config::{Config, RetryConfig};
 pub use credentials::Credential;
 pub use digest::{BlobDigest, NotABlobDigest};

@@ -8,18 +8,27 @@
 //! Each change has a number, the epoch, and each grant the epoch in which it was given; so a revocation says "grants before this one", and
 //! no clock is compared. The store keeps the list: a cache that was away, or whose bus is, knows it within [`LOOK_EVERY`]. Until it
 //! was read once, nothing is admitted: nobody knows what counts.
+//!
+//! Whoever can write to the store could put an older list back, signed as it is. So the mesh remembers the epoch in a table on the bus,
+//! which fetchers alone write ([`floor`]): a list below it is refused, also by who has just started.
+
+mod floor;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bus::Bus;
+use floor::Floor;
+pub use floor::KNOWN;
 use futures::StreamExt as _;
 use prost::Message as _;
 use proto::revocation::Scope;
 use proto::signed::{Domain, TrustedKeys};
 use proto::subjects::REVOCATIONS;
-use proto::{Grant, Refusal, Revocation, Revocations as List, Signed};
+use proto::{Grant, Refusal, Revocation, Revocations as List, Role, Signed};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,7 +64,19 @@ pub struct Revocations {
 struct Shared {
     store: Store,
     trusted: TrustedKeys,
-    known: Mutex<Option<Known>>,
+    /// Where the mesh remembers the epoch; none for who follows nothing.
+    floor: Option<Floor>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// None: the list was not read so far, or is an older one.
+    known: Option<Known>,
+    /// The epoch that the mesh remembers.
+    floor: u64,
+    /// Of the list in the store, while that is older than the mesh remembers.
+    older: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +91,11 @@ struct Known {
 pub enum Refused {
     #[error("what was revoked is not known yet: the store has not answered")]
     Unknown,
+    #[error(
+        "the store's list of what was revoked is of epoch {0}, and the mesh knows of {1}: somebody put an older one back, and no grant \
+         counts; if the store was restored from a backup, `sluice revoke restored` accepts it"
+    )]
+    Older(u64, u64),
     #[error("node {0:?} was revoked")]
     Node(String),
     #[error("grants for {0} that are as old were revoked: pull the image again")]
@@ -79,19 +105,23 @@ pub enum Refused {
 }
 
 impl Revocations {
-    /// Reads the list, and follows it until `shutdown`.
+    /// Reads the list, and follows it until `shutdown`. `of`: fetchers also see to it that the mesh remembers the epoch.
     pub async fn follow(
-        store: Store,
+        (store, trusted): (Store, TrustedKeys),
         bus: Bus,
-        trusted: TrustedKeys,
+        of: Role,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Revocations {
-        let revocations = Revocations::unknown(store, trusted);
+        let floor = Some(Floor::new(&bus, of));
+        let state = Mutex::default();
+        let revocations = Revocations { shared: Arc::new(Shared { store, trusted, floor, state }) };
+        revocations.follow_floor(tasks, &shutdown).await;
         let first = tokio::time::timeout(FIRST_MAX, revocations.look()).await;
         if !matches!(first, Ok(Ok(()))) {
             tracing::warn!("what was revoked cannot be read: no grant counts until it is");
         }
+        revocations.remember().await;
         let (looking, listening) = (revocations.clone(), revocations.clone());
         let stop = shutdown.clone();
         tasks.spawn(async move { stop.run_until_cancelled(looking.look_again()).await });
@@ -101,14 +131,18 @@ impl Revocations {
 
     /// A list that nobody reads, for who gives nothing and admits nothing.
     pub fn unknown(store: Store, trusted: TrustedKeys) -> Revocations {
-        Revocations { shared: Arc::new(Shared { store, trusted, known: Mutex::default() }) }
+        Revocations { shared: Arc::new(Shared { store, trusted, floor: None, state: Mutex::default() }) }
     }
 
     /// Whether a grant still counts. Not whether it has expired.
     pub fn admit(&self, grant: &Grant) -> Result<(), Refused> {
-        let refused = match &*self.shared.known() {
-            None => Some(Refused::Unknown),
-            Some(known) => known.refuses(grant),
+        let refused = {
+            let state = self.shared.state();
+            match (&state.known, state.older) {
+                (Some(known), _) => known.refuses(grant),
+                (None, Some(older)) => Some(Refused::Older(older, state.floor)),
+                (None, None) => Some(Refused::Unknown),
+            }
         };
         let Some(refused) = refused else { return Ok(()) };
         metrics::counter!(REFUSED, "scope" => refused.label()).increment(1);
@@ -124,7 +158,7 @@ impl Revocations {
 
     /// For grants that are given now.
     pub fn epoch(&self) -> u64 {
-        self.shared.known().as_ref().map_or(0, |known| known.list.epoch)
+        self.shared.state().known.as_ref().map_or(0, |known| known.list.epoch)
     }
 
     /// The list with one more entry, or one less; whoever signs it hands it to [`Revocations::keep`]. Under a lease: of two who change it at
@@ -138,7 +172,13 @@ impl Revocations {
     ) -> Result<List, Status> {
         check(&entry, undo)?;
         self.look().await?;
-        let mut list = self.shared.known().as_ref().map(|known| known.list.clone()).unwrap_or_default();
+        let mut list = {
+            let state = self.shared.state();
+            if let Some(older) = state.older.filter(|_| state.known.is_none()) {
+                return Err(Status::failed_precondition(Refused::Older(older, state.floor).to_string()));
+            }
+            state.known.as_ref().map(|known| known.list.clone()).unwrap_or_default()
+        };
         let key = key(&entry);
         list.epoch += 1;
         list.entries.retain(|known| {
@@ -156,36 +196,38 @@ impl Revocations {
         }
     }
 
-    /// Keeps a list that was signed, and tells everybody.
+    /// Keeps a list that was signed, and tells everybody. The mesh remembers its epoch once it can be read.
     pub async fn keep(&self, signed: &Signed, bus: &Bus) -> Result<(), Status> {
         self.shared.believe(signed)?;
         self.shared.store.put_revocations(signed.encode_to_vec().into()).await?;
+        self.remember().await;
         // Who does not hear it reads it soon.
         bus.teller(REVOCATIONS).tell(signed);
         Ok(())
     }
 
     async fn look(&self) -> Result<(), Status> {
+        let list = self.stored().await?;
+        self.shared.take(list);
+        Ok(())
+    }
+
+    /// As it stands in the store, whatever the mesh remembers.
+    async fn stored(&self) -> Result<List, Status> {
         let read = tokio::time::timeout(READ_MAX, self.shared.store.revocations()).await;
         let read = read.map_err(|_| Status::unavailable("the store did not answer in time"))?;
-        match read? {
-            None => self.shared.take(List::default()),
-            Some(bytes) => {
-                if bytes.len() > BYTES_MAX {
-                    return Err(Status::data_loss("the list of revocations is too large"));
-                }
-                let signed = Signed::decode(bytes).map_err(|error| {
-                    Status::data_loss(format!("the list of revocations cannot be read: {error}"))
-                })?;
-                self.shared.believe(&signed)?;
-            }
+        let Some(bytes) = read? else { return Ok(List::default()) };
+        if bytes.len() > BYTES_MAX {
+            return Err(Status::data_loss("the list of revocations is too large"));
         }
-        Ok(())
+        let signed = Signed::decode(bytes)
+            .map_err(|error| Status::data_loss(format!("the list of revocations cannot be read: {error}")))?;
+        self.shared.opened(&signed)
     }
 
     async fn look_again(&self) {
         loop {
-            let pause = match self.shared.known().is_some() {
+            let pause = match self.shared.state().known.is_some() {
                 true => LOOK_EVERY,
                 false => LOOK_AGAIN,
             };
@@ -193,6 +235,7 @@ impl Revocations {
             if let Err(status) = self.look().await {
                 tracing::warn!(error = status.message(), "what was revoked cannot be read");
             }
+            self.remember().await;
         }
     }
 
@@ -218,29 +261,44 @@ impl Revocations {
 
 impl Shared {
     fn believe(&self, signed: &Signed) -> Result<(), Status> {
+        self.take(self.opened(signed)?);
+        Ok(())
+    }
+
+    fn opened(&self, signed: &Signed) -> Result<List, Status> {
         let refused = |error: String| {
             Status::permission_denied(format!("the list of revocations is not to be trusted: {error}"))
         };
         let payload =
             self.trusted.verify(Domain::Revocations, signed).map_err(|error| refused(error.to_string()))?;
-        self.take(List::decode(payload).map_err(|error| refused(error.to_string()))?);
-        Ok(())
+        List::decode(payload).map_err(|error| refused(error.to_string()))
     }
 
     /// An older list than the one that is known is of no use: it is late, or somebody put it back.
     fn take(&self, list: List) {
-        let mut known = self.known();
-        if known.as_ref().is_some_and(|known| known.list.epoch > list.epoch) {
+        let mut state = self.state();
+        let known = state.known.as_ref().map(|known| known.list.epoch);
+        if list.epoch < state.floor {
+            if known.is_none_or(|known| known < state.floor) {
+                let (older, floor) = (list.epoch, state.floor);
+                if state.older.replace(older) != Some(older) {
+                    tracing::error!(older, floor, "{}", Refused::Older(older, floor));
+                }
+                state.known = None;
+            }
+            return;
+        }
+        if known.is_some_and(|known| known > list.epoch) {
             return;
         }
         metrics::gauge!(EPOCH).set(list.epoch as f64);
         let index = list.entries.iter().map(|entry| (key(entry), entry.epoch)).collect();
-        *known = Some(Known { list, index });
+        (state.known, state.older) = (Some(Known { list, index }), None);
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<Known>> {
-        // It is replaced as a whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is known is replaced as a whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -269,6 +327,7 @@ impl Refused {
     fn label(&self) -> &'static str {
         match self {
             Refused::Unknown => "unknown",
+            Refused::Older(..) => "older",
             Refused::Node(_) => "node",
             Refused::Image(_) => "image",
             Refused::Project(_) => "project",
@@ -279,7 +338,7 @@ impl Refused {
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Status {
         match refused {
-            Refused::Unknown => Refusal::Unreachable.status(refused.to_string()),
+            Refused::Unknown | Refused::Older(..) => Refusal::Unreachable.status(refused.to_string()),
             _ => Refusal::Denied.status(refused.to_string()),
         }
     }
@@ -301,124 +360,5 @@ fn check(entry: &Revocation, undo: bool) -> Result<(), Status> {
         false => Err(Status::invalid_argument(
             "revoke: a node, an image of a project, or a project; only a node's revocation can be undone",
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use ed25519_dalek::SigningKey;
-    use proto::signed::sign;
-
-    use super::*;
-
-    fn grant(node: &str, image: &str, epoch: u64) -> Grant {
-        Grant {
-            project: "p".to_owned(),
-            node: node.to_owned(),
-            manifest_digest: image.to_owned(),
-            epoch,
-            ..Grant::default()
-        }
-    }
-
-    fn entry(scope: Scope, project: &str, name: &str) -> Revocation {
-        Revocation {
-            scope: scope.into(),
-            project: project.to_owned(),
-            name: name.to_owned(),
-            ..Revocation::default()
-        }
-    }
-
-    struct Site {
-        _folder: tempfile::TempDir,
-        store: Store,
-        bus: Bus,
-        key: SigningKey,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    }
-
-    impl Site {
-        fn new() -> Site {
-            let folder = tempfile::tempdir().unwrap();
-            let store = Store::open(folder.path().to_str().unwrap(), &HashMap::new()).unwrap();
-            let key = SigningKey::from_bytes(&[1; 32]);
-            let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-            Site { _folder: folder, store, bus: Bus::in_process(), key, tasks, shutdown }
-        }
-
-        async fn follow(&self) -> Revocations {
-            let trusted = vec![self.key.verifying_key()].into();
-            Revocations::follow(
-                self.store.clone(),
-                self.bus.clone(),
-                trusted,
-                &self.tasks,
-                self.shutdown.clone(),
-            )
-            .await
-        }
-
-        async fn revoke(&self, at: &Revocations, entry: Revocation, undo: bool) {
-            let list = at.changed(entry, undo, 1_000, 0).await.unwrap();
-            at.keep(&sign(&self.key, Domain::Revocations, list.encode_to_vec()), &self.bus).await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_revoked_counts_no_more_here_and_elsewhere() {
-        let site = Site::new();
-        let (here, there) = (site.follow().await, site.follow().await);
-        here.admit(&grant("n", "i", 0)).unwrap();
-        site.revoke(&here, entry(Scope::Image, "p", "i"), false).await;
-        assert!(matches!(here.admit(&grant("n", "i", 0)), Err(Refused::Image(_))));
-        here.admit(&grant("n", "other", 0)).unwrap();
-        here.admit(&grant("n", "i", here.epoch())).unwrap();
-        // Told; and whoever comes later reads it.
-        while there.epoch() < here.epoch() {
-            tokio::task::yield_now().await;
-        }
-        assert!(there.admit(&grant("n", "i", 0)).is_err());
-        site.revoke(&there, entry(Scope::Project, "p", ""), false).await;
-        let later = site.follow().await;
-        assert!(matches!(later.admit(&grant("n", "other", 1)), Err(Refused::Project(_))));
-        later.admit(&grant("n", "other", 2)).unwrap();
-        site.shutdown.cancel();
-    }
-
-    #[tokio::test]
-    async fn a_node_is_out_until_that_is_undone() {
-        let site = Site::new();
-        let revocations = site.follow().await;
-        site.revoke(&revocations, entry(Scope::Node, "", "n"), false).await;
-        assert!(matches!(revocations.admit(&grant("n", "i", 99)), Err(Refused::Node(_))));
-        assert!(revocations.admit_node("q", "n").is_err());
-        revocations.admit_node("p", "m").unwrap();
-        site.revoke(&revocations, entry(Scope::Node, "", "n"), true).await;
-        revocations.admit_node("q", "n").unwrap();
-        for wrong in
-            [entry(Scope::Unspecified, "p", "n"), entry(Scope::Image, "", "i"), entry(Scope::Project, "", "")]
-        {
-            assert!(revocations.changed(wrong, false, 0, 0).await.is_err());
-        }
-        site.shutdown.cancel();
-    }
-
-    #[tokio::test]
-    async fn only_a_fetcher_revokes_and_nobody_puts_an_old_list_back() {
-        let site = Site::new();
-        let revocations = site.follow().await;
-        let list = revocations.changed(entry(Scope::Node, "", "n"), false, 1, 0).await.unwrap();
-        let forged = sign(&SigningKey::from_bytes(&[2; 32]), Domain::Revocations, list.encode_to_vec());
-        assert!(revocations.keep(&forged, &site.bus).await.is_err());
-        revocations.admit_node("p", "n").unwrap();
-        site.revoke(&revocations, entry(Scope::Node, "", "n"), false).await;
-        let old = sign(&site.key, Domain::Revocations, List::default().encode_to_vec());
-        revocations.shared.believe(&old).unwrap();
-        assert!(revocations.admit_node("p", "n").is_err());
-        site.shutdown.cancel();
     }
 }

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use allowance::Allowances;
 use anyhow::Context;
 use bus::Bus;
+use proto::Role;
 use proto::gatekeeper::Gatekeeper;
 use proto::signed::TrustedKeys;
 use revocations::Revocations;
@@ -47,12 +48,14 @@ use scope::Scopes;
 use tiers::Tiers;
 
 pub use config::{Config, Disk, Settings};
+pub use revocations::KNOWN as REVOCATIONS;
 
 /// A cache that serves.
 #[derive(Debug)]
 pub struct Cache {
     address: SocketAddr,
     endpoint: String,
+    revocations: Revocations,
 }
 
 impl Cache {
@@ -72,9 +75,8 @@ impl Cache {
         let address = listener.local_addr().with_context(binding)?;
         let endpoint = config.endpoint(address)?;
         let incoming = config.tls.open()?.listen("cache", listener, Clients::Proven)?;
-        let revocations = (store.clone(), bus.clone(), trusted.clone());
-        let revocations =
-            Revocations::follow(revocations.0, revocations.1, revocations.2, tasks, shutdown.clone()).await;
+        let (known, end) = ((store.clone(), trusted.clone()), shutdown.clone());
+        let revocations = Revocations::follow(known, bus.clone(), Role::Cache, tasks, end).await;
         let tiers = Tiers::open(&config).await?;
         let repairs = Repairs::new(bus.clone(), tasks.clone(), shutdown.clone());
         let content = Arc::new(Content::new(tiers, store, repairs, tasks.clone()));
@@ -84,7 +86,7 @@ impl Cache {
         let door = serve::Door {
             scopes: Scopes::new(trusted.clone(), config.memory.as_u64()),
             gatekeeper: Gatekeeper::new(trusted),
-            proof: Proof::new(revocations),
+            proof: Proof::new(revocations.clone()),
             allowances,
         };
         let served = serve::serve(incoming, content.clone(), door, shutdown.clone());
@@ -99,12 +101,17 @@ impl Cache {
             content.close().await;
         });
         tracing::info!(%address, endpoint, "serving content");
-        Ok(Cache { address, endpoint })
+        Ok(Cache { address, endpoint, revocations })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What counts no more, as far as it knows: for who asks whether it can work.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// How nodes reach it: `http://host:port`.

@@ -18,6 +18,12 @@ async fn main() -> anyhow::Result<()> {
     let bus = bus::Bus::connect(&settings.nats).await?;
     bus.events().told_by("cache", "");
     service.depend_on(Probe::BUS, bus.probe());
+    let needs = checks::Needs {
+        nats: vec![settings.nats.clone()],
+        tls: vec![settings.cache.tls.clone()],
+        ..checks::Needs::default()
+    };
+    checks::keep_looking(&service, needs);
     service.depend_on(Probe::STORE, store.probe());
     if trusted.is_empty() {
         let reason =
@@ -30,6 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let about = Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
     let _there = bus.introduce(Role::Cache, about).await?;
     let (tasks, shutdown) = (&service.tasks, service.shutdown.clone());
-    Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;
+    let cache = Cache::start(settings.cache, store, bus, trusted, tasks, shutdown).await?;
+    service.depend_on(cache::REVOCATIONS, cache.revocations().probe());
     service.run().await
 }

@@ -14,6 +14,8 @@ async fn main() -> anyhow::Result<()> {
     let own = bus.events().clone();
     own.told_by("events", "");
     service.depend_on(Probe::BUS, bus.probe());
+    let needs = checks::Needs { nats: vec![settings.nats.clone()], ..checks::Needs::default() };
+    checks::keep_looking(&service, needs);
     let (there, insecure) = (bus.clone(), [("nats.insecure", settings.nats.insecure)]);
     let sinks = Sinks::start(settings.events, bus, &service.tasks, service.shutdown.clone()).await?;
     service.depend_on(Sinks::STREAM, sinks.probe());

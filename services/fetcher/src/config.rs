@@ -66,8 +66,11 @@ pub struct Projects {
     pub streaming: bool,
     /// By project: `switches.NAME = false`.
     pub switches: BTreeMap<String, bool>,
-    /// A file that says the same two, read again when it changed. Its word on a project counts before the one here.
+    /// A file that says the same two, read again when it changed. Its word on a project counts before the one here, and that of
+    /// `sluice project` before both.
     pub file: Option<PathBuf>,
+    /// Where what is switched live is kept, as a file of the same form that sluice writes; absent: in a table of the mesh.
+    pub kept: Option<PathBuf>,
 }
 
 /// How policies are asked, and what they are told.
@@ -152,7 +155,7 @@ impl Config {
 
 impl Default for Projects {
     fn default() -> Projects {
-        Projects { streaming: true, switches: BTreeMap::new(), file: None }
+        Projects { streaming: true, switches: BTreeMap::new(), file: None, kept: None }
     }
 }
 

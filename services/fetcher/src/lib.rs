@@ -15,6 +15,7 @@ pub mod config;
 mod import;
 mod key;
 mod marker;
+mod nodes;
 mod profile;
 mod projects;
 mod push;
@@ -26,5 +27,7 @@ pub mod source;
 
 pub use config::{Config, Judging, Limits, Projects as ProjectsConfig, Unanswered};
 pub use key::verifying_key;
+pub use projects::{SWITCHES, Switches};
 pub use push::{Config as PushConfig, RegistryConfig as PushRegistryConfig};
+pub use revocations::KNOWN as REVOCATIONS;
 pub use service::Fetcher;

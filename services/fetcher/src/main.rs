@@ -22,6 +22,11 @@ async fn main() -> anyhow::Result<()> {
     let store = settings.store.open().with_context(|| format!("open the store {}", settings.store.url))?;
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     service.depend_on(Probe::BUS, bus.probe());
+    let needs = checks::Needs {
+        nats: vec![settings.nats.clone()],
+        private: vec![("the signing key is its owner's alone", settings.fetcher.signing_key_file.clone())],
+        ..checks::Needs::default()
+    };
     service.depend_on(Probe::STORE, store.probe());
     let ready = service.ready.clone();
     let insecure = [("nats.insecure", settings.nats.insecure)];
@@ -33,6 +38,9 @@ async fn main() -> anyhow::Result<()> {
     let config = settings.fetcher;
     let fetcher = fetcher::Fetcher::start(config.clone(), store, bus, tasks, shutdown).await?;
     fetcher.listen_for_pushes(&config).await?;
+    checks::keep_looking(&service, needs);
+    service.depend_on(fetcher::REVOCATIONS, fetcher.revocations().probe());
+    service.depend_on(fetcher::SWITCHES, fetcher.switches());
     tracing::info!(instance = fetcher.instance(), "answering");
     let ended = service.run().await;
     events.settle(bus::SETTLE).await;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::{Bus, NatsConfig};
+use bus::{Bus, Introduction, NatsConfig};
 use frontend::Frontend;
 use lifecycle::Probe;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,12 @@ async fn serve() -> anyhow::Result<()> {
     let store = settings.store.map(|store| store.open()).transpose()?;
     let (trusted, shutdown) = (settings.frontend.trusted()?, service.shutdown.clone());
     service.depend_on(Probe::BUS, bus.probe());
+    let needs = checks::Needs {
+        nats: vec![settings.nats.clone()],
+        tls: vec![settings.frontend.tls.clone()],
+        ..checks::Needs::default()
+    };
+    checks::keep_looking(&service, needs);
     if let Some(store) = &store {
         service.depend_on(Probe::STORE, store.probe());
     }
@@ -52,6 +58,15 @@ async fn serve() -> anyhow::Result<()> {
         service.ready.depend_on("trusted keys").fails(reason);
     }
     service.tasks.spawn(identity::client::keep_renewed(settings.identity, shutdown.clone()));
+    let (present, ready) = (bus.clone(), service.ready.clone());
+    let insecure = [
+        ("nats.insecure", settings.nats.insecure),
+        ("frontend.tls.insecure", settings.frontend.tls.insecure),
+    ];
+    let about = Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
+    let (node, stop) = (settings.frontend.node.clone(), shutdown.clone());
+    service.tasks.spawn(async move { stop.run_until_cancelled(present.be_present(&node, about)).await });
+    service.depend_on(checks::CLOCK, checks::clock_probe(bus.clone()));
     let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
     tracing::info!(socket = %frontend.socket().display(), "serving this node");
     let ended = service.run().await;

@@ -9,6 +9,8 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     };
     let service = lifecycle::start("identity", &settings.lifecycle).await?;
+    let needs = checks::Needs { tls: vec![settings.tls.clone()], ..checks::Needs::default() };
+    checks::keep_looking(&service, needs);
     let (tls, shutdown) = (settings.tls.open()?, service.shutdown.clone());
     identity_service::start(settings.identity, tls, &service.tasks, shutdown).await?;
     service.run().await

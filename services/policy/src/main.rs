@@ -12,6 +12,8 @@ async fn main() -> anyhow::Result<()> {
     let service = lifecycle::start("policy", &settings.lifecycle).await?;
     let bus = bus::Bus::connect(&settings.nats).await?;
     service.depend_on(Probe::BUS, bus.probe());
+    let needs = checks::Needs { nats: vec![settings.nats.clone()], ..checks::Needs::default() };
+    checks::keep_looking(&service, needs);
     let ready = service.ready.clone();
     let insecure = [("nats.insecure", settings.nats.insecure)];
     let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);

@@ -13,6 +13,8 @@ async fn main() -> anyhow::Result<()> {
     let service = lifecycle::start("quota", &settings.lifecycle).await?;
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     service.depend_on(Probe::BUS, bus.probe());
+    let needs = checks::Needs { nats: vec![settings.nats.clone()], ..checks::Needs::default() };
+    checks::keep_looking(&service, needs);
     let (there, insecure) = (bus.clone(), [("nats.insecure", settings.nats.insecure)]);
     let quota = Quota::start(settings.quota, bus, &service.tasks, service.shutdown.clone()).await?;
     service.depend_on(quota::LIVE_LIMITS, quota.probe());

@@ -35,13 +35,19 @@ const CHANGES_QUEUED: usize = 64;
 pub(crate) struct NatsTable {
     nats: Nats,
     name: Arc<str>,
+    /// Others make it.
+    to_read: bool,
     /// Opened when it is first needed: the server may be away before.
     bucket: Arc<Mutex<Option<Store>>>,
 }
 
 impl NatsTable {
     pub(crate) fn new(nats: Nats, name: &str) -> NatsTable {
-        NatsTable { nats, name: name.into(), bucket: Arc::default() }
+        NatsTable { nats, name: name.into(), to_read: false, bucket: Arc::default() }
+    }
+
+    pub(crate) fn to_read(nats: Nats, name: &str) -> NatsTable {
+        NatsTable { to_read: true, ..NatsTable::new(nats, name) }
     }
 
     pub(crate) async fn get(&self, token: &str) -> Result<Option<Entry>, Status> {
@@ -158,9 +164,14 @@ impl NatsTable {
             num_replicas: self.nats.replicas,
             ..kv::Config::default()
         };
-        let bucket = jetstream::new(self.nats.client.clone()).create_or_update_key_value(config).await;
-        let bucket = bucket
-            .map_err(|error| Status::unavailable(format!("opening the table {}: {error}", self.name)))?;
+        let failed = |error: &dyn std::fmt::Display| {
+            Status::unavailable(format!("opening the table {}: {error}", self.name))
+        };
+        let stream = jetstream::new(self.nats.client.clone());
+        let bucket = match self.to_read {
+            true => stream.get_key_value(config.bucket).await.map_err(|error| failed(&error))?,
+            false => stream.create_or_update_key_value(config).await.map_err(|error| failed(&error))?,
+        };
         Ok(opened.insert(bucket).clone())
     }
 }

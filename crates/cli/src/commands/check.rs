@@ -45,8 +45,9 @@ pub async fn run(context: &Context, args: CheckArgs) -> anyhow::Result<ExitCode>
     settings::check(&context.settings, &mut report);
     let bus = settings::check_bus(&context.settings, &mut report).await;
     settings::check_store(&context.settings, &mut report).await;
+    settings::check_registries(&context.settings, &mut report).await;
     if args.this_node {
-        node::check(context, &mut report).await;
+        node::check(context, bus.as_ref(), &mut report).await;
     }
     if args.mesh {
         mesh::check(bus.as_ref(), &mut report).await;

@@ -57,6 +57,18 @@ pub struct InitArgs {
     /// Where the folder will stand on the machines that use it [default: where it is made]
     #[arg(long, value_name = "DIR")]
     at: Option<PathBuf>,
+    /// Make the keys of this machine's own node as well: serve.toml then serves it beside the services
+    #[arg(long, value_name = "NAME")]
+    for_node: Option<String>,
+    /// Projects that this node may speak for
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "default",
+        requires = "for_node"
+    )]
+    projects: Vec<String>,
 }
 
 /// Renew certificates and NATS users, of one identity or of all, and what roles may do in this version
@@ -159,7 +171,10 @@ fn init(global: &Global, args: InitArgs) -> anyhow::Result<()> {
         listen: args.listen,
         at: args.at,
     };
-    let set = Set::init(&args.dir, &options).context("make the mesh's keys")?;
+    let mut set = Set::init(&args.dir, &options).context("make the mesh's keys")?;
+    if let Some(node) = &args.for_node {
+        set.serve_node(node, &args.projects).with_context(|| format!("add {node}"))?;
+    }
     describe::made(global, &set)
 }
 

@@ -25,6 +25,8 @@ pub enum RevokeCommand {
     Node(NodeArgs),
     Image(ImageArgs),
     Project(ProjectArgs),
+    /// Accept the list of what was revoked as it stands in a store that was restored from a backup: what was revoked since is revoked no more
+    Restored,
 }
 
 /// A node is given nothing more, and served nothing, until that is undone: in all projects, or in the one that --project names
@@ -50,7 +52,25 @@ pub struct ProjectArgs {
 }
 
 pub async fn run(context: &Context, command: RevokeCommand) -> anyhow::Result<ExitCode> {
+    let request = request(context, command).await?;
+    let done = match (request.undo, request.restored) {
+        (true, _) => "undone",
+        (false, true) => "accepted",
+        (false, false) => "revoked",
+    };
+    let session = context.session().await?.with_context(|| super::no_store(context))?;
+    let reply = session.call(request, session::ASK).await.context("revoke")?;
+    match context.global.json {
+        true => render::json(&serde_json::json!({ "epoch": reply.epoch }))?,
+        false => render::line(done)?,
+    }
+    session.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn request(context: &Context, command: RevokeCommand) -> anyhow::Result<RevokeRequest> {
     let (scope, project, name, undo) = match command {
+        RevokeCommand::Restored => return Ok(RevokeRequest { restored: true, ..RevokeRequest::default() }),
         RevokeCommand::Node(NodeArgs { name, undo }) => {
             (Scope::Node, context.global.project.clone().unwrap_or_default(), name, undo)
         }
@@ -61,13 +81,5 @@ pub async fn run(context: &Context, command: RevokeCommand) -> anyhow::Result<Ex
         RevokeCommand::Project(ProjectArgs { name }) => (Scope::Project, name, String::new(), false),
     };
     let revocation = Revocation { scope: scope.into(), project, name, ..Revocation::default() };
-    let session = context.session().await?.with_context(|| super::no_store(context))?;
-    let request = RevokeRequest { revocation: Some(revocation), undo };
-    let reply = session.call(request, session::ASK).await.context("revoke")?;
-    match context.global.json {
-        true => render::json(&serde_json::json!({ "epoch": reply.epoch }))?,
-        false => render::line(if undo { "undone" } else { "revoked" })?,
-    }
-    session.close().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(RevokeRequest { revocation: Some(revocation), undo, restored: false })
 }

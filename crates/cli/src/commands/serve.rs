@@ -50,10 +50,13 @@ pub async fn run(context: Context, args: ServeArgs) -> anyhow::Result<ExitCode> 
     let service = lifecycle::start("sluice", &settings.lifecycle).await?;
     let embedded = Embedded::node(&settings, service.tasks.clone(), service.shutdown.clone()).await;
     let embedded = embedded.context("start the node")?;
-    service.depend_on(Probe::BUS, embedded.bus().probe());
+    embedded.depend(&service, &settings);
     service.depend_on(Probe::STORE, settings.open_store()?.probe());
+    let buses = embedded.buses().clone();
+    let there = buses.introduce(&settings, &service).await?;
     let ended = service.run().await;
-    embedded.bus().events().settle(bus::SETTLE).await;
+    drop(there);
+    buses.settle(bus::SETTLE).await;
     drop(embedded);
     ended.map(|()| ExitCode::SUCCESS)
 }

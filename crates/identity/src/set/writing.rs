@@ -8,7 +8,10 @@ use proto::{Role, speaker};
 use tls::Name;
 
 use super::issuer::IssuerFile;
-use super::{AUTHORITY, Entry, Kind, LOCAL, MANIFEST, Manifest, Set, key_file, of_role, remember};
+use super::{
+    AUTHORITY, Entry, Kind, LOCAL, MANIFEST, Manifest, OPERATOR, SERVE, Set, key_file, of_role, remember,
+    services,
+};
 use crate::config::{CA, CERTIFICATE, CREDENTIALS, KEY, Snippet, nats_server};
 use crate::jwt::{self, Scope};
 use crate::{Authority, IDENTITY, SERVICE_LIFE, files, now_unix, permissions};
@@ -87,6 +90,44 @@ impl Set {
             text = text.replace(&here.display().to_string(), &there.display().to_string());
         }
         files::write(&folder.join(format!("{file}.toml")), text)
+    }
+
+    /// Settings for all services in one process: as whom each speaks, and what those need that serve others. What commands read of
+    /// them is the operator's own.
+    pub(super) fn write_serve(&self) -> anyhow::Result<()> {
+        let (base, trusted_keys) = (self.base(), [self.trusted_key()?]);
+        let served = self.manifest.serves.as_ref();
+        let served = served.and_then(|node| self.manifest.entries.iter().find(|entry| entry.name == *node));
+        let folder_of = |role: &str| match role {
+            "operator" => base.join("operators").join(OPERATOR),
+            "frontend" => base.join("nodes").join(served.map_or("", |entry| entry.name.as_str())),
+            service => base.join("services").join(service),
+        };
+        let with = |role: &str, write: &dyn Fn(&Snippet<'_>) -> String| {
+            let node = served.filter(|_| role == Role::Frontend.name());
+            let node = node.map(|entry| (entry.name.as_str(), entry.projects.as_slice()));
+            let (folder, nats_url) = (folder_of(role), &*self.manifest.nats_url);
+            write(&Snippet { folder: &folder, role, nats_url, trusted_keys: &trusted_keys, node })
+        };
+        let mut text = "# All services in one process: `sluice --config THIS serve`. Of the same settings commands take the operator's.\n"
+            .to_owned();
+        if let Some(project) = served.and_then(|entry| entry.projects.first()) {
+            text += &format!("project = {project:?}\n");
+        }
+        text += &with(Role::Operator.name(), &|operator| operator.text());
+        text += &with(Role::Fetcher.name(), &|fetcher| fetcher.signing_key());
+        text += &with(Role::Cache.name(), &|cache| cache.tls("cache.tls"));
+        if let Some(entry) = served {
+            text += &format!("\n[frontend]\nnode = {:?}\n", entry.name);
+            text += &with(Role::Frontend.name(), &|frontend| frontend.tls("frontend.tls"));
+        }
+        for role in services().chain(served.map(|_| Role::Frontend)) {
+            text += &with(role.name(), &|service| service.nats(&format!("serve.nats.{}", role.name())));
+        }
+        let authority = base.join(AUTHORITY).display().to_string();
+        text += &format!("\n[serve.identity]\nauthority = {authority:?}\n");
+        text += &with(IDENTITY, &|identity| identity.tls("serve.identity.tls"));
+        files::write(&self.folder.join(SERVE), text)
     }
 
     pub(super) fn write_system_user(&self, system: &KeyPair) -> anyhow::Result<()> {

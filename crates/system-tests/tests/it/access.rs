@@ -47,6 +47,14 @@ impl Page {
                 let nats = self.nats;
                 format!(" --url tls://127.0.0.1:{nats} --listen 127.0.0.1:{nats}")
             }
+            Some("sluice") if line.contains("serve.toml") => {
+                let served = format!(
+                    " --set serve.identity.listen=127.0.0.1:{} --set fetcher.local_sources=true",
+                    self.identity
+                );
+                let served = if line.ends_with(" serve") { served } else { String::new() };
+                format!(" --state {} --node {}{served}", state.display(), run.join("node.sock").display())
+            }
             Some("fetcher") => " --set fetcher.local_sources=true".to_owned(),
             Some("identity") => format!(" --set identity.listen=127.0.0.1:{}", self.identity),
             Some("frontend") => format!(
@@ -80,7 +88,8 @@ impl Page {
     fn run(&mut self, line: &str) -> anyhow::Result<String> {
         let line = self.here(line);
         let name = line.split(' ').next().unwrap_or_default().to_owned();
-        if name == "sluice" {
+        let serves = line.contains(" serve ");
+        if name == "sluice" && !serves {
             let mut output = self.output(&line)?;
             let begun = Instant::now();
             // Whoever types it is slower than services start.
@@ -105,7 +114,7 @@ impl Page {
         match name.as_str() {
             "nats-server" => server.wait_for_port(&name, ports.0)?,
             "identity" => server.wait_for_port(&name, ports.1)?,
-            "frontend" => server.wait_until(&name, || socket.exists())?,
+            "frontend" | "sluice" => server.wait_until(&name, || socket.exists())?,
             "cache" => {
                 let log = self.scratch.path("cache.log");
                 server.wait_until(&name, || {
@@ -152,10 +161,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The lines of the page's shell blocks.
-fn lines() -> impl Iterator<Item = &'static str> {
+/// The lines of the shell block under a title of the page.
+fn lines(title: &str) -> impl Iterator<Item = &'static str> {
+    let title = format!("## {title}");
+    let of_title = PAGE.lines().skip_while(move |line| *line != title).skip(1);
     let mut inside = false;
-    PAGE.lines().filter(move |line| {
+    of_title.take_while(|line| !line.starts_with("## ")).filter(move |line| {
         let fence = line.starts_with("```");
         inside = if fence { *line == "```sh" } else { inside };
         inside && !fence && !line.is_empty()
@@ -173,12 +184,84 @@ fn until(bound: Duration, what: &str, mut done: impl FnMut() -> anyhow::Result<b
 }
 
 #[test]
+fn one_process_serves_all_six_services_each_as_itself() -> anyhow::Result<()> {
+    let mut page = Page::new()?;
+    fs::create_dir_all(page.root())?;
+    fs::create_dir_all(page.scratch.path("etc"))?;
+    let mut printed = String::new();
+    for line in lines("From nothing to a mesh on one machine") {
+        printed += &page.run(line)?;
+    }
+    for service in ["fetcher", "policy", "quota", "events", "cache"] {
+        assert!(printed.contains(&format!("√ {service} {service}-")), "{service} is not there: {printed}");
+    }
+    numbered(7).read(&page.root(), 0..3)?;
+    let events = page.scratch.path("srv/events.json");
+    let told =
+        || Ok(fs::read_to_string(&events).is_ok_and(|told| told.contains("dev.sluice.image.streaming.v1")));
+    until(STARTED_WITHIN, "an event in a file", told)?;
+    // Each service has a connection as itself: NATS refuses what is another's.
+    let logs = page.logs();
+    assert!(!logs.contains("Permissions Violation"), "{logs}");
+
+    let nodes = || {
+        let checked =
+            page.output(&page.here("sluice --config /etc/sluice/mesh/serve.toml check --mesh --this-node"))?;
+        let said = text(&checked.stdout);
+        Ok(said.contains("√ 1 of 1 nodes are ready")
+            && said.contains("√ this machine's clock is that of the mesh"))
+    };
+    until(STARTED_WITHIN, "the node is among those of the mesh", nodes)?;
+
+    // Another node joins by the identity service in the same process.
+    let (mesh, token) = (page.scratch.path("etc/mesh"), page.scratch.path("etc/token"));
+    let joined = page.output(&format!(
+        "sh -c 'sluice keys token {} --for-node node-2 > {} && sluice enroll https://127.0.0.1:{} --token-file {} --as node-2 --into {}'",
+        mesh.display(),
+        token.display(),
+        page.identity,
+        token.display(),
+        page.scratch.path("etc/node").display()
+    ))?;
+    ensure!(joined.status.success(), "{}\n{logs}", text(&joined.stderr));
+
+    // The project is switched off and on while all of it runs.
+    let with = |arguments: &str| {
+        let settings = mesh.join("serve.toml");
+        let (state, socket) = (page.scratch.path("state"), page.scratch.path("run").join("node.sock"));
+        page.output(&format!(
+            "sluice --config {} --state {} --node {} {arguments}",
+            settings.display(),
+            state.display(),
+            socket.display()
+        ))
+    };
+    let switched = with("project default --streaming off")?;
+    ensure!(switched.status.success(), "{}\n{}", text(&switched.stderr), page.logs());
+    let other = layout(&page.scratch, "other", 8)?;
+    let target = page.scratch.mount_point("other-root")?;
+    let mount = format!("mount {other} {}", target.display());
+    let refused = with(&mount)?;
+    let said = text(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("switched off"), "{said}\n{}", page.logs());
+    let shown = text(&with("project default --json")?.stdout);
+    ensure!(shown.contains("\"live\"") && shown.contains("false"), "{shown}");
+    ensure!(with("project default --streaming forget")?.status.success(), "{}", page.logs());
+    let mounted = with(&mount)?;
+    ensure!(mounted.status.success(), "{}\n{}", text(&mounted.stderr), page.logs());
+    for root in [target, page.root()] {
+        with(&format!("umount {}", root.display()))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn the_page_leads_to_a_mesh_that_streams_and_revokes() -> anyhow::Result<()> {
     let mut page = Page::new()?;
     fs::create_dir_all(page.root())?;
     fs::create_dir_all(page.scratch.path("etc"))?;
     let mut printed = String::new();
-    for line in lines() {
+    for line in lines("Each service by itself") {
         printed += &page.run(line)?;
     }
     for service in ["fetcher", "policy", "quota", "events", "cache"] {

@@ -7,6 +7,7 @@ mod authors;
 mod bad_input;
 mod budget;
 mod changes;
+mod checking;
 mod collecting;
 mod comparing;
 mod cosign;

@@ -56,11 +56,26 @@ impl Watched {
                 Some(reason) => status == 503 && body.contains(reason),
             };
             if said {
-                ensure!(body.lines().count() == 1, "{}: more than a line: {body}", self.name);
+                let named = |line: &&str| reason.is_none_or(|reason| line.contains(reason));
+                let lines = body.lines().filter(|line| !line.starts_with("warning: "));
+                ensure!(lines.filter(named).count() == 1, "{}: not one line for it: {body}", self.name);
                 return Ok(());
             }
             let what = reason.unwrap_or("ready");
             ensure!(begun.elapsed() < PATIENCE, "{}: {status} {body:?}, not {what:?}", self.name);
+            sleep(POLL);
+        }
+    }
+
+    /// Waits until it says what `sluice check` would warn of.
+    fn warns(&self, of: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let body = metrics::get(self.admin, "/readyz")?.1;
+            if body.lines().any(|line| line.starts_with("warning: ") && line.contains(of)) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < PATIENCE, "{}: {body:?} does not warn of {of}", self.name);
             sleep(POLL);
         }
     }
@@ -110,6 +125,8 @@ fn each_service_knows_of_its_bus_and_its_store() -> anyhow::Result<()> {
     let services = mesh(&scratch, &nats, &store)?;
     for service in &services {
         service.until(None)?;
+        // It has no keys.
+        service.warns("sluice keys init")?;
         service.shows("sluice_bus_connected", 1.0)?;
     }
     nats.kill()?;

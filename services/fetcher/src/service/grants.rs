@@ -33,6 +33,8 @@ pub(super) struct Holder {
     /// The thumbprint of the node's key; empty in a mesh without TLS.
     pub(super) key: Vec<u8>,
     pub(super) shown: Shown,
+    /// When what it is given ends at the latest, in seconds.
+    pub(super) until_unix: Option<u64>,
 }
 
 /// Where the image was shown to the holder, and when.
@@ -72,10 +74,11 @@ impl Grants {
     /// From now on, to this holder.
     fn grant(&self, holder: &Holder, grant: Grant) -> Result<Signed, Status> {
         self.revocations.admit_node(&grant.project, &holder.node)?;
+        let expires = expires(SystemTime::now(), self.ttl);
         let grant = Grant {
             node: holder.node.clone(),
             node_key: holder.key.clone(),
-            expires_unix: expires(SystemTime::now(), self.ttl),
+            expires_unix: holder.until_unix.map_or(expires, |until| expires.min(until)),
             epoch: self.revocations.epoch(),
             ..grant
         };
@@ -131,6 +134,7 @@ impl Service {
     pub(super) async fn renew(self: Arc<Self>, request: RenewRequest) -> Result<RenewReply, Status> {
         let grant = request.grant.ok_or_else(|| Status::invalid_argument("the request holds no grant"))?;
         let grant = self.grants.renewable(&grant)?;
+        self.projects.check(&grant.project)?;
         let (node, key) = (grant.node.clone(), checked_key(request.node_key)?);
         let manifest = &grant.manifest_digest;
         let Some(image) = self.records.image(&self.project(&grant.project)?, manifest).await? else {
@@ -139,7 +143,8 @@ impl Service {
         let shown = self.shown_again(&grant, &image.record, request.image.unwrap_or_default()).await?;
         // What may be read stays as it was: the node reads by the record that it has.
         let grant = Grant { repository: shown.repository.clone(), shown_unix: shown.at_unix, ..grant };
-        Ok(RenewReply { grant: Some(self.grants.grant(&Holder { node, key, shown }, grant)?) })
+        let holder = Holder { node, key, shown, until_unix: None };
+        Ok(RenewReply { grant: Some(self.grants.grant(&holder, grant)?) })
     }
 }
 
@@ -163,8 +168,9 @@ mod tests {
         let keys = Keys::load(&config).unwrap();
         let store = store::Store::open(folder.join("store").to_str().unwrap(), &Default::default()).unwrap();
         let (tasks, shutdown) = Default::default();
+        let bus = bus::Bus::in_process();
         let revocations =
-            Revocations::follow(store, bus::Bus::in_process(), keys.trusted(), &tasks, shutdown).await;
+            Revocations::follow((store, keys.trusted()), bus, proto::Role::Fetcher, &tasks, shutdown).await;
         Grants::new(keys, Duration::from_secs(ttl), Duration::from_secs(renewable), revocations)
     }
 

@@ -20,6 +20,7 @@ mod seeding;
 mod starts;
 mod unjudged;
 
+use std::future::Ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use allowance::Allowances;
 use bus::{Answer, Answering, Bus};
 use names::ImageName;
-use proto::Call;
+use proto::{Call, Role};
 use revocations::Revocations;
 use store::{ProjectStore, Store};
 use tls::sealing::SealingKey;
@@ -39,6 +40,7 @@ use tonic_types::StatusExt as _;
 use crate::config::STARTS_ZSTD_LEVEL;
 use crate::import::Importer;
 use crate::key::Keys;
+use crate::nodes::Nodes;
 use crate::projects::Projects;
 use crate::push;
 use crate::records::Records;
@@ -82,7 +84,7 @@ pub(crate) struct Service {
     judging: Judging,
     allowances: Allowances,
     same_registries: Vec<Vec<String>>,
-    projects: Projects,
+    projects: Arc<Projects>,
     unjudged: Unjudged,
     records: Records,
     store: Store,
@@ -106,10 +108,13 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         config.judging.check()?;
         let keys = Keys::load(&config)?;
-        let (kept, trusted) = (store.clone(), keys.trusted());
-        let revocations = Revocations::follow(kept, bus.clone(), trusted, tasks, shutdown.clone()).await;
-        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
-        let answering = vec![
+        let (known, end) = ((store.clone(), keys.trusted()), shutdown.clone());
+        let revocations = Revocations::follow(known, bus.clone(), Role::Fetcher, tasks, end).await;
+        let projects = Projects::follow(config.projects.clone(), &bus, tasks, shutdown.clone()).await;
+        let mut answering = projects.answer(&bus).await?;
+        answering.extend(Nodes::follow(&bus, tasks, shutdown.clone()).answer(&bus).await?);
+        let service = Service::new(config, keys, (revocations, projects), store, &bus, tasks, shutdown)?;
+        answering.extend([
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::resolve).await?,
             service.answer(&bus, FOLLOWERS_IN_FLIGHT, Service::follow).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::sealing).await?,
@@ -121,8 +126,8 @@ impl Fetcher {
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::report).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::repair).await?,
             service.answer(&bus, REVOCATIONS_IN_FLIGHT, Service::revoke).await?,
-        ];
-        Ok(Fetcher { instance: service.instance.clone(), service, _answering: answering })
+        ]);
+        Ok(Fetcher::of(service, answering))
     }
 
     /// Starts to answer what is asked of the store alone: list, remove and collect, which sign nothing. So no key is made.
@@ -135,13 +140,18 @@ impl Fetcher {
     ) -> anyhow::Result<Fetcher> {
         let keys = Keys::existing(&config)?;
         let revocations = Revocations::unknown(store.clone(), keys.trusted());
-        let service = Service::new(config, keys, revocations, store, &bus, tasks, shutdown)?;
+        let projects = Arc::new(Projects::new(config.projects.clone(), &bus));
+        let service = Service::new(config, keys, (revocations, projects), store, &bus, tasks, shutdown)?;
         let answering = vec![
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::list).await?,
             service.answer(&bus, REQUESTS_IN_FLIGHT, Service::remove).await?,
             service.answer(&bus, COLLECTIONS_IN_FLIGHT, Service::collect).await?,
         ];
-        Ok(Fetcher { instance: service.instance.clone(), service, _answering: answering })
+        Ok(Fetcher::of(service, answering))
+    }
+
+    fn of(service: Arc<Service>, answering: Vec<Answering>) -> Fetcher {
+        Fetcher { instance: service.instance.clone(), service, _answering: answering }
     }
 
     /// Listens to registries that tell what was pushed, where `config` says so; returns where. Not part of the start, as one process of a
@@ -150,6 +160,16 @@ impl Fetcher {
         let (service, imports) = (self.service.clone(), config.limits.imports_at_once);
         let (tasks, shutdown) = (self.service.tasks.clone(), self.service.shutdown.clone());
         push::start(&config.push, service, imports, &tasks, shutdown).await
+    }
+
+    /// What counts no more, as far as it knows: for who asks whether it can work.
+    pub fn revocations(&self) -> &Revocations {
+        self.service.grants.revocations()
+    }
+
+    /// Whether it knows what was switched live: [`crate::SWITCHES`].
+    pub fn switches(&self) -> impl Fn() -> Ready<Result<(), String>> + Send + Sync + 'static {
+        self.service.projects.probe()
     }
 
     /// By which this fetcher is asked about its own imports.
@@ -162,7 +182,7 @@ impl Service {
     fn new(
         config: Config,
         keys: Keys,
-        revocations: Revocations,
+        (revocations, projects): (Revocations, Arc<Projects>),
         store: Store,
         bus: &Bus,
         tasks: &TaskTracker,
@@ -181,7 +201,7 @@ impl Service {
             judging: config.judging.clone(),
             allowances: Allowances::new(bus.clone(), config.spending()),
             same_registries: config.same_registries.clone(),
-            projects: Projects::new(config.projects.clone()),
+            projects,
             unjudged: Unjudged::default(),
             importer: Importer::new(&config, records.clone(), &instance, tasks.clone()),
             records,

@@ -32,13 +32,13 @@ pub(super) fn lowest(mut found: Found, layers: u32) -> Result<Found, Status> {
 
 impl Service {
     /// The whole image of a request for a part of it, when the grant that came along says that the caller may read
-    /// it, and the store knows it. Then no registry is asked. Also where and when one last showed the whole.
+    /// it, and the store knows it. Then no registry is asked. Also where and when one last showed the whole, and when that grant ends.
     pub(super) async fn granted(
         &self,
         project: &ProjectStore,
         place: &BlobPlace,
         request: &ResolveRequest,
-    ) -> Result<Option<(Found, Shown)>, Status> {
+    ) -> Result<Option<(Found, Shown, u64)>, Status> {
         let Some(grant) = request.grant.as_ref().filter(|_| request.layers > 0) else { return Ok(None) };
         let of = self.grants.believe(grant)?;
         // What has expired counts as long as it could be renewed: the node could do that first, and gain nothing by it.
@@ -66,7 +66,7 @@ impl Service {
             layers: record.layers.iter().map(LayerDescriptor::of).collect(),
             ineligible: Vec::new(),
         };
-        Ok(Some((found, shown)))
+        Ok(Some((found, shown, grant.expires_unix)))
     }
 }
 

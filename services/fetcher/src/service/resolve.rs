@@ -44,11 +44,12 @@ impl Service {
     pub(super) async fn resolve(self: Arc<Self>, request: ResolveRequest) -> Result<ResolveReply, Status> {
         let project = self.project(&request.project)?;
         let (node, key) = (request.node.clone(), checked_key(request.node_key.clone())?);
-        let mut holder = Holder { node, key, shown: Shown::default() };
+        let mut holder = Holder { node, key, ..Holder::default() };
         self.grants.revocations().admit_node(project.name(), &holder.node)?;
-        // A part is asked for by who has the whole: what streams goes on.
+        // A part is asked for by who has the whole: what streams goes on, for as long as it may.
+        let switched = self.projects.check(project.name());
         if request.layers == 0 {
-            self.projects.check(project.name())?;
+            switched.clone()?;
         }
         let name = self.image_name(&request.reference)?;
         let platform = request.platform.clone().unwrap_or_default();
@@ -61,12 +62,14 @@ impl Service {
         let granted = self.granted(&project, &place, &request).await?;
         let proven = granted.is_some();
         let (source, found) = match granted {
-            Some((found, shown)) => {
+            Some((found, shown, until_unix)) => {
                 // The registry was not asked now, so nothing begins anew.
                 holder.shown = shown;
+                holder.until_unix = switched.is_err().then_some(until_unix);
                 (self.sources.open(&name, access).await.map_err(source_status)?, found)
             }
             None => {
+                switched?;
                 let (source, found) = self.find(&name, access, &platform).await?;
                 holder.shown = Shown { repository: place.repository.clone(), at_unix: unix_now() };
                 let asker =
@@ -122,6 +125,9 @@ impl Service {
             Some(Err(status)) => Err(status),
             Some(Ok(Outcome { image, summary, .. })) => {
                 let project = self.project(&ticket.question.project)?;
+                if ticket.question.layers == 0 {
+                    self.projects.check(project.name())?;
+                }
                 self.resolved(&project, (ticket.question, &ticket.holder), image, summary).await
             }
         }

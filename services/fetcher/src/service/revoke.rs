@@ -22,6 +22,9 @@ const LEASE_WAIT: Duration = Duration::from_secs(20);
 
 impl Service {
     pub(super) async fn revoke(self: Arc<Self>, request: RevokeRequest) -> Result<RevokeReply, Status> {
+        if request.restored {
+            return self.restored().await;
+        }
         let asked = request.revocation.unwrap_or_default();
         let entries = match asked.scope() {
             Scope::Image => self.images_named(&asked).await?,
@@ -45,6 +48,25 @@ impl Service {
             tracing::warn!(scope, project, name, undo, epoch = list.epoch, "revoked");
         }
         Ok(revocations.epoch())
+    }
+
+    /// An operator says that the store was restored from a backup: what was revoked since is lost.
+    async fn restored(&self) -> Result<RevokeReply, Status> {
+        let lease = self.list_lease().await?;
+        let kept = async {
+            let list = self.grants.revocations().restored().await?;
+            tracing::warn!(
+                epoch = list.epoch,
+                entries = list.entries.len(),
+                "an older list of revocations is accepted"
+            );
+            let signed = self.grants.sign(Domain::Revocations, list.encode_to_vec());
+            self.grants.revocations().keep(&signed, &self.bus).await?;
+            Ok(RevokeReply { epoch: list.epoch })
+        };
+        let kept = kept.await;
+        lease.release().await;
+        kept
     }
 
     /// By manifest digest; a reference means every image that was imported under it.

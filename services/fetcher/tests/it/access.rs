@@ -5,9 +5,10 @@ use prost::Message;
 use proto::credential::{Basic, Kind};
 use proto::resolve_reply::Answer;
 use proto::signed::{Domain, sign, verify};
+use proto::switch_request::To;
 use proto::{
     Credential, FollowRequest, InspectRequest, ListRequest, RenewRequest, RepairRequest, ResolveRequest,
-    Signed, StoredLayer,
+    Signed, StoredLayer, SwitchRequest,
 };
 use testkit::lying::{ClaimedLayer, LyingRegistry};
 use testkit::registry::{PASSWORD, USER};
@@ -222,30 +223,39 @@ async fn the_fetchers_own_credential_repairs_and_is_lent_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_project_that_is_switched_off_is_refused_at_once_and_what_streams_goes_on() {
+async fn a_project_that_is_switched_off_is_refused_at_once_and_its_grants_are_not_renewed() {
     let folder = tempfile::tempdir().unwrap();
     let switches = folder.path().join("projects.toml");
     let harness = Harness::start_with(|config| config.projects.file = Some(switches.clone())).await;
     let mut layout = harness.layout();
-    layout.image("v1", &ImageSpec::new([layer(1)])).unwrap();
+    layout.image("v1", &ImageSpec::new([layer(1), layer(2)])).unwrap();
     let reference = layout.reference("v1");
     let of = |project: &str| ResolveRequest { project: project.to_owned(), ..harness.request(&reference) };
+    let payload = |grant: Option<Signed>| proto::Grant::decode(&*grant.unwrap().payload).unwrap();
     let (resolved, _) = harness.resolve(of("one")).await.unwrap();
+    let renew = || RenewRequest { grant: resolved.grant.clone(), ..RenewRequest::default() };
     std::fs::write(&switches, "switches.one = false").unwrap();
     let refused = harness.resolve(of("one")).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(refused.get_details_error_info().unwrap().metadata["streaming"], "off");
     harness.resolve(of("two")).await.unwrap();
-    let renewed = harness
-        .bus
-        .call(RenewRequest { grant: resolved.grant.clone(), ..RenewRequest::default() }, DEADLINE)
-        .await
-        .unwrap();
-    let payload = |grant: Option<Signed>| proto::Grant::decode(&*grant.unwrap().payload).unwrap();
-    let (before, after) = (payload(resolved.grant), payload(renewed.grant));
+    assert_eq!(harness.bus.call(renew(), DEADLINE).await.unwrap_err().code(), Code::PermissionDenied);
+    // A part of what streams is given for no longer than the whole.
+    let part = |grant| ResolveRequest { layers: 1, grant, ..of("one") };
+    let (of_part, _) = harness.resolve(part(resolved.grant.clone())).await.unwrap();
+    assert!(payload(of_part.grant).expires_unix <= payload(resolved.grant.clone()).expires_unix);
+    assert_eq!(harness.resolve(part(None)).await.unwrap_err().code(), Code::PermissionDenied);
+
+    // `sluice project`: live, and before the file.
+    let switch = |streaming| SwitchRequest { project: "one".to_owned(), to: Some(To::Streaming(streaming)) };
+    harness.bus.call(switch(true), DEADLINE).await.unwrap();
+    harness.resolve(of("one")).await.unwrap();
+    let renewed = harness.bus.call(renew(), DEADLINE).await.unwrap();
+    let (before, after) = (payload(resolved.grant.clone()), payload(renewed.grant));
     assert_eq!((before.tree, before.map, before.node), (after.tree, after.map, after.node));
     std::fs::write(&switches, "# all of them again").unwrap();
-    harness.resolve(of("one")).await.unwrap();
+    harness.bus.call(switch(false), DEADLINE).await.unwrap();
+    assert_eq!(harness.resolve(of("one")).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 /// What a mesh's answer says, it says to this question.

@@ -1,14 +1,24 @@
 //! What streaming needs of this machine.
 
+use bus::Bus;
+
 use super::Context;
 use super::report::Report;
 use crate::node::Node;
 
 const NODE: &str = "node";
 
-pub(super) async fn check(context: &Context, report: &mut Report) {
+pub(super) async fn check(context: &Context, bus: Option<&Bus>, report: &mut Report) {
     let what = "this machine can stream images";
     report.result(NODE, what, frontend::check_machine(), "", "nodes");
+    if let Some(bus) = bus {
+        let what = "this machine's clock is that of the mesh";
+        match checks::clock(bus).await {
+            Ok(None) => report.good(NODE, what),
+            Ok(Some(off)) => report.bad(NODE, what, checks::differs(off), "NTP", "clocks"),
+            Err(error) => report.warning(NODE, what, error, "a fetcher says what time it has", "clocks"),
+        }
+    }
     let socket = context.settings.node_socket();
     let what = "a frontend answers on this node";
     match Node::connect(socket).await {

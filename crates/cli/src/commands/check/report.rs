@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use checks::Finding;
 use serde::Serialize;
 
 use crate::render::printable;
@@ -78,6 +79,17 @@ impl Report {
             Ok(()) => self.good(section, check),
             Err(error) => self.bad(section, check, format!("{error:#}"), hint, anchor),
         }
+    }
+
+    /// What a service looks at as well.
+    pub(super) fn take(&mut self, section: &'static str, found: Finding) {
+        let Finding { check, outcome, reason, hint, anchor, .. } = found;
+        let result = match outcome {
+            checks::Outcome::Good => Outcome::Good,
+            checks::Outcome::Warning => Outcome::Warning,
+            checks::Outcome::Bad => Outcome::Bad,
+        };
+        self.add(section, check, result, reason, hint, anchor);
     }
 
     fn add(

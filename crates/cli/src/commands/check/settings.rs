@@ -1,11 +1,8 @@
 //! What every machine of a mesh needs: settings, keys, NATS, store.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bus::{Bus, NatsConfig};
-use identity::user_of;
+use bus::Bus;
 
 use super::report::Report;
 use crate::settings::Settings;
@@ -14,22 +11,21 @@ const SETTINGS: &str = "settings";
 const KEYS: &str = "keys";
 const NATS: &str = "nats";
 const STORE: &str = "store";
+const REGISTRIES: &str = "registries";
 
 /// How long a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// What ends within this is told of: whoever renews it by hand needs some days.
-const SOON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 pub(super) fn check(settings: &Settings, report: &mut Report) {
     report.result(SETTINGS, "the settings fit together", settings.check(), "sluice config show", "");
     match &settings.nats {
         None => report.good(SETTINGS, "services run in this process: no mesh is configured"),
-        Some(nats) => check_nats_keys(nats, report),
+        Some(nats) => checks::nats(nats).into_iter().for_each(|found| report.take(KEYS, found)),
     }
     check_tls(settings, report);
     let signing = &settings.fetcher.signing_key_file;
     if signing.exists() {
-        check_private("the fetcher's signing key is its owner's alone", signing, report);
+        report.take(KEYS, checks::private("the fetcher's signing key is its owner's alone", signing));
     }
     if settings.nats.is_some()
         && settings.trusted_keys.is_empty()
@@ -37,46 +33,6 @@ pub(super) fn check(settings: &Settings, report: &mut Report) {
     {
         let reason = "trusted_keys is empty, so no image of this mesh is believed";
         report.warning(KEYS, "a fetcher's key is trusted", reason, "sluice keys show lists it", "settings");
-    }
-}
-
-fn check_nats_keys(nats: &NatsConfig, report: &mut Report) {
-    let Some(file) = &nats.credentials_file else {
-        if nats.nkey_seed_file.is_none() {
-            let reason = "neither nats.credentials_file nor nats.nkey_seed_file is set";
-            let hint =
-                "whoever reaches this NATS server is trusted with everything; `sluice keys init` makes users";
-            report.warning(KEYS, "NATS knows this user", reason, hint, "nats");
-        }
-        return;
-    };
-    check_private("the NATS credentials are their owner's alone", file, report);
-    let read = std::fs::read_to_string(file).map_err(anyhow::Error::new).and_then(|text| user_of(&text));
-    let what = "the NATS credentials count";
-    match read {
-        Err(error) => {
-            report.bad(KEYS, what, format!("{}: {error:#}", file.display()), "sluice keys rotate", "nats")
-        }
-        Ok(user) if user.expires_unix == 0 => report.good(KEYS, format!("{what} (user {})", user.name)),
-        Ok(user) => {
-            let left = user.expires_unix.saturating_sub(crate::render::now_unix());
-            let hint = "`sluice keys rotate`, or of a node `sluice enroll`";
-            // Those of nodes live for a day, and renew themselves.
-            let is_node = !user.projects.is_empty();
-            match left {
-                0 => report.bad(KEYS, what, format!("those of {} are over", user.name), hint, "nats"),
-                left if left < SOON.as_secs() && !is_node => {
-                    report.warning(
-                        KEYS,
-                        what,
-                        format!("those of {} end in {} hours", user.name, left / 3_600),
-                        hint,
-                        "nats",
-                    );
-                }
-                _ => report.good(KEYS, format!("{what} (user {})", user.name)),
-            }
-        }
     }
 }
 
@@ -94,38 +50,8 @@ fn check_tls(settings: &Settings, report: &mut Report) {
             );
         }
     }
-    let what = "the certificate counts";
-    let hint = "`sluice keys rotate`, or of a node `sluice enroll`";
-    match settings.tls.open() {
-        Err(error) => report.bad(KEYS, what, error, hint, "tls"),
-        Ok(tls) if !tls.is_on() => {}
-        Ok(tls) => {
-            if let Some(file) = &settings.tls.key_file {
-                check_private("the certificate's key is its owner's alone", file, report);
-            }
-            let now = SystemTime::now();
-            match (tls.counts_at(now), tls.counts_at(now + SOON)) {
-                (Err(error), _) => report.bad(KEYS, what, error, hint, "tls"),
-                (Ok(()), Err(_)) if tls.own().is_none_or(|own| own.node().is_none()) => {
-                    report.warning(KEYS, what, "it ends within a week", hint, "tls");
-                }
-                _ => report.good(KEYS, what),
-            }
-        }
-    }
-}
-
-fn check_private(what: &str, file: &Path, report: &mut Report) {
-    match std::fs::metadata(file) {
-        Err(error) => {
-            let reason = format!("{}: {error}", file.display());
-            report.bad(KEYS, what, reason, "does it exist, and is this user its owner?", "settings");
-        }
-        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
-            let reason = format!("{} may be read by others", file.display());
-            report.bad(KEYS, what, reason, "chmod 600", "settings");
-        }
-        Ok(_) => report.good(KEYS, what),
+    for found in checks::tls(&settings.tls) {
+        report.take(KEYS, found);
     }
 }
 
@@ -161,5 +87,29 @@ pub(super) async fn check_store(settings: &Settings, report: &mut Report) {
             Ok(checked) => report.result(STORE, what, checked, hint, "settings"),
             Err(_) => report.bad(STORE, what, format!("no answer within {ANSWER:?}"), hint, "settings"),
         },
+    }
+}
+
+/// Those that the settings name: others are named by who pulls.
+pub(super) async fn check_registries(settings: &Settings, report: &mut Report) {
+    let hint = "is it running, is it reached from this machine, and does fetcher.source say how (plain_http, certificates)?";
+    let client = match registry::Client::new(settings.fetcher.source.clone()) {
+        Err(error) => {
+            let what = "registries can be asked";
+            return report.bad(REGISTRIES, what, format!("{error:#}"), "fetcher.source", "settings");
+        }
+        Ok(client) => client,
+    };
+    for registry::Answered { name, mirror_of, answers } in client.answers(ANSWER).await {
+        let what = match &mirror_of {
+            None => format!("the registry {name} answers"),
+            Some(of) => format!("the mirror {name} of {of} answers"),
+        };
+        match (answers, mirror_of) {
+            (Ok(()), _) => report.good(REGISTRIES, what),
+            (Err(reason), None) => report.bad(REGISTRIES, what, reason, hint, "settings"),
+            // Others are asked in its place.
+            (Err(reason), Some(_)) => report.warning(REGISTRIES, what, reason, hint, "settings"),
+        }
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn made(global: &Global, set: &Set) -> anyhow::Result<()> {
     render::line(&format!(
         "{folder} holds the keys of mesh {name}. Keep it, and {folder}/keys above all, to yourself.\n\n\
          nats-server -c {folder}/nats/nats-server.conf\n\
+         sluice   --config {folder}/serve.toml serve                all services in one process, or each by itself:\n\
          fetcher  --config {folder}/services/fetcher/fetcher.toml   (and cache, policy, quota, events, identity alike)\n\
          sluice   --config {folder}/operators/operator/sluice.toml check --mesh\n\
          sluice keys token {folder} --for-node NAME                 lets a node in: docs/access.md",
