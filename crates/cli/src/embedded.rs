@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::layers::Keeper;
 use crate::settings::Settings;
 
 /// How long services may take to end what they were doing.
@@ -108,6 +109,7 @@ impl Embedded {
         embedded.start_fetcher(settings).await?;
         embedded.start_cache(settings).await?;
         embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
+        Keeper::start(settings, &embedded.tasks, embedded.shutdown.clone())?;
         Ok(embedded)
     }
 

@@ -12,6 +12,7 @@ use proto::signed::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
+use crate::layers;
 
 pub const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
 const SYSTEM_STATE: &str = "/var/lib/sluice";
@@ -46,6 +47,8 @@ pub struct Settings {
     pub quota: quota::Config,
     /// Where this process writes events; without a sink it writes them nowhere, and a node keeps its newest ones.
     pub events: events::Config,
+    /// A Docker engine that uses this node.
+    pub docker: layers::Config,
 }
 
 impl Default for Settings {
@@ -65,6 +68,7 @@ impl Default for Settings {
             policy: policy::Config::default(),
             quota: quota::Config::default(),
             events: events::Config::default(),
+            docker: layers::Config::default(),
         }
     }
 }
@@ -129,6 +133,9 @@ impl Settings {
         }
         if self.nats.is_none() && self.events.max_bytes == events::Config::default().max_bytes {
             self.events.max_bytes = EMBEDDED_EVENTS;
+        }
+        if self.docker.wants_layers() && self.fetcher.layer_copies.is_none() {
+            self.fetcher.layer_copies = Some(state.join("layers"));
         }
         self.fetcher.trusted_keys.extend_from_slice(&self.trusted_keys);
     }

@@ -46,6 +46,8 @@ pub struct Config {
     /// How allowances are spent: imports. Its region is that of `judging` where it has none of its own.
     pub quota: allowance::Config,
     pub projects: Projects,
+    /// Where copies of the layers that an import read stay, for somebody of this machine to take away. Unset: nowhere.
+    pub layer_copies: Option<PathBuf>,
 }
 
 /// For which projects images stream.
@@ -122,6 +124,7 @@ impl Default for Config {
             judging: Judging::default(),
             quota: allowance::Config::default(),
             projects: Projects::default(),
+            layer_copies: None,
         }
     }
 }
