@@ -38,6 +38,14 @@ test-machine:
     cargo build --workspace --bins
     scripts/test-machine {{ target }}/debug/sluice
 
+# the Docker engine, switched to sluice and back: fetches an engine of a newer Debian first; no part of `test`. SLUICE_DOCKER=26 runs another one
+test-docker *ARGS:
+    scripts/setup build nextest docker
+    scripts/setup-docker "${SLUICE_DOCKER:-28}"
+    scripts/plugins
+    cargo build --workspace --locked --bins --tests
+    cargo nextest run --workspace --profile servers --run-ignored only -E 'package(system-tests) & test(/^docker::/)' "$@"
+
 # the policies as WebAssembly, into target-plugins
 plugins:
     scripts/setup build

@@ -117,6 +117,7 @@ pub enum Command {
     Revoke(commands::revoke::RevokeCommand),
     Install(Box<commands::install::InstallArgs>),
     Uninstall(commands::uninstall::UninstallArgs),
+    Layers(commands::layers::LayersArgs),
     Reserve(commands::reserve::ReserveArgs),
     #[command(subcommand)]
     Policy(commands::policy::PolicyCommand),
@@ -200,7 +201,10 @@ mod tests {
             &["completions", "bash"],
             &["install", "--restart", "--socket", "/run/s.sock"],
             &["install", "--root", "/mnt/image", "--frontend", "/bin/frontend", "--memory", "64GiB"],
+            &["install", "--docker", "--restart", "--yes", "--docker-config", "/root/.docker", "--no-layers"],
             &["uninstall", "--restart", "--force"],
+            &["uninstall", "--docker", "--images"],
+            &["layers", "--wait", "5m", "app:1"],
             &["reserve", "--memory", "4GiB"],
         ];
         for line in good {
@@ -234,6 +238,8 @@ mod tests {
             &["install", "--root", "/mnt/image", "--restart"],
             &["install", "--images", "--restart"],
             &["install", "--memory", "4GiB"],
+            &["install", "--yes"],
+            &["install", "--docker", "--frontend", "/bin/frontend"],
             &["uninstall", "--force"],
             &["reserve", "--memory", "much"],
             &["project", "team-a", "--streaming", "maybe"],

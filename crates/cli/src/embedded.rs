@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::layers::Keeper;
 use crate::serving::Buses;
 use crate::settings::Settings;
 
@@ -132,6 +133,7 @@ impl Embedded {
         if settings.runs(Role::Frontend) {
             embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
         }
+        Keeper::start(settings, &embedded.tasks, embedded.shutdown.clone())?;
         Ok(embedded)
     }
 

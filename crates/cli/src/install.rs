@@ -1,17 +1,20 @@
-//! Makes a node's containerd use sluice, and undoes it.
+//! Makes a node's containerd, or a machine's Docker engine, use sluice, and undoes it.
 //!
 //! ```text
-//! containerd, unit: what must be in which file --\
-//! record: what was done before -------------------> plan: one step per file --> files --> report
+//! containerd, docker, unit: what must be in which file --\
+//! record: what was done before --------------------------> plan: one step per file --> files --> report
 //! images: what cannot start under another snapshotter, over containerd's own socket
 //! ```
 //!
-//! [`text`], [`keys`], [`plan`], [`containerd`] and [`unit`] are pure: text in, text out.
+//! [`text`], [`json`], [`keys`], [`plan`], [`containerd`], [`docker`] and [`unit`] are pure: text in, text out.
 
 pub mod client;
 pub mod containerd;
+pub mod docker;
+pub mod engine;
 pub mod files;
 pub mod images;
+pub mod json;
 pub mod keys;
 pub mod node;
 pub mod plan;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! One file per command; [`embedded`] composes the services, [`node`] speaks to a frontend, [`runtime`] makes a
-//! container of a mounted image, [`compare`] measures it against containerd, [`link`] simulates a network.
+//! container of a mounted image, [`compare`] measures it against containerd, [`link`] simulates a network, [`layers`] looks after
+//! what a Docker engine reads of images beside their containers.
 //!
 //! Concurrency: one runtime, one command; whatever a command starts (services, processes, mounts) is owned by
 //! a value whose drop ends it, so that an error or ctrl-c leaves nothing behind.
@@ -18,6 +19,7 @@ pub mod compare;
 pub mod embedded;
 pub mod exit;
 pub mod install;
+pub mod layers;
 pub mod link;
 pub mod node;
 pub mod platform_name;

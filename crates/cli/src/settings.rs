@@ -13,6 +13,7 @@ use proto::signed::TrustedKeys;
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
+use crate::layers;
 use crate::serving::Serve;
 
 pub const SYSTEM_FILE: &str = "/etc/sluice/sluice.toml";
@@ -52,6 +53,8 @@ pub struct Settings {
     pub identity: identity::client::Config,
     /// What `sluice serve` runs with keys of a mesh.
     pub serve: Serve,
+    /// A Docker engine that uses this node.
+    pub docker: layers::Config,
 }
 
 impl Default for Settings {
@@ -73,6 +76,7 @@ impl Default for Settings {
             events: events::Config::default(),
             identity: identity::client::Config::default(),
             serve: Serve::default(),
+            docker: layers::Config::default(),
         }
     }
 }
@@ -141,6 +145,9 @@ impl Settings {
         }
         if self.nats.is_none() && self.events.max_bytes == events::Config::default().max_bytes {
             self.events.max_bytes = EMBEDDED_EVENTS;
+        }
+        if self.docker.wants_layers() && self.fetcher.layer_copies.is_none() {
+            self.fetcher.layer_copies = Some(state.join("layers"));
         }
         self.fetcher.trusted_keys.extend_from_slice(&self.trusted_keys);
     }

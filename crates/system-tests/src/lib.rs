@@ -6,6 +6,7 @@ pub mod binaries;
 pub mod builders;
 pub mod containers;
 pub mod cri;
+pub mod docker;
 pub mod everything;
 pub mod facts;
 pub mod kubernetes;

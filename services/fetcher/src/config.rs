@@ -56,6 +56,8 @@ pub struct Config {
     pub projects: Projects,
     /// Which registries tell what was pushed.
     pub push: push::Config,
+    /// Where copies of the layers that an import read stay, for somebody of this machine to take away. Unset: nowhere.
+    pub layer_copies: Option<PathBuf>,
 }
 
 /// For which projects images stream.
@@ -138,6 +140,7 @@ impl Default for Config {
             quota: allowance::Config::default(),
             projects: Projects::default(),
             push: push::Config::default(),
+            layer_copies: None,
         }
     }
 }

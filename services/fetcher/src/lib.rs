@@ -26,6 +26,7 @@ mod service;
 pub mod source;
 
 pub use config::{Config, Judging, Limits, Projects as ProjectsConfig, Unanswered};
+pub use import::copies::path as layer_copy;
 pub use key::verifying_key;
 pub use projects::{SWITCHES, Switches};
 pub use push::{Config as PushConfig, RegistryConfig as PushRegistryConfig};

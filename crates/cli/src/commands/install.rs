@@ -1,4 +1,6 @@
-//! `sluice install`: makes this node's containerd use sluice.
+//! `sluice install`: makes this node's containerd, or this machine's Docker engine, use sluice.
+
+mod docker;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,10 +10,11 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use crate::args::Global;
-use crate::install::client::Client;
+use crate::install::client::{self, Client};
 use crate::install::containerd::SNAPSHOTTER;
+use crate::install::docker::NAMESPACE;
 use crate::install::files::Root;
-use crate::install::node::{Node, Wish};
+use crate::install::node::{DockerWish, Node, Wish};
 use crate::install::record::Record;
 use crate::install::report::{Report, Style};
 use crate::install::switch;
@@ -22,7 +25,7 @@ const FRONTEND_FILE: &str = "/etc/sluice/frontend.toml";
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const SOCKET: &str = "/run/sluice/snapshotter.sock";
 
-/// Make this node's containerd use sluice: its configuration, a systemd unit, settings
+/// Make this node's containerd, or its Docker engine, use sluice: configurations, a systemd unit, settings
 ///
 /// Keys are merged into containerd's configuration, whatever its form (versions 1 to 4, imported files); all else in
 /// it stays, comments too. What the files were is kept in the state folder, so that `sluice uninstall` undoes exactly
@@ -31,6 +34,9 @@ const SOCKET: &str = "/run/sluice/snapshotter.sock";
 /// Nothing is restarted without --restart. Images that containerd unpacked with another snapshotter, and whose layers
 /// it dropped, could not start any more: after the switch they are taken off its list, and pulled again when next
 /// needed. That is done after --restart, or by --images once you restarted containerd yourself. What runs goes on.
+///
+/// With --docker it is the local Docker engine (24 and newer) that uses sluice: `docker run` and `docker compose up` of an image then
+/// stream. Its containers, and images of an older image store, are out of sight until `sluice uninstall`; that is said and asked first.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -41,6 +47,7 @@ Examples:
     sluice install --images
   sluice --config /etc/sluice/frontend.toml install --frontend /usr/local/bin/frontend --restart
                                              a node of a mesh: the unit runs the frontend alone
+  sluice install --docker --restart          the local Docker engine; see docs/docker.md
   sluice install --root /mnt/image           prepare a node image")]
 pub struct InstallArgs {
     #[command(flatten)]
@@ -53,8 +60,10 @@ pub struct InstallArgs {
     #[arg(long, value_name = "FILE", default_value = "/etc/systemd/system/sluice.service")]
     unit: PathBuf,
     /// The unit runs this `frontend` program instead of `sluice serve`, with --config or /etc/sluice/frontend.toml
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "docker")]
     frontend: Option<PathBuf>,
+    #[command(flatten)]
+    docker: docker::DockerArgs,
     /// The node's memory, of which --frontend may use a share: see `sluice reserve` [default: this machine's].
     /// `frontend.memory_budget` comes first
     #[arg(long, value_name = "SIZE", requires = "frontend")]
@@ -70,6 +79,9 @@ pub struct NodeArgs {
     /// containerd's own socket [default: as its configuration says]
     #[arg(long, value_name = "SOCKET")]
     pub containerd_socket: Option<PathBuf>,
+    /// The local Docker engine instead of Kubernetes. (`uninstall` knows it by itself, but for --images)
+    #[arg(long)]
+    pub docker: bool,
     /// Work on the node whose files stand below this folder
     #[arg(long, value_name = "DIR", default_value = "/", conflicts_with_all = ["restart", "images"])]
     pub root: PathBuf,
@@ -107,19 +119,23 @@ impl NodeArgs {
 
     /// Takes the images off containerd's list that cannot start under the snapshotter that it is set to.
     pub async fn forget_images(&self, node: &Node, report: &mut Report) -> anyhow::Result<()> {
-        let (socket, snapshotter) = (self.socket(node)?, node.configuration()?.snapshotter());
-        let mut client = Client::connect(&socket).await?;
+        let namespace = if self.docker { NAMESPACE } else { client::KUBERNETES };
+        let (socket, snapshotter) = (self.socket(node)?, node.snapshotter_of(namespace)?);
+        let mut client = Client::connect(&socket, namespace).await?;
         switch::forget_images(&mut client, &snapshotter, self.dry_run, report).await
     }
 
     /// The command line that does [`NodeArgs::forget_images`] later.
-    pub fn images_line(&self, command: &str, node: &Node) -> String {
+    pub fn images_line(&self, command: &str, node: &Node, docker: bool) -> String {
         let mut line = format!("sluice {command} --images");
         if node.containerd_config != Path::new(CONTAINERD_CONFIG) {
             line += &format!(" --containerd-config {}", node.containerd_config.display());
         }
         if let Some(socket) = &self.containerd_socket {
             line += &format!(" --containerd-socket {}", socket.display());
+        }
+        if docker {
+            line += " --docker";
         }
         line
     }
@@ -132,8 +148,11 @@ pub async fn run(global: &Global, args: InstallArgs) -> anyhow::Result<ExitCode>
     let result = match args.node.images {
         true => args.node.forget_images(&node, &mut report).await,
         false => {
-            let wish = wish(global, &args, &settings, file)?;
-            Box::pin(install(&args.node, &mut node, &wish, &mut report)).await
+            let mut wish = wish(global, &args, &settings, file)?;
+            if args.node.docker {
+                wish.docker = Some(args.docker.wish(&args.node, &settings, &node).await?);
+            }
+            Box::pin(install(&args, &mut node, &wish, &mut report)).await
         }
     };
     report.finish()?;
@@ -163,7 +182,14 @@ fn wish(global: &Global, args: &InstallArgs, settings: &Settings, file: PathBuf)
         Some(program) => frontend(global, args, program, settings, &file)?,
     };
     let state = text(&settings.frontend.state)?;
-    Ok(Wish { settings: file, socket: text(&socket)?, state, unit: absolute(&args.unit)?, service })
+    Ok(Wish {
+        settings: file,
+        socket: text(&socket)?,
+        state,
+        unit: absolute(&args.unit)?,
+        service,
+        docker: None,
+    })
 }
 
 /// Everything in one process. It has no memory limit: an import takes what its layers need, and is no part of the
@@ -206,9 +232,19 @@ fn frontend(
     Ok(Service { command, memory_max: configured.or(share) })
 }
 
-async fn install(args: &NodeArgs, node: &mut Node, wish: &Wish, report: &mut Report) -> anyhow::Result<()> {
+async fn install(
+    args: &InstallArgs,
+    node: &mut Node,
+    wish: &Wish,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let mut planned = node.plan_install(wish)?;
-    let containerd = planned.split_off(planned.len().saturating_sub(1));
+    let of_others = planned.split_off(planned.len().saturating_sub(Node::files_of_others(wish)));
+    let (docker, args) = (&args.docker, &args.node);
+    if let Some(wish) = &wish.docker {
+        docker.confirm(wish, &of_others, args.dry_run, report)?;
+    }
+    node.record.begin(wish.docker.as_ref().map(|docker| &docker.places));
     let ours_change = planned.iter().any(|planned| planned.changes());
     for file in planned {
         node.carry_out(file, report)?;
@@ -222,18 +258,28 @@ async fn install(args: &NodeArgs, node: &mut Node, wish: &Wish, report: &mut Rep
             ran.context("containerd's configuration was not changed")?;
         }
     }
-    for file in containerd {
+    for file in of_others {
         node.carry_out(file, report)?;
     }
     match (args.restart, args.dry_run) {
-        (true, false) => {
-            let socket = args.socket(node)?;
-            let mut client = switch::restart_containerd(&socket, SNAPSHOTTER, report).await?;
-            switch::forget_images(&mut client, SNAPSHOTTER, false, report).await
+        (true, false) => restart(args, node, wish, report).await,
+        (true, true) => {
+            report.command("systemctl restart containerd")?;
+            if wish.docker.is_some() { report.command("systemctl restart docker") } else { Ok(()) }
         }
-        (true, true) => report.command("systemctl restart containerd"),
         (false, _) => next(args, node, &unit, report),
     }
+}
+
+/// Restarts those whose configuration was changed.
+async fn restart(args: &NodeArgs, node: &mut Node, wish: &Wish, report: &mut Report) -> anyhow::Result<()> {
+    let socket = args.socket(node)?;
+    let namespace = if wish.docker.is_some() { NAMESPACE } else { client::KUBERNETES };
+    let mut client = switch::restart_containerd(&socket, namespace, SNAPSHOTTER, report).await?;
+    if let Some(DockerWish { places, .. }) = &wish.docker {
+        docker::restart(node, places, report).await?;
+    }
+    switch::forget_images(&mut client, SNAPSHOTTER, false, report).await
 }
 
 fn next(args: &NodeArgs, node: &Node, unit: &str, report: &mut Report) -> anyhow::Result<()> {
@@ -243,7 +289,10 @@ fn next(args: &NodeArgs, node: &Node, unit: &str, report: &mut Report) -> anyhow
     report.next("systemctl daemon-reload".to_owned())?;
     report.next(format!("systemctl enable --now {unit}"))?;
     report.next("systemctl restart containerd".to_owned())?;
-    report.next(args.images_line("install", node))
+    if args.docker {
+        report.next("systemctl restart docker".to_owned())?;
+    }
+    report.next(args.images_line("install", node, args.docker))
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {

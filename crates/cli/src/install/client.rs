@@ -6,20 +6,21 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
 use proto::containerd::content::content_client::ContentClient;
-use proto::containerd::content::{InfoRequest, ReadContentRequest};
+use proto::containerd::content::{Info, InfoRequest, ReadContentRequest};
 use proto::containerd::images::images_client::ImagesClient;
-use proto::containerd::images::{DeleteImageRequest, ListImagesRequest};
+use proto::containerd::images::{DeleteImageRequest, Image, ListImagesRequest};
 use proto::containerd::snapshots::snapshots_client::SnapshotsClient;
 use proto::containerd::snapshots::{Kind, ListSnapshotsRequest, StatSnapshotRequest};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 /// Where the kubelet's images are.
-const NAMESPACE: &str = "k8s.io";
+pub const KUBERNETES: &str = "k8s.io";
 /// How long one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long the last removal may take: it waits until what nobody needs any more is gone from the disk.
@@ -34,23 +35,34 @@ const DOCUMENT_MAX: usize = 8 * 1024 * 1024;
 /// Keys of snapshots that a pull is unpacking into begin so.
 const UNPACKING: &str = "extract-";
 
-type InNamespace = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+/// Digits of the names of Docker's containers, and of their snapshots; its builder keeps others, which stand for no container.
+const DOCKER_NAME: usize = 64;
+
+pub type InNamespace = InterceptedService<Channel, Namespace>;
+
+/// Says in which of its namespaces containerd is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace(&'static str);
 
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
+    namespace: &'static str,
     images: ImagesClient<InNamespace>,
     content: ContentClient<InNamespace>,
     snapshots: SnapshotsClient<InNamespace>,
 }
 
-fn in_namespace(mut request: Request<()>) -> Result<Request<()>, Status> {
-    request.metadata_mut().insert("containerd-namespace", AsciiMetadataValue::from_static(NAMESPACE));
-    Ok(request)
+impl Interceptor for Namespace {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("containerd-namespace", AsciiMetadataValue::from_static(self.0));
+        Ok(request)
+    }
 }
 
 impl Client {
-    pub async fn connect(socket: &Path) -> anyhow::Result<Client> {
+    /// `namespace`: [`KUBERNETES`], or Docker's.
+    pub async fn connect(socket: &Path, namespace: &'static str) -> anyhow::Result<Client> {
         let path = socket.to_owned();
         let dial = tower::service_fn(move |_| {
             let path = path.clone();
@@ -59,9 +71,10 @@ impl Client {
         // The address is not used: the connector knows the socket.
         let channel = Endpoint::from_static("http://containerd").connect_with_connector(dial).await;
         let channel = channel.with_context(|| format!("no containerd answers on {}", socket.display()))?;
-        let channel = InterceptedService::new(channel, in_namespace as fn(_) -> _);
+        let channel = InterceptedService::new(channel, Namespace(namespace));
         Ok(Client {
             socket: socket.to_owned(),
+            namespace,
             images: ImagesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX),
             content: ContentClient::new(channel.clone()),
             snapshots: SnapshotsClient::new(channel),
@@ -69,11 +82,11 @@ impl Client {
     }
 
     /// Like [`Client::connect`], for a containerd that was just started.
-    pub async fn wait(socket: &Path, snapshotter: &str) -> anyhow::Result<Client> {
+    pub async fn wait(socket: &Path, namespace: &'static str, snapshotter: &str) -> anyhow::Result<Client> {
         let started = Instant::now();
         loop {
             let answer = async {
-                let mut client = Client::connect(socket).await?;
+                let mut client = Client::connect(socket, namespace).await?;
                 client.images().await?;
                 client.has_snapshot(snapshotter, "none").await?;
                 anyhow::Ok(client)
@@ -90,12 +103,21 @@ impl Client {
         }
     }
 
+    /// Speaks to its content store by itself.
+    pub fn content(&self) -> ContentClient<InNamespace> {
+        self.content.clone()
+    }
+
     /// Names and digests.
     pub async fn images(&mut self) -> anyhow::Result<Vec<(String, String)>> {
+        let images = self.full_images().await?.into_iter();
+        Ok(images.filter_map(|image| Some((image.name, image.target?.digest))).collect())
+    }
+
+    pub async fn full_images(&mut self) -> anyhow::Result<Vec<Image>> {
         let reply = answered(self.images.list(ListImagesRequest::default())).await;
         let reply = reply.with_context(|| format!("list the images of {}", self.socket.display()))?;
-        let images = reply.into_inner().images.into_iter();
-        Ok(images.filter_map(|image| Some((image.name, image.target?.digest))).collect())
+        Ok(reply.into_inner().images)
     }
 
     /// Takes a name off the list; with `collect` also what nobody needs any more, off the disk.
@@ -132,10 +154,15 @@ impl Client {
     }
 
     pub async fn has_blob(&mut self, digest: &str) -> anyhow::Result<bool> {
+        Ok(self.info(digest).await?.is_some())
+    }
+
+    /// What containerd knows of a blob; none: it is not here.
+    pub async fn info(&mut self, digest: &str) -> anyhow::Result<Option<Info>> {
         let request = InfoRequest { digest: digest.to_owned() };
         match answered(self.content.info(request)).await {
-            Ok(_) => Ok(true),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
+            Ok(reply) => Ok(Some(reply.into_inner().info.unwrap_or_default())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(status).with_context(|| format!("ask containerd for {digest}")),
         }
     }
@@ -156,14 +183,25 @@ impl Client {
         }
     }
 
+    fn is_container(&self, info: &proto::containerd::snapshots::Info) -> bool {
+        let of_docker =
+            || info.name.len() == DOCKER_NAME && info.name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let named_so = match self.namespace == KUBERNETES {
+            true => !info.name.starts_with(UNPACKING),
+            false => of_docker(),
+        };
+        info.kind() == Kind::Active && named_so
+    }
+
     /// How many containers stand on snapshots of `snapshotter`; none where containerd does not know it.
     pub async fn containers_on(&mut self, snapshotter: &str) -> anyhow::Result<usize> {
         let request = ListSnapshotsRequest { snapshotter: snapshotter.to_owned(), ..Default::default() };
+        let mut snapshots = self.snapshots.clone();
         let counting = async {
-            let mut parts = self.snapshots.list(request).await?.into_inner();
+            let mut parts = snapshots.list(request).await?.into_inner();
             let mut count = 0;
             while let Some(part) = parts.message().await? {
-                let standing = |info: &&_| is_container(info);
+                let standing = |info: &&_| self.is_container(info);
                 count += part.info.iter().filter(standing).count();
             }
             Ok(count)
@@ -174,10 +212,6 @@ impl Client {
             Err(status) => Err(status).with_context(|| format!("list the snapshots of {snapshotter}")),
         }
     }
-}
-
-fn is_container(info: &proto::containerd::snapshots::Info) -> bool {
-    info.kind() == Kind::Active && !info.name.starts_with(UNPACKING)
 }
 
 async fn answered<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {

@@ -153,24 +153,29 @@ impl Configuration {
     }
 }
 
-/// What the decisive file must say.
+/// What the decisive file must say for Kubernetes.
 pub fn wanted(source: &Source, socket: &str, root: &str) -> Vec<Wanted> {
-    let proxy = ["proxy_plugins", SNAPSHOTTER];
-    let proxy = |names: &[&str], value: &str| Wanted::new(&[&proxy[..], names].concat(), value);
-    let mut wanted = vec![
-        proxy(&["type"], "snapshot"),
-        proxy(&["address"], socket),
-        // The kubelet's image garbage collection looks at the file system of this folder.
-        proxy(&["exports", "root"], root),
-        // The same as the last line of each table below, for pulls by the transfer service.
-        proxy(&["exports", "enable_remote_snapshot_annotations"], "true"),
-    ];
+    let mut wanted = wanted_by_all(socket, root);
     for table in source.form.tables() {
         wanted.push(Wanted::new(&[&table[..], &["snapshotter"]].concat(), SNAPSHOTTER));
         // Without it nobody says which image a layer belongs to, and nothing streams.
         wanted.push(Wanted::new(&[&table[..], &["disable_snapshot_annotations"]].concat(), false));
     }
     wanted
+}
+
+/// What it must say for whoever names the snapshotter with each of its requests, as Docker does.
+pub fn wanted_by_all(socket: &str, root: &str) -> Vec<Wanted> {
+    let proxy = ["proxy_plugins", SNAPSHOTTER];
+    let proxy = |names: &[&str], value: &str| Wanted::new(&[&proxy[..], names].concat(), value);
+    vec![
+        proxy(&["type"], "snapshot"),
+        proxy(&["address"], socket),
+        // The kubelet's image garbage collection looks at the file system of this folder.
+        proxy(&["exports", "root"], root),
+        // That images are named in labels, for pulls by the transfer service.
+        proxy(&["exports", "enable_remote_snapshot_annotations"], "true"),
+    ]
 }
 
 /// A release of containerd: `1.6`, `2.4`.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
@@ -50,8 +51,13 @@ struct Document {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Descriptor {
+    #[serde(default)]
+    media_type: String,
     digest: String,
+    #[serde(default)]
+    size: u64,
     platform: Option<Platform>,
 }
 
@@ -84,6 +90,64 @@ pub async fn find(client: &mut Client, snapshotter: &str) -> anyhow::Result<Vec<
         findings.push(Finding { names, digest, verdict });
     }
     Ok(findings)
+}
+
+/// What of an image for this machine containerd lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    pub manifest: String,
+    pub layers: Vec<Layer>,
+}
+
+/// A layer as manifest and configuration say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    pub digest: String,
+    pub size: u64,
+    pub media_type: String,
+    pub diff_id: String,
+}
+
+/// Looks for the layers of an image; none: all are here, or nobody can tell. Those that no registry hands out are nobody's business.
+pub async fn lacking(client: &mut Client, digest: &str) -> anyhow::Result<Option<Lacking>> {
+    let Some(found) = document::<Document>(client, digest).await? else { return Ok(None) };
+    let mut manifests = Vec::new();
+    if found.config.is_some() {
+        manifests.push((digest.to_owned(), found));
+    } else {
+        for manifest in found.manifests.into_iter().filter(is_for_this_machine) {
+            if let Some(document) = document(client, &manifest.digest).await? {
+                manifests.push((manifest.digest, document));
+            }
+        }
+    }
+    for (manifest, document) in manifests {
+        let layers = lacking_of(client, document).await?;
+        if !layers.is_empty() {
+            return Ok(Some(Lacking { manifest, layers }));
+        }
+    }
+    Ok(None)
+}
+
+async fn lacking_of(client: &mut Client, manifest: Document) -> anyhow::Result<Vec<Layer>> {
+    let Some(config) = manifest.config else { return Ok(Vec::new()) };
+    let Some(config) = document::<Config>(client, &config.digest).await? else { return Ok(Vec::new()) };
+    let mut layers = Vec::new();
+    for (layer, diff_id) in manifest.layers.into_iter().zip(config.rootfs.diff_ids) {
+        let Descriptor { media_type, digest, size, .. } = layer;
+        let handed_out = !media_type.contains("nondistributable") && !media_type.contains("foreign");
+        if handed_out && !client.has_blob(&digest).await? {
+            layers.push(Layer { digest, size, media_type, diff_id });
+        }
+    }
+    Ok(layers)
+}
+
+/// None: it is not here, or not what it should be.
+async fn document<T: DeserializeOwned>(client: &mut Client, digest: &str) -> anyhow::Result<Option<T>> {
+    let bytes = client.read(digest).await?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 async fn judge(client: &mut Client, snapshotter: &str, digest: &str) -> anyhow::Result<Verdict> {

@@ -1,11 +1,21 @@
-//! Sets keys in somebody else's TOML file, and takes them out again: text in, text and what was changed out.
+//! Sets keys in somebody else's TOML or JSON file, and takes them out again: text in, text and what was changed out.
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::json;
 use super::text::{self, Key};
 
-/// A key and what it is to be, as TOML.
+/// How a file is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    #[default]
+    Toml,
+    Json,
+}
+
+/// A key and what it is to be; its value is written alike in TOML and in JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
     pub key: Key,
@@ -21,6 +31,8 @@ impl Wanted {
 /// What was done to a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edits {
+    #[serde(default)]
+    pub format: Format,
     pub keys: Vec<Edit>,
     /// Tables that were not there.
     pub tables: Vec<Key>,
@@ -34,16 +46,99 @@ pub struct Edit {
     pub after: String,
 }
 
-/// The text with all that is wanted in it; what is there already is not touched.
+impl Format {
+    /// Refuses what is not written so, in the parser's own words.
+    fn check(self, text: &str) -> anyhow::Result<()> {
+        match self {
+            Format::Toml => text::parse(text).map(|_| ()),
+            Format::Json => json::parse(text).map(|_| ()),
+        }
+    }
+
+    fn get(self, text: &str, key: &Key) -> anyhow::Result<Option<String>> {
+        let found = match self {
+            Format::Toml => text::get(text, key),
+            Format::Json => json::get(text, key),
+        };
+        Ok(found?.map(str::to_owned))
+    }
+
+    fn set(self, text: &str, key: &Key, value: &str) -> anyhow::Result<(String, Option<Key>)> {
+        match self {
+            Format::Toml => text::set(text, key, value),
+            Format::Json => json::set(text, key, value),
+        }
+    }
+
+    fn remove(self, text: &str, key: &Key) -> anyhow::Result<String> {
+        match self {
+            Format::Toml => text::remove(text, key),
+            Format::Json => json::remove(text, key),
+        }
+    }
+
+    fn remove_empty_table(self, text: &str, table: &Key) -> anyhow::Result<String> {
+        match self {
+            Format::Toml => text::remove_empty_table(text, table),
+            Format::Json => json::remove_empty(text, table),
+        }
+    }
+
+    /// What a text means, read by a parser that knows nothing of how we change it.
+    fn read(self, text: &str) -> anyhow::Result<toml::Table> {
+        match self {
+            Format::Toml => Ok(text.parse()?),
+            // A null means nothing here, and TOML has none.
+            Format::Json => match comparable(json::parse(text)?) {
+                toml::Value::Table(table) => Ok(table),
+                _ => bail!("not a JSON object"),
+            },
+        }
+    }
+
+    /// Both as the same value, however they are written.
+    fn same(self, one: &str, other: &str) -> bool {
+        let value = |text: &str| match self {
+            Format::Toml => format!("value = {text}").parse::<toml::Table>().ok(),
+            Format::Json => self.read(&format!("{{\"value\": {text}}}")).ok(),
+        };
+        value(one).is_some_and(|one| Some(one) == value(other))
+    }
+}
+
+/// A value of JSON for comparison: what TOML has no word for is written out.
+fn comparable(value: serde_json::Value) -> toml::Value {
+    use serde_json::Value;
+    match value {
+        Value::Bool(is) => is.into(),
+        Value::String(text) => text.into(),
+        Value::Array(values) => toml::Value::Array(values.into_iter().map(comparable).collect()),
+        Value::Object(members) => {
+            let members = members.into_iter().map(|(name, value)| (name, comparable(value)));
+            toml::Value::Table(members.collect())
+        }
+        other @ (Value::Null | Value::Number(_)) => {
+            toml::Value::Array(vec!["json".into(), other.to_string().into()])
+        }
+    }
+}
+
+/// The TOML text with all that is wanted in it; what is there already is not touched.
 pub fn merge(text: &str, wanted: &[Wanted]) -> anyhow::Result<(String, Edits)> {
-    text::parse(text)?;
-    let (mut new, mut edits) = (text.to_owned(), Edits::default());
+    merge_as(Format::Toml, text, wanted)
+}
+
+/// [`merge`], for a text in either format.
+pub fn merge_as(format: Format, text: &str, wanted: &[Wanted]) -> anyhow::Result<(String, Edits)> {
+    let text = if format == Format::Json { json::or_empty(text) } else { text };
+    format.check(text)?;
+    let (mut new, mut edits) = (text.to_owned(), Edits { format, ..Edits::default() });
     for Wanted { key, value } in wanted {
-        let before = text::get(&new, key)?.map(str::to_owned);
-        if before.as_deref().is_some_and(|before| same(before, value)) {
+        let before = format.get(&new, key)?;
+        if before.as_deref().is_some_and(|before| format.same(before, value)) {
             continue;
         }
-        let (set, table) = text::set(&new, key, value)?;
+        let (set, table) = format.set(&new, key, value)?;
         new = set;
         edits.keys.push(Edit { key: key.clone(), before, after: value.clone() });
         edits.tables.extend(table);
@@ -55,42 +150,36 @@ pub fn merge(text: &str, wanted: &[Wanted]) -> anyhow::Result<(String, Edits)> {
 /// The text without what `edits` put there: old values are back, tables that are empty again are gone. Keys that
 /// somebody changed since stay as they are, and are named.
 pub fn take_out(text: &str, edits: &Edits) -> anyhow::Result<(String, Vec<Key>)> {
+    let format = edits.format;
     let (mut new, mut changed) = (text.to_owned(), Vec::new());
     for Edit { key, before, after } in edits.keys.iter().rev() {
-        let Some(now) = text::get(&new, key)? else { continue };
+        let Some(now) = format.get(&new, key)? else { continue };
         new = match before {
-            Some(before) if same(now, before) => continue,
-            _ if !same(now, after) => {
+            Some(before) if format.same(&now, before) => continue,
+            _ if !format.same(&now, after) => {
                 changed.push(key.clone());
                 continue;
             }
-            Some(before) => text::set(&new, key, before)?.0,
-            None => text::remove(&new, key)?,
+            Some(before) => format.set(&new, key, before)?.0,
+            None => format.remove(&new, key)?,
         };
     }
     for table in edits.tables.iter().rev() {
-        new = text::remove_empty_table(&new, table)?;
+        new = format.remove_empty_table(&new, table)?;
     }
-    text::parse(&new).context("the file without our keys")?;
+    format.check(&new).context("the file without our keys")?;
     Ok((new, changed))
-}
-
-/// Both as the same value, however they are written.
-fn same(one: &str, other: &str) -> bool {
-    let value = |text: &str| format!("value = {text}").parse::<toml::Table>().ok();
-    value(one).is_some_and(|one| Some(one) == value(other))
 }
 
 /// The new text means what the old one does with the edits, and nothing else. Seen by another parser and without the
 /// text, so that a mistake of ours in the text cannot pass.
 fn check(old: &str, new: &str, edits: &Edits) -> anyhow::Result<()> {
-    let read = |text: &str| -> anyhow::Result<toml::Table> { Ok(text.parse()?) };
-    let mut expected = read(old)?;
+    let mut expected = edits.format.read(old)?;
     for edit in &edits.keys {
-        let mut value = read(&format!("value = {}", edit.after))?;
+        let mut value: toml::Table = format!("value = {}", edit.after).parse()?;
         put(&mut expected, edit.key.names(), value.remove("value").context("a value")?)?;
     }
-    let found = read(new).context("cannot be changed without making it invalid")?;
+    let found = edits.format.read(new).context("cannot be changed without making it invalid")?;
     ensure!(found == expected, "cannot be changed without changing more than is meant");
     Ok(())
 }
@@ -233,5 +322,34 @@ level = 'info'
             let error = format!("{:#}", merge(text, &wanted()).unwrap_err());
             assert!(error.contains(reason), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn json_gets_its_keys_and_loses_them_again() {
+        let wanted = [
+            Wanted::new(&["features", "containerd-snapshotter"], true),
+            Wanted::new(&["storage-driver"], "sluice"),
+        ];
+        for text in [
+            "{}",
+            "{\n  \"data-root\": \"/data\",\n  \"max\": 1.5e3,\n  \"none\": null\n}\n",
+            "{\"features\": {\"buildkit\": true}, \"storage-driver\": \"overlay2\"}",
+            "{\"features\":{\"containerd-snapshotter\":false}}",
+        ] {
+            let (new, edits) = merge_as(Format::Json, text, &wanted).unwrap();
+            assert_eq!(
+                merge_as(Format::Json, &new, &wanted).unwrap().0,
+                new,
+                "the second time changes something"
+            );
+            assert_eq!(take_out(&new, &edits).unwrap(), (text.to_owned(), vec![]));
+        }
+        let (new, edits) = merge_as(Format::Json, "", &wanted).unwrap();
+        let edited = new.replace("\"sluice\"", "\"overlay2\"").replace("}\n}", "},\n    \"debug\": true\n}");
+        let (out, changed) = take_out(&edited, &edits).unwrap();
+        assert_eq!(changed, [Key::new(&["storage-driver"])], "{edited}");
+        assert!(out.contains("\"overlay2\"") && !out.contains("features"), "{out}");
+        let read: Edits = serde_json::from_str(r#"{"keys": [], "tables": []}"#).unwrap();
+        assert_eq!(read.format, Format::Toml, "of a record that an earlier version wrote");
     }
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use super::containerd::{self, Configuration, Release, Source};
+use super::docker;
 use super::files::Root;
-use super::keys::Wanted;
+use super::keys::{Format, Wanted};
 use super::plan::{self, Action, Entry, Step};
-use super::record::Record;
+use super::record::{DockerPlaces, Record};
 use super::report::Report;
 use super::unit::{self, Service};
 
@@ -17,6 +18,9 @@ use super::unit::{self, Service};
 const IMPORTS_MAX: usize = 1_000;
 /// Above the settings of a node that had none.
 const FRESH_SETTINGS: &str = "# Made by `sluice install`. All settings: `sluice config show`.\n";
+
+/// The snapshotter that a Docker engine uses by itself, where it keeps images in containerd.
+pub const DOCKERS_OWN: &str = "overlayfs";
 
 #[derive(Debug)]
 pub struct Node {
@@ -38,6 +42,21 @@ pub struct Wish {
     pub state: String,
     pub unit: PathBuf,
     pub service: Service,
+    /// For a Docker engine instead of Kubernetes.
+    pub docker: Option<DockerWish>,
+}
+
+/// What a Docker engine is to be.
+#[derive(Debug)]
+pub struct DockerWish {
+    pub places: DockerPlaces,
+    /// What it says of itself; none: it could not be asked, as it is of another root.
+    pub engine: Option<docker::Engine>,
+    /// containerd's socket, and whether layers of images that stream go into its store.
+    pub containerd: String,
+    pub layers: bool,
+    /// The docker configuration that holds the logins.
+    pub login: Option<String>,
 }
 
 /// One file's way, decided but not gone.
@@ -58,19 +77,52 @@ impl Planned {
     }
 }
 
+/// What our own settings must say.
+fn settings(wish: &Wish) -> Vec<Wanted> {
+    let mut wanted = vec![Wanted::new(&["frontend", "snapshotter"], wish.socket.as_str())];
+    if let Some(docker) = &wish.docker {
+        if let Some(login) = &docker.login {
+            wanted.push(Wanted::new(&["frontend", "credentials", "docker_config"], login.as_str()));
+        }
+        wanted.push(Wanted::new(&["docker", "containerd"], docker.containerd.as_str()));
+        wanted.push(Wanted::new(&["docker", "layers"], docker.layers));
+    }
+    wanted
+}
+
 impl Node {
-    /// Everything that an installation writes, containerd's own file last. Nothing is written yet, so that whatever
+    /// Everything that an installation writes, files of others last. Nothing is written yet, so that whatever
     /// cannot be done is known before anything was.
     pub fn plan_install(&mut self, wish: &Wish) -> anyhow::Result<Vec<Planned>> {
         let untried = self.release().map(Release::check).transpose()?.flatten();
-        let ours = [Wanted::new(&["frontend", "snapshotter"], wish.socket.as_str())];
+        let ours = settings(wish);
         let settings =
             self.plan(&wish.settings, |now, entry| plan::merge(now, FRESH_SETTINGS, &ours, entry))?;
         let text = unit::text(&wish.service);
         let unit = self.plan(&wish.unit, |now, entry| Ok(plan::own(now, &text, entry)))?;
         let mut containerd = self.plan_containerd(wish)?;
         containerd.step.notes.extend(untried);
-        Ok(vec![settings, unit, containerd])
+        let mut planned = vec![settings, unit, containerd];
+        if let Some(docker) = &wish.docker {
+            planned.push(self.plan_docker(docker)?);
+        }
+        Ok(planned)
+    }
+
+    /// How many of what [`Node::plan_install`] plans are files of others, which those must read anew.
+    pub fn files_of_others(wish: &Wish) -> usize {
+        1 + usize::from(wish.docker.is_some())
+    }
+
+    fn plan_docker(&self, wish: &DockerWish) -> anyhow::Result<Planned> {
+        let untried = wish.engine.as_ref().map(docker::Engine::check).transpose()?.flatten();
+        let mut planned = self.plan(&wish.places.config, |now, entry| {
+            // What is ours already is nobody's choice.
+            let wanted = docker::wanted(wish.engine.as_ref(), now)?;
+            plan::merge_as(Format::Json, now, "", &wanted, entry)
+        })?;
+        planned.step.notes.extend(untried);
+        Ok(planned)
     }
 
     fn plan_containerd(&self, wish: &Wish) -> anyhow::Result<Planned> {
@@ -78,13 +130,18 @@ impl Node {
         let configuration = self.configuration()?;
         let main = Source::read(self.containerd_config.clone(), &fresh, None)?;
         let decisive = configuration.decisive().unwrap_or(&main);
-        let wanted = containerd::wanted(decisive, &wish.socket, &wish.state);
+        let wanted = match wish.docker {
+            None => containerd::wanted(decisive, &wish.socket, &wish.state),
+            Some(_) => containerd::wanted_by_all(&wish.socket, &wish.state),
+        };
         let mut planned = self.plan(&decisive.path, |now, entry| plan::merge(now, &fresh, &wanted, entry))?;
         if decisive.path != self.containerd_config {
             let main = self.containerd_config.display();
             planned.step.notes.push(format!("imported by {main}, it has the last word on images"));
         }
-        if let Some(source) = configuration.without_kubernetes() {
+        if wish.docker.is_none()
+            && let Some(source) = configuration.without_kubernetes()
+        {
             let path = source.path.display();
             planned
                 .step
@@ -102,6 +159,12 @@ impl Node {
             planned.push(self.plan(path, |now, _| plan::undo(now, entry))?);
         }
         Ok(planned)
+    }
+
+    /// What undoes what was done to one file; none: nothing was.
+    pub fn plan_undo(&self, path: &Path) -> anyhow::Result<Option<Planned>> {
+        let Some(entry) = self.record.get(path) else { return Ok(None) };
+        self.plan(path, |now, _| plan::undo(now, entry)).map(Some)
     }
 
     fn plan(
@@ -156,6 +219,15 @@ impl Node {
             // Refused where somebody else has files in it, as it should be.
             let _ = std::fs::remove_dir(folder);
         }
+    }
+
+    /// The snapshotter that images of this namespace start under now.
+    pub fn snapshotter_of(&self, namespace: &str) -> anyhow::Result<String> {
+        Ok(match namespace {
+            docker::NAMESPACE if self.record.docker().is_some() => containerd::SNAPSHOTTER.to_owned(),
+            docker::NAMESPACE => DOCKERS_OWN.to_owned(),
+            _ => self.configuration()?.snapshotter(),
+        })
     }
 
     /// containerd's configuration as it is now, imported files included.

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::keys::{self, Edits, Wanted};
+use super::keys::{self, Edits, Format, Wanted};
 use super::text::Key;
 
 /// What we did to a file: enough to undo it.
@@ -57,7 +57,18 @@ pub fn merge(
     wanted: &[Wanted],
     entry: Option<&Entry>,
 ) -> anyhow::Result<Step> {
-    let (merged, missing) = keys::merge(now.unwrap_or(fresh), wanted)?;
+    merge_as(Format::Toml, now, fresh, wanted, entry)
+}
+
+/// [`merge`], for a file in either format.
+pub fn merge_as(
+    format: Format,
+    now: Option<&str>,
+    fresh: &str,
+    wanted: &[Wanted],
+    entry: Option<&Entry>,
+) -> anyhow::Result<Step> {
+    let (merged, missing) = keys::merge_as(format, now.unwrap_or(fresh), wanted)?;
     if now.is_some() && missing.keys.is_empty() {
         return Ok(Step::still(Action::Unchanged, entry, Vec::new()));
     }
@@ -66,7 +77,7 @@ pub fn merge(
         (Some(now), Some(entry)) => without(now, entry)?.0,
         (now, _) => now.map(str::to_owned),
     };
-    let (of_original, edits) = keys::merge(original.as_deref().unwrap_or(fresh), wanted)?;
+    let (of_original, edits) = keys::merge_as(format, original.as_deref().unwrap_or(fresh), wanted)?;
     let untouched = now.is_none() || now == original.as_deref() || is_written(now, entry);
     let text = if untouched { of_original } else { merged };
     let folder = entry.is_some_and(|entry| entry.folder);

@@ -27,8 +27,21 @@ struct Content {
     version: u32,
     /// The file that containerd is started with.
     containerd_config: Option<PathBuf>,
+    /// Where the Docker engine is, if it was made to use sluice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    docker: Option<DockerPlaces>,
+    /// Whether Docker is all that was: nothing of Kubernetes.
+    #[serde(default)]
+    docker_alone: bool,
     /// By path, as the node sees it.
     files: BTreeMap<PathBuf, Entry>,
+}
+
+/// Where an engine's configuration and its socket are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerPlaces {
+    pub config: PathBuf,
+    pub socket: PathBuf,
 }
 
 impl Record {
@@ -37,7 +50,13 @@ impl Record {
         let content = match files::read(&path)? {
             Some(text) => serde_json::from_str(&text)
                 .with_context(|| format!("read what was installed from {}", path.display()))?,
-            None => Content { version: VERSION, containerd_config: None, files: BTreeMap::new() },
+            None => Content {
+                version: VERSION,
+                containerd_config: None,
+                docker: None,
+                docker_alone: false,
+                files: BTreeMap::new(),
+            },
         };
         ensure!(
             content.version == VERSION,
@@ -54,6 +73,26 @@ impl Record {
     /// Saved with the next entry.
     pub fn set_containerd_config(&mut self, path: &Path) {
         self.content.containerd_config = Some(path.to_owned());
+    }
+
+    pub fn docker(&self) -> Option<&DockerPlaces> {
+        self.content.docker.as_ref()
+    }
+
+    /// Whether Kubernetes' images are none of our business here.
+    pub fn is_docker_alone(&self) -> bool {
+        self.content.docker_alone
+    }
+
+    /// What is being installed, for an engine or for Kubernetes. Saved with the next entry.
+    pub fn begin(&mut self, docker: Option<&DockerPlaces>) {
+        match docker {
+            Some(places) => {
+                self.content.docker_alone |= self.content.files.is_empty();
+                self.content.docker = Some(places.clone());
+            }
+            None => self.content.docker_alone = false,
+        }
     }
 
     pub fn get(&self, path: &Path) -> Option<&Entry> {

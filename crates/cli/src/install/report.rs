@@ -96,6 +96,11 @@ impl Report {
         Ok(())
     }
 
+    /// Whether people are spoken to.
+    pub fn speaks(&self) -> bool {
+        !self.style.json && !self.style.quiet
+    }
+
     /// A word for people.
     pub fn say(&self, line: &str) -> anyhow::Result<()> {
         if self.style.json || self.style.quiet { Ok(()) } else { render::line(line) }

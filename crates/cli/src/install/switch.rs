@@ -45,9 +45,10 @@ pub async fn forget_images(
 /// Restarts containerd and waits until it answers.
 pub async fn restart_containerd(
     socket: &Path,
+    namespace: &'static str,
     snapshotter: &str,
     report: &mut Report,
 ) -> anyhow::Result<Client> {
     systemctl(&["restart", systemd::CONTAINERD], false, report).await?;
-    Client::wait(socket, snapshotter).await
+    Client::wait(socket, namespace, snapshotter).await
 }

@@ -9,8 +9,9 @@ use tokio::process::Command;
 /// A restart of containerd waits for its plugins, one of sluice for its state to be read.
 const COMMAND_MAX: Duration = Duration::from_secs(180);
 
-/// The service that is restarted.
+/// The services that are restarted.
 pub const CONTAINERD: &str = "containerd";
+pub const DOCKER: &str = "docker";
 
 /// A command line, as it would be typed.
 pub fn line(words: &[&str]) -> String {

@@ -37,7 +37,7 @@ pub fn text(service: &Service) -> String {
 Description=sluice: streams container images
 After=local-fs.target
 # containerd asks it for every container's root. No dependency the other way: containerd goes on without it.
-Before=containerd.service kubelet.service
+Before=containerd.service docker.service kubelet.service
 StartLimitIntervalSec=0
 
 [Service]
@@ -108,7 +108,7 @@ mod tests {
             "KillMode=process",
             "Restart=always",
             "UMask=0027",
-            "Before=containerd.service kubelet.service",
+            "Before=containerd.service docker.service kubelet.service",
             "WantedBy=multi-user.target",
             "ExecStart=/usr/local/bin/sluice serve",
         ] {

@@ -14,6 +14,7 @@ mod cosign;
 mod credentials;
 mod deadly;
 mod detached;
+mod docker;
 mod equality;
 mod events;
 mod faults;

@@ -7,6 +7,8 @@
 //! Every arrow is a bounded queue. The record that comes out is of a layer whose blob and tar are
 //! the promised ones: until then nothing names the chunks that were stored on the way.
 
+use std::path::Path;
+
 use futures::StreamExt;
 use image::LayerRecord;
 use image::scan::{LayerScanner, RecordBudget, ScanError, ScanLimits};
@@ -14,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::chunks::LayerChunks;
+use super::copies::Copy;
 use super::error::LayerFault;
 use super::inflate::{Hashed, Inflated, Stop, inflate};
 use super::progress::{LayerMeter, Progress};
@@ -24,10 +27,11 @@ const BLOB_QUEUE: usize = 16;
 /// Buffers of 1 MiB between the inflating and the scanning thread.
 const PLAIN_QUEUE: usize = 4;
 
-/// Reads `layer`, stores its chunks and returns its record, verified and complete.
+/// Reads `layer`, stores its chunks and returns its record, verified and complete; a copy of it stays in the folder `copies`.
 pub(super) async fn read(
     source: &Source,
     layer: &LayerDescriptor,
+    copies: Option<&Path>,
     (limits, budget): (ScanLimits, RecordBudget),
     chunks: LayerChunks,
     meter: LayerMeter,
@@ -38,9 +42,16 @@ pub(super) async fn read(
     let inflating = spawn_blocking(move || inflate(blob_out, plain_in, limits.plain_max));
     let scanning =
         spawn_blocking(move || scan(plain_out, LayerScanner::within(limits, budget), chunks, &progress));
-    let reading = async { tokio::join!(feed(source, layer, blob_in, meter), inflating).1 };
+    let mut copy = match copies {
+        Some(folder) => Copy::begin(folder, layer).await,
+        None => None,
+    };
+    let reading = async { tokio::join!(feed(source, layer, blob_in, meter, &mut copy), inflating).1 };
     let (inflated, mut record) = both(reading, scanning, layer).await?;
     record.diff_id = inflated.tar.sha256;
+    if let Some(copy) = copy {
+        copy.keep().await;
+    }
     Ok(record)
 }
 
@@ -97,6 +108,7 @@ async fn feed(
     layer: &LayerDescriptor,
     blob: mpsc::Sender<Result<bytes::Bytes, crate::source::SourceError>>,
     mut meter: LayerMeter,
+    copy: &mut Option<Copy>,
 ) {
     let mut stream = match source.blob(layer, 0).await {
         Ok(stream) => stream,
@@ -109,6 +121,11 @@ async fn feed(
     while let Some(piece) = stream.next().await {
         if let Ok(bytes) = &piece {
             meter.read(bytes.len() as u64);
+            if let Some(kept) = copy
+                && !kept.add(bytes).await
+            {
+                *copy = None;
+            }
         }
         if blob.send(piece).await.is_err() {
             return;

@@ -12,6 +12,7 @@
 
 mod assemble;
 mod chunks;
+pub(crate) mod copies;
 mod damage;
 pub(crate) mod error;
 mod gunzip;
@@ -22,6 +23,7 @@ pub(crate) mod proofs;
 mod records;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -71,6 +73,8 @@ pub(crate) struct Importer {
     images: Arc<Semaphore>,
     images_at_once: u32,
     layers: Arc<Semaphore>,
+    /// Where copies of layers stay that were read.
+    copies: Option<Arc<Path>>,
     pub(crate) proofs: Arc<Proofs>,
     tasks: TaskTracker,
 }
@@ -126,6 +130,7 @@ impl Importer {
             images: permits(images_at_once as usize),
             images_at_once,
             layers: permits(limits.layers_at_once),
+            copies: config.layer_copies.as_deref().map(Arc::from),
             proofs: Arc::default(),
             tasks,
         }
@@ -291,9 +296,9 @@ impl Importer {
     ) -> Result<LayerFacts, LayerFault> {
         let _turn = self.layers.acquire().await.map_err(|error| LayerFault::Internal(error.to_string()))?;
         let (meter, chunks) = (progress.layer(at), chunks.layer());
+        let (limits, copies) = ((self.scan, budget.clone()), self.copies.as_deref());
         let record =
-            layer::read(&order.source, layer, (self.scan, budget.clone()), chunks, meter, progress.clone())
-                .await?;
+            layer::read(&order.source, layer, copies, limits, chunks, meter, progress.clone()).await?;
         let mut sources = sources.to_vec();
         let here = source_of(&order.place, layer);
         sources.retain(|source| *source != here);

@@ -17,12 +17,13 @@ use crate::descriptors::{self, Name};
 const SOCKET_PATH_MAX: usize = 107;
 
 /// What stands in a state folder, of this process and of those that share it; beside sockets and files whose names begin so.
-const OWN: [&str; 17] = [
+const OWN: [&str; 18] = [
     "cache",
     "checking",
     "fetcher.key",
     "grants",
     "incoming",
+    "layers",
     "lock",
     "maps",
     "mnt",
