@@ -8,10 +8,12 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{config, service};
+use crate::{config, health, service};
 
-/// Reads the flags and the configuration. Nothing is left to do after `--check-config` and
-/// `--show-config`: then there is no configuration to return.
+const HEALTH: &str = "health";
+
+/// Reads the flags and the configuration. Nothing is left to do after `--check-config`, `--show-config` and
+/// `health`: then there is no configuration to return.
 pub fn load<C>(name: &'static str, about: &'static str) -> anyhow::Result<Option<C>>
 where
     C: Default + Serialize + DeserializeOwned,
@@ -50,12 +52,27 @@ fn command(name: &'static str, about: &'static str) -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print the configuration without its secrets, and end"),
         )
+        .subcommand(
+            Command::new(HEALTH)
+                .about("Ask a running service whether it can work: ends with 0 if so, else with one line that says why not")
+                .arg(
+                    Arg::new("url")
+                        .long("url")
+                        .value_name("URL")
+                        .default_value(health::URL)
+                        .help("What is asked: http://HOST:PORT/PATH, which is good when it answers 200, or unix:PATH"),
+                ),
+        )
 }
 
 fn evaluate<C>(matches: &ArgMatches) -> anyhow::Result<Option<C>>
 where
     C: Default + Serialize + DeserializeOwned,
 {
+    if let Some((HEALTH, matches)) = matches.subcommand() {
+        health::report(matches.get_one::<String>("url").map_or(health::URL, String::as_str))?;
+        return Ok(None);
+    }
     let files: Vec<PathBuf> = matches.get_many("config").unwrap_or_default().cloned().collect();
     let overrides = matches.get_many::<String>("set").unwrap_or_default();
     let overrides = overrides.map(|text| service::assignment(text)).collect::<anyhow::Result<_>>()?;
@@ -89,5 +106,12 @@ mod tests {
     fn checking_leaves_nothing_to_run() {
         assert!(run(&["test", "--check-config"]).unwrap().is_none());
         assert!(run(&["test", "--check-config", "--set", "log.format=loud"]).is_err());
+    }
+
+    #[test]
+    fn health_needs_no_configuration_and_fails_in_one_line() {
+        let error = run(&["test", "--set", "no.such=key", "health", "--url", "unix:/nowhere"]).unwrap_err();
+        assert_eq!(error.chain().count(), 1, "{error:?}");
+        assert!(error.to_string().starts_with("unix:/nowhere is not healthy: "), "{error}");
     }
 }
