@@ -18,7 +18,16 @@ pub fn load<C>(name: &'static str, about: &'static str) -> anyhow::Result<Option
 where
     C: Default + Serialize + DeserializeOwned,
 {
-    evaluate(&command(name, about).get_matches())
+    let matches = command(name, about).get_matches();
+    if let Some((HEALTH, asked)) = matches.subcommand() {
+        if let Err(error) = ask(asked) {
+            // One line, whatever this process is told to say of other errors.
+            let _nobody_reads = writeln!(std::io::stderr(), "{name}: {error}");
+            std::process::exit(1);
+        }
+        return Ok(None);
+    }
+    evaluate(&matches)
 }
 
 fn command(name: &'static str, about: &'static str) -> Command {
@@ -65,14 +74,14 @@ fn command(name: &'static str, about: &'static str) -> Command {
         )
 }
 
+fn ask(matches: &ArgMatches) -> anyhow::Result<()> {
+    health::report(matches.get_one::<String>("url").map_or(health::URL, String::as_str))
+}
+
 fn evaluate<C>(matches: &ArgMatches) -> anyhow::Result<Option<C>>
 where
     C: Default + Serialize + DeserializeOwned,
 {
-    if let Some((HEALTH, matches)) = matches.subcommand() {
-        health::report(matches.get_one::<String>("url").map_or(health::URL, String::as_str))?;
-        return Ok(None);
-    }
     let files: Vec<PathBuf> = matches.get_many("config").unwrap_or_default().cloned().collect();
     let overrides = matches.get_many::<String>("set").unwrap_or_default();
     let overrides = overrides.map(|text| service::assignment(text)).collect::<anyhow::Result<_>>()?;
@@ -110,7 +119,9 @@ mod tests {
 
     #[test]
     fn health_needs_no_configuration_and_fails_in_one_line() {
-        let error = run(&["test", "--set", "no.such=key", "health", "--url", "unix:/nowhere"]).unwrap_err();
+        let words = ["test", "--set", "no.such=key", "health", "--url", "unix:/nowhere"];
+        let matches = command("test", "a test").try_get_matches_from(words).unwrap();
+        let error = ask(matches.subcommand_matches(HEALTH).unwrap()).unwrap_err();
         assert_eq!(error.chain().count(), 1, "{error:?}");
         assert!(error.to_string().starts_with("unix:/nowhere is not healthy: "), "{error}");
     }

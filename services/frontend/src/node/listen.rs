@@ -91,8 +91,10 @@ pub(crate) fn listen(
     let new = made_as(path);
     if let Some(kept) = kept(path, &new, name, descriptors) {
         tracing::info!(socket = %path.display(), "going on with the socket of the process before");
-        // Another holder than the one that had it wants it, too.
-        if let Err(error) = descriptors.put(name, &kept) {
+        // The next holder wants it, too.
+        if descriptors.have_a_holder()
+            && let Err(error) = descriptors.put(name, &kept)
+        {
             tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
         }
         return kept
