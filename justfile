@@ -55,6 +55,34 @@ plugins:
 release: plugins
     scripts/release
 
+# the images of every service in the local Docker engine, of what is compiled here: `./just images [IMAGE…]`
+images *ARGS:
+    scripts/images "$@"
+
+# sluice on this machine in Docker Compose: `./just up [scale]`, see docs/compose.md
+up *ARGS:
+    scripts/compose up "$@"
+
+# end it: `./just down [volumes]`; with `volumes` also what it keeps
+down *ARGS:
+    scripts/compose down "$@"
+
+# what its services log: `./just logs [SERVICE…]`
+logs *ARGS:
+    scripts/compose logs "$@"
+
+# `docker compose` with the right files: `./just compose exec node-1 ctr images ls`
+compose *ARGS:
+    scripts/compose "$@"
+
+# the same on a Docker engine of its own, killed part by part under load; needs root: `./just test-compose`
+test-compose *ARGS:
+    scripts/test-compose "$@"
+
+# everything that a release has, into target-dist: images, package, tarball, checksums: `./just dist [DIR]`
+dist *ARGS:
+    scripts/dist "$@"
+
 # ready times and throughput against containerd, as a table and as JSON: `./just bench [OUTPUT-DIR]`
 bench OUTPUT="target-bench": plugins
     scripts/setup images test

@@ -127,6 +127,9 @@ pub enum Command {
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
     Completions(commands::completions::CompletionsArgs),
+    Health(commands::health::HealthArgs),
+    #[command(hide = true)]
+    Man(commands::man::ManArgs),
     #[command(hide = true)]
     Link(commands::link::LinkArgs),
     #[command(hide = true)]
@@ -199,6 +202,10 @@ mod tests {
             &["revoke", "project", "team"],
             &["revoke", "restored"],
             &["completions", "bash"],
+            &["health"],
+            &["health", "--url", "unix:/run/sluice/node.sock"],
+            &["keys", "init", "mesh", "--keep"],
+            &["keys", "token", "mesh", "--for-node", "node-*", "--into", "token"],
             &["install", "--restart", "--socket", "/run/s.sock"],
             &["install", "--root", "/mnt/image", "--frontend", "/bin/frontend", "--memory", "64GiB"],
             &["install", "--docker", "--restart", "--yes", "--docker-config", "/root/.docker", "--no-layers"],

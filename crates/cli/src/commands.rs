@@ -8,6 +8,7 @@ pub mod enroll;
 pub mod events;
 pub mod evict;
 pub mod gc;
+pub mod health;
 pub mod import;
 pub mod inspect;
 pub mod install;
@@ -15,6 +16,7 @@ pub mod keys;
 pub mod layers;
 pub mod link;
 pub mod ls;
+pub mod man;
 pub mod mount;
 pub mod policy;
 pub mod project;
@@ -83,6 +85,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // These need no settings, and must work where the settings are broken.
     match command {
         Command::Completions(args) => return completions::run(&args),
+        Command::Man(args) => return man::run(&args),
+        Command::Health(args) => return health::run(&args),
         Command::Config(command) => return config::run(&global, command),
         Command::Link(args) => return link::run(args).await,
         Command::Keys(command) => return Box::pin(keys::run(&global, command)).await,
@@ -125,6 +129,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Quota(command) => quota::run(&context, command).await,
         Command::Serve(args) => Box::pin(serve::run(context, args)).await,
         Command::Completions(_)
+        | Command::Man(_)
+        | Command::Health(_)
         | Command::Config(_)
         | Command::Keys(_)
         | Command::Link(_)

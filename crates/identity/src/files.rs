@@ -9,10 +9,14 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Writes `bytes` over what is there, at once for whoever reads it.
-pub(crate) fn write(path: &Path, bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
+/// Writes `bytes` over what is there, at once for whoever reads it, and for its owner only.
+pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let writing = || format!("writing {}", path.display());
-    let folder = path.parent().with_context(writing)?;
+    // Of a name alone it is the folder that we are in.
+    let folder = match path.parent().with_context(writing)? {
+        parent if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent,
+    };
     lifecycle::private::make(folder).with_context(writing)?;
     let draft = folder.join(format!(".{:016x}.new", rand::random::<u64>()));
     let written =

@@ -29,6 +29,7 @@ mod token;
 
 pub use authority::{Authority, Purpose};
 pub use config::Snippet;
+pub use files::write as write_secret;
 pub use jwt::{User, credentials, user_of};
 pub use own::{Given, Own};
 pub use permissions::{Permissions, permissions};

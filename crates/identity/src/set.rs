@@ -110,7 +110,7 @@ impl Set {
     /// Makes everything. The folder must not hold a set already.
     pub fn init(folder: &Path, options: &Options) -> anyhow::Result<Set> {
         let folder = std::path::absolute(folder).context("finding the folder")?;
-        if folder.join(MANIFEST).exists() {
+        if Set::is_at(&folder) {
             bail!("{} holds a mesh's keys already: `sluice keys rotate` renews them", folder.display());
         }
         lifecycle::private::make(&folder)?;
@@ -141,6 +141,11 @@ impl Set {
         set.rotate(None)?;
         set.add_operator(OPERATOR)?;
         Ok(set)
+    }
+
+    /// Whether the folder holds a set.
+    pub fn is_at(folder: &Path) -> bool {
+        folder.join(MANIFEST).exists()
     }
 
     pub fn open(folder: &Path) -> anyhow::Result<Set> {

@@ -8,15 +8,26 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{config, service};
+use crate::{config, health, service};
 
-/// Reads the flags and the configuration. Nothing is left to do after `--check-config` and
-/// `--show-config`: then there is no configuration to return.
+const HEALTH: &str = "health";
+
+/// Reads the flags and the configuration. Nothing is left to do after `--check-config`, `--show-config` and
+/// `health`: then there is no configuration to return.
 pub fn load<C>(name: &'static str, about: &'static str) -> anyhow::Result<Option<C>>
 where
     C: Default + Serialize + DeserializeOwned,
 {
-    evaluate(&command(name, about).get_matches())
+    let matches = command(name, about).get_matches();
+    if let Some((HEALTH, asked)) = matches.subcommand() {
+        if let Err(error) = ask(asked) {
+            // One line, whatever this process is told to say of other errors.
+            let _nobody_reads = writeln!(std::io::stderr(), "{name}: {error}");
+            std::process::exit(1);
+        }
+        return Ok(None);
+    }
+    evaluate(&matches)
 }
 
 fn command(name: &'static str, about: &'static str) -> Command {
@@ -50,6 +61,21 @@ fn command(name: &'static str, about: &'static str) -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print the configuration without its secrets, and end"),
         )
+        .subcommand(
+            Command::new(HEALTH)
+                .about("Ask a running service whether it can work: ends with 0 if so, else with one line that says why not")
+                .arg(
+                    Arg::new("url")
+                        .long("url")
+                        .value_name("URL")
+                        .default_value(health::URL)
+                        .help("What is asked: http://HOST:PORT/PATH, which is good when it answers 200, or unix:PATH"),
+                ),
+        )
+}
+
+fn ask(matches: &ArgMatches) -> anyhow::Result<()> {
+    health::report(matches.get_one::<String>("url").map_or(health::URL, String::as_str))
 }
 
 fn evaluate<C>(matches: &ArgMatches) -> anyhow::Result<Option<C>>
@@ -89,5 +115,14 @@ mod tests {
     fn checking_leaves_nothing_to_run() {
         assert!(run(&["test", "--check-config"]).unwrap().is_none());
         assert!(run(&["test", "--check-config", "--set", "log.format=loud"]).is_err());
+    }
+
+    #[test]
+    fn health_needs_no_configuration_and_fails_in_one_line() {
+        let words = ["test", "--set", "no.such=key", "health", "--url", "unix:/nowhere"];
+        let matches = command("test", "a test").try_get_matches_from(words).unwrap();
+        let error = ask(matches.subcommand_matches(HEALTH).unwrap()).unwrap_err();
+        assert_eq!(error.chain().count(), 1, "{error:?}");
+        assert!(error.to_string().starts_with("unix:/nowhere is not healthy: "), "{error}");
     }
 }

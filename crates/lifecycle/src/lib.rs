@@ -22,6 +22,7 @@ pub mod admin;
 mod allocator;
 pub mod command_line;
 pub mod config;
+pub mod health;
 pub mod logs;
 pub mod private;
 mod probe;

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 const MEMORY_MIN: ByteSize = ByteSize::mib(32);
 /// The disk tier is written in blocks of 16 MiB, and needs a few of them.
 const DISK_MIN: ByteSize = ByteSize::mib(256);
+/// As `advertise`: this machine's own name.
+const HOSTNAME: &str = "hostname";
 
 /// The `cache` section.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +21,8 @@ const DISK_MIN: ByteSize = ByteSize::mib(256);
 pub struct Config {
     /// Where content is served; port 0 takes any that is free.
     pub listen: SocketAddr,
-    /// How nodes reach this replica (`http://host:port`); as it is bound when absent.
+    /// How nodes reach this replica (`http://host:port`); as it is bound when absent. `hostname`: by this machine's name, where
+    /// others resolve that, as containers of one network do.
     pub advertise: Option<String>,
     /// The memory tier's budget.
     pub memory: ByteSize,
@@ -91,7 +94,12 @@ impl Config {
 
     /// How nodes reach a cache that is bound to `address`.
     pub(crate) fn endpoint(&self, address: SocketAddr) -> anyhow::Result<String> {
+        let scheme = if self.tls.certificate_file.is_some() { "https" } else { "http" };
         match &self.advertise {
+            Some(word) if word == HOSTNAME => {
+                let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+                Ok(format!("{scheme}://{name}:{}", address.port()))
+            }
             Some(endpoint) if endpoint.starts_with("http://") && self.tls.certificate_file.is_some() => {
                 bail!(
                     "cache.advertise is {endpoint:?}, but this cache serves TLS alone: https://host:port is expected"
@@ -104,10 +112,7 @@ impl Config {
             None if address.ip().is_unspecified() => {
                 bail!("cache.listen is {address}: cache.advertise must say how nodes reach it")
             }
-            None => {
-                let scheme = if self.tls.certificate_file.is_some() { "https" } else { "http" };
-                Ok(format!("{scheme}://{address}"))
-            }
+            None => Ok(format!("{scheme}://{address}")),
         }
     }
 }
@@ -124,6 +129,10 @@ mod tests {
         assert!(config.endpoint("0.0.0.0:80".parse().unwrap()).is_err());
         config.advertise = Some("http://cache-0:7460/".to_owned());
         assert_eq!(config.endpoint(loopback).unwrap(), "http://cache-0:7460");
+        config.advertise = Some("hostname".to_owned());
+        let endpoint = config.endpoint("0.0.0.0:80".parse().unwrap()).unwrap();
+        assert!(endpoint.starts_with("http://") && endpoint.ends_with(":80"), "{endpoint}");
+        assert!(!endpoint.contains("0.0.0.0"), "{endpoint}");
         config.advertise = Some("cache-0:7460".to_owned());
         assert!(config.endpoint(loopback).is_err());
     }

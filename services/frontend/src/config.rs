@@ -88,6 +88,11 @@ pub struct Config {
     /// Keep the connection to the kernel in a process beside this one, so that a killed or upgraded frontend hurts no
     /// container: the next one goes on with it.
     pub hold: bool,
+    /// Unix socket of a `frontend hold` that keeps that connection and our sockets instead: in containers, where a process beside
+    /// this one ends with its container.
+    pub holder: Option<PathBuf>,
+    /// Let what is mounted below `state` be seen where that folder is shared with: by a containerd in another container.
+    pub share_mounts: bool,
     /// End the process when nothing is mounted and nothing is downloaded for this long.
     #[serde(with = "humantime_serde")]
     pub exit_when_idle: Option<Duration>,
@@ -126,6 +131,8 @@ impl Default for Config {
             report_starts: true,
             read_ahead: ByteSize::kib(256),
             hold: true,
+            holder: None,
+            share_mounts: false,
             exit_when_idle: None,
         }
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::descriptors::Name;
+use crate::descriptors::{Descriptors, Name};
 use crate::ending::Ending;
 use crate::events::NodeEvents;
 use crate::image_service::Pulls;
@@ -30,17 +30,24 @@ pub(crate) struct Doors {
     image_service: Option<PathBuf>,
     runtime: PathBuf,
     state: PathBuf,
+    descriptors: Descriptors,
     ending: Ending,
     shutdown: CancellationToken,
 }
 
 impl Doors {
-    pub(crate) fn of(config: &Config, ending: &Ending, shutdown: &CancellationToken) -> Doors {
+    pub(crate) fn of(
+        config: &Config,
+        descriptors: &Descriptors,
+        ending: &Ending,
+        shutdown: &CancellationToken,
+    ) -> Doors {
         Doors {
             snapshotter: config.snapshotter.clone(),
             image_service: config.image_service.clone(),
             runtime: config.runtime.clone(),
             state: config.state.clone(),
+            descriptors: descriptors.clone(),
             ending: ending.clone(),
             shutdown: shutdown.clone(),
         }
@@ -63,7 +70,8 @@ impl Doors {
 
     fn serve_snapshotter(&self, socket: &Path, streaming: Streaming) -> anyhow::Result<()> {
         let snapshots = Snapshots::open(&self.state, streaming)?;
-        let (listener, shutdown) = (node::listen(socket, Name::SnapshotterSocket)?, self.shutdown.clone());
+        let listener = node::listen(socket, Name::SnapshotterSocket, &self.descriptors)?;
+        let shutdown = self.shutdown.clone();
         tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
         let cleaning = snapshots.clone();
         self.ending.spawn(async move { cleaning.clean_up().await });
@@ -82,7 +90,8 @@ impl Doors {
         credentials: Arc<Sources>,
         events: NodeEvents,
     ) -> anyhow::Result<()> {
-        let (listener, shutdown) = (node::listen(socket, Name::ImageServiceSocket)?, self.shutdown.clone());
+        let listener = node::listen(socket, Name::ImageServiceSocket, &self.descriptors)?;
+        let shutdown = self.shutdown.clone();
         let runtime = self.runtime.clone();
         tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
         let ending = self.ending.clone();
@@ -100,13 +109,15 @@ impl Doors {
 /// say why. Without a container runtime to serve nothing is left to do.
 pub(crate) fn open_ordinary(
     config: &Config,
+    descriptors: &Descriptors,
     missing: Missing,
     bus: &Bus,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let why = format!("this machine cannot stream images: {missing}");
-    let held = !matches!(fuse::holder::take(&config.state), Ok(None));
+    let held = !matches!(fuse::holder::take(&config.state), Ok(None))
+        || !matches!(descriptors.take(Name::FuseConnection), Ok(None));
     // What a container reads through is not left alone: the next start may find what is missing.
     if config.snapshotter.is_none() || missing == Missing::Capability || held {
         return Err(missing).context("this machine cannot stream images");
@@ -114,7 +125,7 @@ pub(crate) fn open_ordinary(
     tracing::error!(why, "all images of this node are pulled as ever");
     let lock = node::lock(&config.state)?;
     let events = NodeEvents::new(bus.events().clone(), &config.node);
-    let doors = Doors::of(config, &Ending::new(tasks.clone(), shutdown.clone()), &shutdown);
+    let doors = Doors::of(config, descriptors, &Ending::new(tasks.clone(), shutdown.clone()), &shutdown);
     let credentials = Arc::new(Sources::open(&config.credentials)?);
     doors.open(Streaming::Impossible { why, events: events.clone() }, credentials, events)?;
     tasks.spawn(async move {

@@ -34,6 +34,7 @@ mod snapshots;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -46,21 +47,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
-pub use fuse::holder::entry as holder_entry;
 pub use node::InUse;
 pub use reservation::{LEAST as MEMORY_LEAST, budget as memory_budget, node_memory, reservation};
 
 use content::Mesh;
-use descriptors::Name;
+use descriptors::{Descriptors, Name};
 use doors::Doors;
 use downloads::Downloads;
 use ending::Ending;
 use events::NodeEvents;
-use fuse::{Registry, Remote, Session};
+use fuse::{Hold, Registry, Remote, Session};
 use images::Images;
 use mount::Mounts;
 use objects::Objects;
 use snapshots::Streaming;
+
+/// What a program does that was started as one of those that keep descriptors; none: it was started as itself.
+pub fn holder_entry() -> Option<ExitCode> {
+    fuse::holder::entry().or_else(descriptors::holder::entry)
+}
 
 /// A frontend that runs until its shutdown token is cancelled.
 #[derive(Debug)]
@@ -80,22 +85,24 @@ impl Frontend {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Frontend> {
+        let descriptors = Descriptors::kept_by(config.holder.as_deref()).context("cannot ask the holder")?;
         if let Err(missing) = mount::probe::check() {
-            doors::open_ordinary(&config, missing, &bus, tasks, shutdown)?;
+            doors::open_ordinary(&config, &descriptors, missing, &bus, tasks, shutdown)?;
             return Ok(Frontend { socket: config.socket });
         }
         let lock = node::lock(&config.state)?;
         let objects = Arc::new(Objects::open(&config.state)?);
-        let (held, mounts) = take_over_or_prepare(&config, &objects)?;
+        let (held, mounts) = take_over_or_prepare(&config, &objects, &descriptors)?;
         let events = NodeEvents::new(bus.events().clone(), &config.node);
         let options = download_options(&config);
         let downloads = Downloads::start(objects.clone(), events.clone(), options, tasks, shutdown.clone());
         let known = Arc::new(Registry::default());
         let remote = Remote::new(known.clone(), downloads.clone(), Handle::current(), config.read_timeout);
         let (point, read_ahead) = (mounts.remote_point(), config.read_ahead.as_u64());
+        let hold = Hold { descriptors: &descriptors, state: &config.state };
         let (mut session, serving) = match held {
-            Some(device) => Session::resume(remote, &point, device, &config.state)?,
-            None => Session::start(remote, &point, read_ahead, config.hold.then_some(&*config.state))?,
+            Some(device) => Session::resume(remote, &point, device, hold)?,
+            None => Session::start(remote, &point, read_ahead, config.hold.then_some(hold))?,
         };
         let tls = config.tls.open()?;
         let mesh = Mesh::new(bus.clone(), store, events.clone(), content_options(&config)).over(tls.clone());
@@ -103,7 +110,7 @@ impl Frontend {
         let credentials = Arc::new(Sources::open(&config.credentials)?);
         let ending = Ending::new(tasks.clone(), shutdown.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
-        let (holds, doors) = (config.hold, Doors::of(&config, &ending, &shutdown));
+        let (holds, doors) = (config.hold, Doors::of(&config, &descriptors, &ending, &shutdown));
         let switched_on = config.streaming;
         let shutdown_of_images = shutdown.clone();
         let images = Images::start(images::Parts {
@@ -123,7 +130,7 @@ impl Frontend {
         .await?;
         let events = images.events().clone();
         doors.open(Streaming::Possible { images: images.clone(), switched_on }, credentials, events)?;
-        let listener = node::listen(&socket, Name::NodeSocket)?;
+        let listener = node::listen(&socket, Name::NodeSocket, &descriptors)?;
         // Only now is known what earlier roots may read; and nothing can fail any more, so that no question is taken and left.
         serving.go(ending.end_unless_ending("the file system of remote objects"))?;
         session.stay(holds);
@@ -140,7 +147,7 @@ impl Frontend {
                 images.detach();
                 session.stay(false);
             }
-            drop((session, lock));
+            drop((session, descriptors, lock));
         });
         Ok(Frontend { socket })
     }
@@ -162,12 +169,21 @@ async fn locate(mesh: Mesh, shutdown: CancellationToken) {
 }
 
 /// The connection and the mounts of the process before, if a holder kept them; else fresh mounts.
-fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(Option<OwnedFd>, Mounts)> {
+fn take_over_or_prepare(
+    config: &Config,
+    objects: &Objects,
+    descriptors: &Descriptors,
+) -> anyhow::Result<(Option<OwnedFd>, Mounts)> {
     let held = fuse::holder::take(&config.state);
-    let stored = descriptors::take(Name::FuseConnection).unwrap_or_else(|error| {
-        tracing::warn!(%error, "what systemd stored cannot be taken");
-        None
-    });
+    let stored = match descriptors.take(Name::FuseConnection) {
+        Err(error) if descriptors.have_a_holder() => {
+            return Err(error).context("the holder of the kernel's connection cannot be asked: start again");
+        }
+        stored => stored.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what systemd stored cannot be taken");
+            None
+        }),
+    };
     // A holder that does not answer may have what containers read through: beginning anew would take it from them.
     let held = match (held, stored) {
         (Ok(held), stored) => held.or(stored),
@@ -180,7 +196,7 @@ fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(O
         }
     };
     if let Some(device) = held {
-        if let Some(mounts) = Mounts::resume(&config.state, &objects.local_dir())? {
+        if let Some(mounts) = Mounts::resume(&config.state, &objects.local_dir(), config.share_mounts)? {
             tracing::info!("going on with the connection of the process before");
             return Ok((Some(device), mounts));
         }
@@ -188,7 +204,7 @@ fn take_over_or_prepare(config: &Config, objects: &Objects) -> anyhow::Result<(O
             "a connection was kept, but its mount is gone: what still reads through it waits in vain"
         );
     }
-    Ok((None, Mounts::prepare(&config.state, &objects.local_dir())?))
+    Ok((None, Mounts::prepare(&config.state, &objects.local_dir(), config.share_mounts)?))
 }
 
 fn download_options(config: &Config) -> downloads::Options {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bus::NatsConfig;
 use clap::{Args, Subcommand};
-use identity::{Options, Set};
+use identity::{Entry, Kind, Options, Set};
 use serde::Serialize;
 
 use crate::args::Global;
@@ -17,6 +17,8 @@ use crate::render;
 
 /// How long a token counts, unless it is said: until somebody has walked over to the machine.
 const TOKEN_LIFE: &str = "1h";
+/// `init --keep` renews what counts no longer than this.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Make, renew and revoke the identities of a mesh
 #[derive(Debug, Subcommand)]
@@ -69,6 +71,9 @@ pub struct InitArgs {
         requires = "for_node"
     )]
     projects: Vec<String>,
+    /// Keep what the folder holds already, and renew what ends within a month: for what runs at each start
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Renew certificates and NATS users, of one identity or of all, and what roles may do in this version
@@ -114,6 +119,9 @@ pub struct TokenArgs {
     /// How many nodes it lets in: for a group that grows by itself
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     uses: u32,
+    /// Write it to this file, of mode 0600, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
 }
 
 /// From now on somebody is nobody: for NATS, and for the identity service
@@ -164,6 +172,9 @@ pub async fn run(global: &Global, command: KeysCommand) -> anyhow::Result<ExitCo
 }
 
 fn init(global: &Global, args: InitArgs) -> anyhow::Result<()> {
+    if args.keep && Set::is_at(&args.dir) {
+        return keep(global, Set::open(&args.dir)?);
+    }
     let options = Options {
         name: args.name,
         hosts: args.hosts,
@@ -176,6 +187,17 @@ fn init(global: &Global, args: InitArgs) -> anyhow::Result<()> {
         set.serve_node(node, &args.projects).with_context(|| format!("add {node}"))?;
     }
     describe::made(global, &set)
+}
+
+/// What would end soon is renewed: who starts a mesh at each boot never looks.
+fn keep(global: &Global, mut set: Set) -> anyhow::Result<()> {
+    let soon = render::now_unix() + RENEW_BEFORE.as_secs();
+    let ends = |entry: &Entry| entry.kind == Kind::Service && entry.expires_unix < soon;
+    let (names, what) = match set.entries()?.iter().any(ends) {
+        true => (set.rotate(None).context("renew the mesh's keys")?, "renewed"),
+        false => (vec![set.name().to_owned()], "kept the keys of"),
+    };
+    done(global, &set, set.folder(), names, what)
 }
 
 fn add(global: &Global, args: AddArgs) -> anyhow::Result<()> {
@@ -194,6 +216,10 @@ fn token(global: &Global, args: &TokenArgs) -> anyhow::Result<()> {
     let authority = set.authority()?.fingerprint();
     let made = set.tokens().make(&args.for_node, &args.projects, args.life, args.uses, authority);
     let (token, file) = made.context("make a token")?;
+    if let Some(path) = &args.into {
+        identity::write_secret(path, format!("{token}\n"))?;
+        return done(global, &set, path, vec![file.node], "made a token for");
+    }
     match global.json {
         true => render::json(&serde_json::json!({
             "token": token.to_string(),

@@ -38,7 +38,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a program does that was started as the holder; none: it was started as itself.
-pub fn entry() -> Option<ExitCode> {
+pub(crate) fn entry() -> Option<ExitCode> {
     if std::env::args_os().nth(1)? != ARGUMENT {
         return None;
     }

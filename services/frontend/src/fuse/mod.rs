@@ -38,7 +38,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::downloads::{Downloads, ReadError, Seek};
 use crate::seldom::Seldom;
 pub(crate) use registry::{Awaited, Known, NotAdded, Registry};
-pub(crate) use session::Session;
+pub(crate) use session::{Hold, Session};
 
 /// Objects never change and names never move: the kernel may remember them for as long as it likes.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

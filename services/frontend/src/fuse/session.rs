@@ -17,13 +17,21 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::holder::Keeper;
 use super::{PROBE_NAME, Remote, takeover};
-use crate::descriptors::{self, Name};
+use crate::descriptors::{Descriptors, Name};
 use crate::mount::table;
 
 /// Two decode and answer metadata: one may be in a copy to the kernel while the other goes on.
 const THREADS: usize = 2;
 /// The most that one read asks for, in bytes: a page fault waits for its own piece of the read-ahead, not for all.
 const READ_MAX: u32 = 128 * 1024;
+
+/// Where the connection is kept for the next process: with `descriptors`, and, where nobody else is named, in a process of our own
+/// that is found in the folder `state`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold<'a> {
+    pub(crate) descriptors: &'a Descriptors,
+    pub(crate) state: &'a Path,
+}
 
 /// The mount point, and what keeps the connection alive.
 #[derive(Debug)]
@@ -41,12 +49,12 @@ pub(crate) struct Serving {
 }
 
 impl Session {
-    /// Mounts `remote` at the folder `point`. `state`: where a holder keeps the connection for the next process; absent: none does.
+    /// Mounts `remote` at the folder `point`. `hold`: who keeps the connection for the next process; absent: nobody does.
     pub(crate) fn start(
         remote: Remote,
         point: &Path,
         read_ahead: u64,
-        state: Option<&Path>,
+        hold: Option<Hold<'_>>,
     ) -> anyhow::Result<(Session, Serving)> {
         let device =
             OpenOptions::new().read(true).write(true).open("/dev/fuse").context("cannot open /dev/fuse")?;
@@ -65,7 +73,7 @@ impl Session {
         let serving = fuser::Session::from_fd(remote, device, SessionACL::All, threads())
             .context("the kernel's fuse did not shake hands")?;
         session.set_read_ahead(read_ahead);
-        session._keeper = keep(state, kept, Keeper::start)?;
+        session._keeper = keep(hold, kept, Keeper::start)?;
         Ok((session, Serving { session: serving, point: point.to_owned() }))
     }
 
@@ -75,12 +83,12 @@ impl Session {
         remote: Remote,
         point: &Path,
         device: OwnedFd,
-        state: &Path,
+        hold: Hold<'_>,
     ) -> anyhow::Result<(Session, Serving)> {
         let kept = device.try_clone().context("cannot duplicate the kept connection")?;
         let serving = takeover::resume(remote, device, SessionACL::All, threads())
             .context("cannot go on with the kept connection")?;
-        let keeper = keep(Some(state), kept, Keeper::resume)?;
+        let keeper = keep(Some(hold), kept, Keeper::resume)?;
         let session = Session { point: point.to_owned(), _keeper: keeper, stays: true };
         Ok((session, Serving { session: serving, point: point.to_owned() }))
     }
@@ -148,13 +156,16 @@ fn threads() -> fuser::Config {
 }
 
 fn keep(
-    state: Option<&Path>,
+    hold: Option<Hold<'_>>,
     device: OwnedFd,
     keeper: fn(&Path, OwnedFd) -> io::Result<Keeper>,
 ) -> anyhow::Result<Option<Keeper>> {
-    let Some(state) = state else { return Ok(None) };
-    if let Err(error) = descriptors::put(Name::FuseConnection, &device) {
+    let Some(Hold { descriptors, state }) = hold else { return Ok(None) };
+    if let Err(error) = descriptors.put(Name::FuseConnection, &device) {
         tracing::warn!(%error, "systemd does not store the kernel's connection");
+    }
+    if descriptors.have_a_holder() {
+        return Ok(None);
     }
     keeper(state, device).map(Some).context("cannot start the holder of the kernel's connection")
 }

@@ -1,7 +1,8 @@
 //! The node's mounts.
 //!
 //! ```text
-//! <state>/mnt                  a private tmpfs: nothing below it leaks into containers, and a mount point needs no room on the disk
+//! <state>/mnt                  a private tmpfs: nothing below it leaks into containers, and a mount point needs no room on the disk;
+//!                              a shared one where containerd has another mount namespace (`frontend.share_mounts`)
 //! <state>/mnt/tree/<digest>    a tree, mounted by the kernel from its file
 //! <state>/mnt/remote           the file system of remote objects
 //! <state>/mnt/merged/<digest>  overlay: tree :: <state>/objects :: remote, for roots that others mount over it ([`merged`])
@@ -62,15 +63,19 @@ pub(crate) struct Root {
 
 impl Mounts {
     /// Prepares `<state>/mnt`: what a dead process left there is detached, but for what containers stand on.
-    pub(crate) fn prepare(state: &Path, objects: &Path) -> anyhow::Result<Mounts> {
+    pub(crate) fn prepare(state: &Path, objects: &Path, shared: bool) -> anyhow::Result<Mounts> {
         let mounts = Mounts::at(state, objects)?;
         let table = table::read().context("cannot read the mount table")?;
+        if shared {
+            check_shared(&mounts.base, &table)?;
+        }
         if !table.iter().any(|entry| entry.point == mounts.base) {
             rustix::mount::mount("sluice", &mounts.base, "tmpfs", POINTS_FLAGS, POINTS_OPTIONS)
                 .with_context(|| format!("cannot mount a tmpfs at {}", mounts.base.display()))?;
         }
-        rustix::mount::mount_change(&mounts.base, MountPropagationFlags::PRIVATE)
-            .with_context(|| format!("cannot make {} private", mounts.base.display()))?;
+        let propagation = if shared { MountPropagationFlags::SHARED } else { MountPropagationFlags::PRIVATE };
+        rustix::mount::mount_change(&mounts.base, propagation)
+            .with_context(|| format!("cannot set the propagation of {}", mounts.base.display()))?;
         mounts.set_aside(&table);
         for folder in [mounts.trees(), mounts.merged(), mounts.former(), mounts.remote_point()] {
             merged::make_private(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -79,9 +84,12 @@ impl Mounts {
     }
 
     /// The mounts that the process before left, if the remote objects are among them.
-    pub(crate) fn resume(state: &Path, objects: &Path) -> anyhow::Result<Option<Mounts>> {
+    pub(crate) fn resume(state: &Path, objects: &Path, shared: bool) -> anyhow::Result<Option<Mounts>> {
         let mounts = Mounts::at(state, objects)?;
         let table = table::read().context("cannot read the mount table")?;
+        if shared {
+            check_shared(&mounts.base, &table)?;
+        }
         let stands =
             table.iter().any(|entry| entry.point == mounts.remote_point() && entry.kind.starts_with("fuse"));
         if !stands {
@@ -195,6 +203,22 @@ impl Mounts {
     fn tree_point(&self, digest: &Digest) -> PathBuf {
         self.trees().join(digest.to_string())
     }
+}
+
+/// Whether what is mounted in a folder is seen where that is shared with; what to do if not.
+fn check_shared(folder: &Path, table: &[table::Entry]) -> anyhow::Result<()> {
+    // Of what stands at one point the last one counts.
+    let holds = table.iter().filter(|entry| folder.starts_with(&entry.point));
+    let mount = holds.max_by_key(|entry| entry.point.as_os_str().len());
+    let point = mount.map_or_else(|| PathBuf::from("/"), |entry| entry.point.clone());
+    anyhow::ensure!(
+        mount.is_some_and(|entry| entry.shared),
+        "{} is not on a shared mount, so no other container would see what is mounted there: hand it in with the propagation \
+         rshared, from a mount that is shared outside (`mount --make-rshared {}`)",
+        folder.display(),
+        point.display()
+    );
+    Ok(())
 }
 
 fn detach(point: &Path) {

@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) device: String,
     pub(crate) point: PathBuf,
     pub(crate) kind: String,
+    /// Whether what is mounted in it is seen elsewhere, too.
+    pub(crate) shared: bool,
     /// Of the file system: `name` or `name=value`, still escaped.
     options: Vec<Vec<u8>>,
 }
@@ -48,10 +50,13 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut fields = line.split(|byte| *byte == b' ');
     let device = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
     let point = path(fields.nth(1)?);
-    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut shared = false;
+    for tag in fields.by_ref().skip(1).take_while(|field| *field != b"-") {
+        shared |= tag.starts_with(b"shared:");
+    }
     let kind = String::from_utf8(fields.next()?.to_vec()).ok()?;
     let options = fields.nth(1)?.split(|byte| *byte == b',').map(<[u8]>::to_vec).collect();
-    Some(Entry { device, point, kind, options })
+    Some(Entry { device, point, kind, shared, options })
 }
 
 fn path(escaped: &[u8]) -> PathBuf {
@@ -79,9 +84,12 @@ mod tests {
     fn takes_lines_apart() {
         let text = b"22 1 0:20 / / rw shared:1 - ext4 /dev/vda rw\n\
             90 22 0:51 / /a\\040b\\134c rw,relatime shared:2 master:3 - overlay sluice ro,lowerdir+=/x\\054y,lowerdir+=/z,metacopy=on\n\
+            91 22 0:52 / /c rw,relatime master:3 - tmpfs none rw\n\
+            92 22 0:53 / /d rw,relatime - tmpfs none rw\n\
             garbage\n";
         let entries = parse(text);
-        assert_eq!(entries.len(), 2);
+        assert_eq!(entries.len(), 4);
+        assert_eq!(entries.iter().map(|entry| entry.shared).collect::<Vec<_>>(), [true, true, false, false]);
         assert_eq!(entries[1].point, PathBuf::from("/a b\\c"));
         assert_eq!((entries[1].kind.as_str(), entries[1].device.as_str()), ("overlay", "0:51"));
         let lowers: Vec<_> = entries[1].values("lowerdir+").collect();

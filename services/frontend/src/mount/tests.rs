@@ -66,7 +66,7 @@ impl Scratch {
         fs::write(&object, &content).unwrap();
         fs::copy(PROGRAM, &program).unwrap();
         fs::write(folder.path().join("tree.erofs"), plain).unwrap();
-        let mounts = Mounts::prepare(&state, &objects).unwrap();
+        let mounts = Mounts::prepare(&state, &objects, false).unwrap();
         Scratch { folder, mounts, tree, content }
     }
 
@@ -285,7 +285,7 @@ fn containers_whose_connection_was_lost_become_local_with_the_next_process() {
     let state = scratch.folder.path().join("state");
     // Twice, since the first may die too.
     for _ in 0..2 {
-        let next = Mounts::prepare(&state, &state.join("objects")).unwrap();
+        let next = Mounts::prepare(&state, &state.join("objects"), false).unwrap();
         assert_eq!(next.roots().unwrap(), [Root { point: root.clone(), tree: scratch.tree }]);
         assert_eq!(next.add_merged(&scratch.tree, &scratch.file(), None).unwrap(), merged);
     }
@@ -301,7 +301,7 @@ fn without_a_container_nothing_of_a_lost_connection_stays() {
     let scratch = Scratch::new();
     scratch.mounts.add_merged(&scratch.tree, &scratch.file(), None).unwrap();
     let state = scratch.folder.path().join("state");
-    let next = Mounts::prepare(&state, &state.join("objects")).unwrap();
+    let next = Mounts::prepare(&state, &state.join("objects"), false).unwrap();
     let table = table::read().unwrap();
     let below: Vec<_> = table.iter().filter(|entry| entry.point.starts_with(&next.base)).collect();
     assert_eq!(below.len(), 1, "{below:?}");
@@ -377,7 +377,7 @@ fn a_root_outlives_the_mounts_it_is_made_of() {
     assert_eq!(fs::read(target.join("big")).unwrap(), scratch.content);
     // The next process finds it.
     let state = scratch.folder.path().join("state");
-    let next = Mounts::prepare(&state, &state.join("objects")).unwrap();
+    let next = Mounts::prepare(&state, &state.join("objects"), false).unwrap();
     assert_eq!(next.roots().unwrap(), [Root { point: target, tree: scratch.tree }]);
 }
 

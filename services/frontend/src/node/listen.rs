@@ -11,7 +11,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use tokio::net::UnixListener;
 
-use crate::descriptors::{self, Name};
+use crate::descriptors::{Descriptors, Name};
 
 /// What a unix socket's address holds, in bytes, without the terminating zero.
 const SOCKET_PATH_MAX: usize = 107;
@@ -82,19 +82,25 @@ fn is_own(name: &str) -> bool {
     OWN.contains(&name) || name.contains(".sock") || begins()
 }
 
-/// Listens on `path`, for the owner only. Where systemd kept the socket of the process before, it is the same one, with all who
+/// Listens on `path`, for the owner only. Where `descriptors` kept the socket of the process before, it is the same one, with all who
 /// connected meanwhile; else what an earlier process left there is replaced, which the lock makes safe.
-pub(crate) fn listen(path: &Path, name: Name) -> anyhow::Result<UnixListener> {
+pub(crate) fn listen(path: &Path, name: Name, descriptors: &Descriptors) -> anyhow::Result<UnixListener> {
     let new = made_as(path);
-    if let Some(kept) = kept(path, &new, name) {
+    if let Some(kept) = kept(path, &new, name, descriptors) {
         tracing::info!(socket = %path.display(), "going on with the socket of the process before");
+        // The next holder wants it, too.
+        if descriptors.have_a_holder()
+            && let Err(error) = descriptors.put(name, &kept)
+        {
+            tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
+        }
         return kept
             .set_nonblocking(true)
             .and_then(|()| UnixListener::from_std(kept))
             .with_context(listening(path));
     }
     let listener = bind(path, &new)?;
-    if let Err(error) = descriptors::put(name, &listener) {
+    if let Err(error) = descriptors.put(name, &listener) {
         tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
     }
     Ok(listener)
@@ -105,10 +111,15 @@ fn made_as(path: &Path) -> PathBuf {
     path.with_added_extension("new")
 }
 
-/// What systemd kept, if it is what stands at `path`.
-fn kept(path: &Path, new: &Path, name: Name) -> Option<std::os::unix::net::UnixListener> {
-    let kept = descriptors::take(name).unwrap_or_else(|error| {
-        tracing::warn!(%error, socket = %path.display(), "what systemd stored cannot be taken");
+/// What was kept, if it is what stands at `path`.
+fn kept(
+    path: &Path,
+    new: &Path,
+    name: Name,
+    descriptors: &Descriptors,
+) -> Option<std::os::unix::net::UnixListener> {
+    let kept = descriptors.take(name).unwrap_or_else(|error| {
+        tracing::warn!(%error, socket = %path.display(), "the socket that was kept cannot be taken");
         None
     });
     let kept = std::os::unix::net::UnixListener::from(kept?);
@@ -164,15 +175,20 @@ mod tests {
     async fn a_stale_socket_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run/node.sock");
-        drop(listen(&path, Name::NodeSocket).unwrap());
-        let _listener = listen(&path, Name::NodeSocket).unwrap();
+        drop(listen(&path, Name::NodeSocket, &Descriptors::default()).unwrap());
+        let _listener = listen(&path, Name::NodeSocket, &Descriptors::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         tokio::net::UnixStream::connect(&path).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_path_that_is_too_long_is_named() {
-        let error = listen(Path::new(&format!("/tmp/{}", "x".repeat(120))), Name::NodeSocket).unwrap_err();
+        let error = listen(
+            Path::new(&format!("/tmp/{}", "x".repeat(120))),
+            Name::NodeSocket,
+            &Descriptors::default(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("longer than"), "{error}");
     }
 }
