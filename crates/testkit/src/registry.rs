@@ -60,7 +60,7 @@ impl Registry {
     /// Lets [`USER`] in again.
     pub fn let_in(&mut self) -> anyhow::Result<()> {
         self.kill()?;
-        self.htpasswd = Some(format!("{USER}:{HASH}\n"));
+        self.options.htpasswd = Some(format!("{USER}:{HASH}\n"));
         self.restart()
     }
 
