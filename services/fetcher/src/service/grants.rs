@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use image::ImageRecord;
 use prost::Message as _;
 use proto::signed::Domain;
-use proto::{Grant, RenewReply, RenewRequest, Resolution, Signed};
+use proto::{Grant, RenewReply, RenewRequest, Resolution, ResolveRequest, Signed};
 use revocations::Revocations;
 use tonic::Status;
 
@@ -140,7 +140,13 @@ impl Service {
         let Some(image) = self.records.image(&self.project(&grant.project)?, manifest).await? else {
             return Err(Status::not_found(format!("{manifest} is not in the store")));
         };
-        let shown = self.shown_again(&grant, &image.record, request.image.unwrap_or_default()).await?;
+        // The context of a sealed credential: what the grant says, and not what the request says of itself.
+        let asked = ResolveRequest {
+            project: grant.project.clone(),
+            node: grant.node.clone(),
+            ..request.image.unwrap_or_default()
+        };
+        let shown = self.shown_again(&grant, &image.record, &asked).await?;
         // What may be read stays as it was: the node reads by the record that it has.
         let grant = Grant { repository: shown.repository.clone(), shown_unix: shown.at_unix, ..grant };
         let holder = Holder { node, key, shown, until_unix: None };

@@ -32,7 +32,8 @@ pub(super) fn lowest(mut found: Found, layers: u32) -> Result<Found, Status> {
 
 impl Service {
     /// The whole image of a request for a part of it, when the grant that came along says that the caller may read
-    /// it, and the store knows it. Then no registry is asked. Also where and when one last showed the whole, and when that grant ends.
+    /// it, and the store knows it. Then no registry is asked, unless it last showed the whole long ago, as for a renewal. Also where and when
+    /// it did, and when the grant ends.
     pub(super) async fn granted(
         &self,
         project: &ProjectStore,
@@ -54,7 +55,8 @@ impl Service {
         {
             return Ok(None);
         }
-        let shown = self.grants.shown(&grant);
+        // Else a part, which may be all of it, would be granted for as long as the grant of the whole could be renewed.
+        let Ok(shown) = self.shown_again(&grant, &record, request).await else { return Ok(None) };
         let found = Found {
             manifest_digest: record.manifest_digest,
             media_type: String::new(),

@@ -63,12 +63,13 @@ impl Rechecks {
 }
 
 impl Service {
-    /// Where and when the image of a grant was last shown to its holder, asking for it when that is long ago. An error: it may be read no more.
+    /// Where and when the image of a grant was last shown to its holder, asking for it, as `image` says, when that is long ago. An error: it may
+    /// be read no more.
     pub(super) async fn shown_again(
         &self,
         grant: &Grant,
         record: &ImageRecord,
-        image: ResolveRequest,
+        image: &ResolveRequest,
     ) -> Result<Shown, Status> {
         let shown = self.grants.shown(grant);
         // A clock that was put back makes nothing older.
@@ -76,13 +77,11 @@ impl Service {
         if self.rechecks.before_asking(age) == Next::GoOn {
             return Ok(shown);
         }
-        // The context of a sealed credential: what the grant says, and not what the request says of itself.
-        let image = ResolveRequest { project: grant.project.clone(), node: grant.node.clone(), ..image };
-        let name = self.image_to_ask(&shown, record, &image)?;
+        let name = self.image_to_ask(&shown, record, image)?;
         let Some(name) = name else { return Ok(shown) };
         let place = self.place(&name);
         let (repository, manifest) = (place.repository.as_str(), grant.manifest_digest.as_str());
-        let word = match tokio::time::timeout(ASK_MAX, self.ask_registry(&name, record, &image)).await {
+        let word = match tokio::time::timeout(ASK_MAX, self.ask_registry(&name, record, image)).await {
             Ok(word) => word?,
             Err(_) => Word::Unproven(format!("no answer within {ASK_MAX:?}")),
         };

@@ -122,19 +122,27 @@ async fn a_registry_that_is_away_ends_a_grant_only_after_the_grace() {
 async fn a_part_of_an_image_ends_with_the_access_to_the_whole() {
     let mut field = Field::start(Duration::from_secs(3_600)).await;
     let whole = field.grant.clone();
-    let request = ResolveRequest {
-        layers: 1,
+    let request = |layers, credential| ResolveRequest {
+        layers,
+        credential,
         grant: Some(whole.clone()),
         plain_http: true,
         ..field.harness.request(&field.reference)
     };
+    let (one, all) = (request(1, login(PASSWORD)), request(2, login(PASSWORD)));
     tokio::time::sleep(2 * RECHECK).await;
-    let part = field.harness.resolve(request).await.unwrap().0.grant.unwrap();
+    // Without a credential the registry says neither yes nor no.
+    let part = field.harness.resolve(request(1, None)).await.unwrap().0.grant.unwrap();
     assert_ne!(said(&part).manifest_digest, said(&whole).manifest_digest);
-    assert_eq!(said(&part).shown_unix, said(&whole).shown_unix, "nobody asked the registry");
+    assert_eq!(said(&part).shown_unix, said(&whole).shown_unix, "nothing began anew");
     field.grant = part;
     field.renew_as(login(PASSWORD)).await.expect("its layers are shown");
     field.registry.lock_out().unwrap();
     let refused = field.renew_as(login(PASSWORD)).await.unwrap_err();
     assert_eq!(Refusal::of(&refused), Some(Refusal::Denied), "{refused}");
+    // Nor is a part, or all of it as a part, to be had by the grant of before.
+    for asked in [one, all] {
+        let refused = field.harness.resolve(asked).await.unwrap_err();
+        assert_eq!(Refusal::of(&refused), Some(Refusal::Denied), "{refused}");
+    }
 }
