@@ -126,7 +126,11 @@ fn check_containerd(engine: &docker::Engine, socket: &Path) -> anyhow::Result<()
 }
 
 /// Restarts the engine. One that does not come up with its new configuration gets its old one back.
-pub(super) async fn restart(node: &mut Node, places: &DockerPlaces, report: &mut Report) -> anyhow::Result<()> {
+pub(super) async fn restart(
+    node: &mut Node,
+    places: &DockerPlaces,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let restarted = async {
         switch::systemctl(&["restart", systemd::DOCKER], false, report).await?;
         engine::wait(&places.socket, true).await
