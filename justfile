@@ -39,6 +39,12 @@ test-docker *ARGS:
     cargo build --workspace --locked --bins --tests
     cargo nextest run --workspace --profile servers --run-ignored only -E 'package(system-tests) & test(/^docker::/)' "$@"
 
+# a machine with a systemd of its own: install, restart and kill sluice under a reader, reboot, uninstall; no part of `test`
+test-machine:
+    scripts/setup build machine
+    cargo build --workspace --bins
+    scripts/test-machine {{ target }}/debug/sluice
+
 # the policies as WebAssembly, into target-plugins
 plugins:
     scripts/setup build
