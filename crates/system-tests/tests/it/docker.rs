@@ -191,7 +191,10 @@ fn images_are_built_on_streamed_ones() -> anyhow::Result<()> {
             assert!(stats.lines().any(|found| found == line), "builder {builder}, {line}:\n{stats}");
         }
         assert!(!stats.contains("/data/four"), "{stats}");
-        // And all of it leaves the machine.
+        // And all of it leaves the machine. BuildKit brings what is missing by itself, the older builder does not.
+        if builder == "0" {
+            machine.layers(&["--wait", "5m", &built])?;
+        }
         machine.docker(&["push", "--quiet", &built])?;
         machine.docker(&["rmi", "--force", &built])?;
         assert_eq!(sums(&machine, &built, &["/from"])?, [sum(seed + 100)]);
@@ -276,32 +279,28 @@ fn what_a_login_opens_streams() -> anyhow::Result<()> {
     })
 }
 
+/// containerd waits a second for an answer on a connection, and not longer: a run that comes meanwhile waits or fails, but never finds
+/// nobody there, and what runs goes on.
 #[test]
 #[ignore = "a Docker engine: `./just test-docker`"]
-fn a_run_waits_while_sluice_is_away() -> anyhow::Result<()> {
+fn a_killed_sluice_is_missed_for_a_moment_only() -> anyhow::Result<()> {
     let mut machine = Machine::switched()?;
     let (app, _) = machine.push("app", &image(70)?)?;
     assert_eq!(sums(&machine, &app, &["/data/one"])?, [sum(70)]);
     let running = machine.docker(&["run", "--detach", "--network=none", &app, "/bin/sleep", "1000"])?;
     for _ in 0..3 {
         machine.kill_sluice()?;
-        let mut run = machine.docker_command(&[
-            "run",
-            "--rm",
-            "--network=none",
-            &app,
-            "/bin/sha256sum",
-            "/data/two",
-        ])?;
-        let mut waiting = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        // It asks for a container's root while nobody answers.
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        let early = waiting.try_wait()?;
+        let words = ["run", "--rm", "--network=none", &app, "/bin/sha256sum", "/data/two"];
+        let mut run = machine.docker_command(&words)?;
+        let waiting = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         machine.start_sluice()?;
         let output = waiting.wait_with_output()?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && early.is_none(), "{errors}\n{}", machine.sluice_log());
-        assert!(String::from_utf8_lossy(&output.stdout).starts_with(&sum(71)), "{output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() || errors.contains("navailable"), "{errors}");
+        assert!(!errors.contains("connection refused"), "{errors}");
+        machine.settle("a run works", |machine| {
+            Ok(sums(machine, &app, &["/data/two"]).is_ok_and(|found| found == [sum(71)]))
+        })?;
         assert_ne!(machine.docker(&["exec", &running, "/bin/ls", "/data"])?, "");
     }
     Ok(())
