@@ -25,6 +25,7 @@ const QUOTA_WAIT_MAX: Duration = Duration::from_secs(120);
 /// What became of pushed images, by registry and outcome.
 const IMPORTS: &str = "sluice_fetcher_push_imports_total";
 const WAITING: &str = "sluice_fetcher_push_waiting";
+const NOT_ELIGIBLE: &str = "not-eligible";
 
 /// What was done with one image that was told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,24 +103,33 @@ impl Entry {
                 let Ok(_turn) = self.shared.turns.acquire().await else { return };
                 self.shared.service.import_pushed(registry, pushed).await
             };
-            let image = || format!("{}/{}", registry.host, pushed.repository);
             match outcome {
-                Ok(taken) => {
-                    count(&registry.name, taken.code());
-                    let (digest, tag) = (&pushed.digest, pushed.tag.as_deref());
-                    let after = told.elapsed();
-                    tracing::info!(image = image(), tag, %digest, outcome = taken.code(), ?after, "pushed");
-                    return;
-                }
-                Err(status) => match pause(&status, attempt) {
-                    Some(pause) => sleep(pause).await,
-                    None => {
-                        count(&registry.name, outcome_of(&status));
-                        let error = status.message();
-                        tracing::warn!(image = image(), digest = %pushed.digest, error, "a pushed image is not imported: its first pull will be asked");
-                        return;
+                Err(status) if let Some(pause) = pause(&status, attempt) => sleep(pause).await,
+                outcome => return self.conclude(registry, outcome, told.elapsed()),
+            }
+        }
+    }
+
+    fn conclude(&self, registry: &Registry, outcome: Result<Taken, Status>, after: Duration) {
+        let Pushed { repository, digest, tag } = &self.key.1;
+        let image = format!("{}/{repository}", registry.host);
+        match outcome {
+            Ok(taken) => {
+                count(&registry.name, taken.code());
+                tracing::info!(image, tag, %digest, outcome = taken.code(), ?after, "an image was pushed");
+            }
+            Err(status) => {
+                let (outcome, error) = (outcome_of(&status), status.message());
+                count(&registry.name, outcome);
+                // With each image come others that are none for here: of other platforms, signatures, charts.
+                match outcome {
+                    NOT_ELIGIBLE => {
+                        tracing::info!(image, tag, %digest, error, "what was pushed cannot stream")
                     }
-                },
+                    _ => {
+                        tracing::warn!(image, tag, %digest, outcome, error, "a pushed image waits for its first pull")
+                    }
+                }
             }
         }
     }
@@ -151,7 +161,7 @@ fn outcome_of(status: &Status) -> &'static str {
     match Refusal::of(status) {
         Some(Refusal::Quota) => "quota",
         Some(Refusal::Denied) => "denied",
-        Some(Refusal::Invalid) => "not-eligible",
+        Some(Refusal::Invalid) => NOT_ELIGIBLE,
         _ => "failed",
     }
 }

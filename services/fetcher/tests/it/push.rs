@@ -78,7 +78,7 @@ async fn images(harness: &Harness, count: usize) -> Vec<String> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, looked).await.expect("the images did not come")
+    tokio::time::timeout(DEADLINE, looked).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
