@@ -111,7 +111,11 @@ fn watch(client: &Weak<Client>) {
         drop(client);
         // It never sends anything unasked: this ends with it, or with the time.
         match stream.read(&mut [0]) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             _ => holder = None,
         }
     }

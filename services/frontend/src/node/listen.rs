@@ -83,11 +83,7 @@ fn is_own(name: &str) -> bool {
 
 /// Listens on `path`, for the owner only. Where `descriptors` kept the socket of the process before, it is the same one, with all who
 /// connected meanwhile; else what an earlier process left there is replaced, which the lock makes safe.
-pub(crate) fn listen(
-    path: &Path,
-    name: Name,
-    descriptors: &Descriptors,
-) -> anyhow::Result<UnixListener> {
+pub(crate) fn listen(path: &Path, name: Name, descriptors: &Descriptors) -> anyhow::Result<UnixListener> {
     let new = made_as(path);
     if let Some(kept) = kept(path, &new, name, descriptors) {
         tracing::info!(socket = %path.display(), "going on with the socket of the process before");
@@ -186,7 +182,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_that_is_too_long_is_named() {
-        let error = listen(Path::new(&format!("/tmp/{}", "x".repeat(120))), Name::NodeSocket, &Descriptors::default()).unwrap_err();
+        let error = listen(
+            Path::new(&format!("/tmp/{}", "x".repeat(120))),
+            Name::NodeSocket,
+            &Descriptors::default(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("longer than"), "{error}");
     }
 }
