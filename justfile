@@ -31,6 +31,12 @@ test-kubernetes *ARGS:
     scripts/setup-kubernetes
     cargo nextest run --workspace --run-ignored all -E 'package(events) & test(/^cluster::/)' "$@"
 
+# a machine with a systemd of its own: install, restart and kill sluice under a reader, reboot, uninstall; no part of `test`
+test-machine:
+    scripts/setup build machine
+    cargo build --workspace --bins
+    scripts/test-machine {{ target }}/debug/sluice
+
 # the policies as WebAssembly, into target-plugins
 plugins:
     scripts/setup build

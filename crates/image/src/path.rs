@@ -8,8 +8,6 @@ use crate::limits::{DEPTH_MAX, NAME_MAX, PATH_MAX};
 /// Why a name cannot stand in an image.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PathError {
-    #[error("is absolute")]
-    Absolute,
     #[error("has a \"..\" component")]
     DotDot,
     #[error("holds a NUL byte")]
@@ -26,11 +24,9 @@ pub enum PathError {
     NotNormal,
 }
 
-/// The normal form of a name as an archive writes it: `./a//b/` is `a/b`.
+/// The normal form of a name as an archive writes it: `./a//b/` and `/a/b` are `a/b`. The root of an absolute name is the
+/// image's, as whoever unpacks layers takes it: some builders write `/` for the root itself, some all names so.
 pub fn normalise(raw: &[u8]) -> Result<Vec<u8>, PathError> {
-    if raw.first() == Some(&b'/') {
-        return Err(PathError::Absolute);
-    }
     let mut path = Vec::with_capacity(raw.len());
     for component in raw.split(|&byte| byte == b'/') {
         match component {
@@ -92,6 +88,9 @@ mod tests {
             (b"", b""),
             (b".", b""),
             (b"./", b""),
+            (b"/", b""),
+            (b"//./", b""),
+            (b"/etc/passwd", b"etc/passwd"),
             (b"a", b"a"),
             (b"./a/b/", b"a/b"),
             (b"a//./b", b"a/b"),
@@ -110,9 +109,8 @@ mod tests {
         let long_path = b"dir/".repeat(PATH_MAX / 4);
         let deep = b"d/".repeat(DEPTH_MAX + 1);
         let cases: &[(&[u8], PathError)] = &[
-            (b"/", PathError::Absolute),
-            (b"/etc/passwd", PathError::Absolute),
             (b"..", PathError::DotDot),
+            (b"/..", PathError::DotDot),
             (b"a/../b", PathError::DotDot),
             (b"a/..", PathError::DotDot),
             (b"a\0b", PathError::Nul),

@@ -38,11 +38,9 @@ pub(super) fn classify(path: Vec<u8>) -> Name {
     }
 }
 
-/// A hard link's target in normal form. Some builders write it from the root on; it means the
-/// image's root either way, as containerd and Docker read it.
+/// A hard link's target in normal form.
 pub(super) fn link_target(raw: &[u8]) -> Result<Vec<u8>, String> {
-    let relative = raw.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &raw[start..]);
-    let target = path::normalise(relative)
+    let target = path::normalise(raw)
         .map_err(|error| format!("a hard link whose target {:?} {error}", String::from_utf8_lossy(raw)))?;
     match target.is_empty() {
         true => Err("a hard link to the root".into()),
