@@ -40,6 +40,8 @@ pub struct IdentityService {
     pub listen: Option<SocketAddr>,
     pub authority: PathBuf,
     pub tls: tls::Config,
+    /// Lets in pods by their projected tokens; absent: none.
+    pub kubernetes: Option<identity_service::KubernetesConfig>,
 }
 
 impl Serve {
@@ -67,9 +69,9 @@ impl Serve {
 
 impl IdentityService {
     pub fn config(&self) -> identity_service::Config {
-        let IdentityService { listen, authority, .. } = self.clone();
+        let IdentityService { listen, authority, kubernetes, .. } = self.clone();
         let default = identity_service::Config::default();
-        identity_service::Config { listen: listen.unwrap_or(default.listen), authority }
+        identity_service::Config { listen: listen.unwrap_or(default.listen), authority, kubernetes }
     }
 }
 
