@@ -121,7 +121,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Events(args) => events::run(&context, args).await,
         Command::Evict(args) => evict::run(&context, args).await,
         Command::Check(args) => Box::pin(check::run(&context, args)).await,
-        Command::Layers(args) => layers::run(&context, args).await,
+        Command::Layers(args) => Box::pin(layers::run(&context, args)).await,
         Command::Enroll(args) => enroll::run(&context, args).await,
         Command::Revoke(command) => revoke::run(&context, command).await,
         Command::Policy(command) => policy::run(&context, command).await,

@@ -112,7 +112,7 @@ impl Keeper {
     async fn run(self) {
         let (mut attempts, mut told) = (Attempts::default(), false);
         loop {
-            let looked = self.look(&mut attempts).await;
+            let looked = Box::pin(self.look(&mut attempts)).await;
             if let Err(error) = &looked
                 && !told
             {
@@ -150,7 +150,7 @@ impl Keeper {
             if attempts.may_wait(&digest) && !self.is_complete(&lacking.manifest).await {
                 continue;
             }
-            match self.bring(&mut client, &image, &lacking).await {
+            match Box::pin(self.bring(&mut client, &image, &lacking)).await {
                 Ok(bytes) => {
                     let image = image.names.join(", ");
                     tracing::info!(

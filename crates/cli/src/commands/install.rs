@@ -150,7 +150,7 @@ pub async fn run(global: &Global, args: InstallArgs) -> anyhow::Result<ExitCode>
         false => {
             let mut wish = wish(global, &args, &settings, file)?;
             if args.node.docker {
-                wish.docker = Some(args.docker.wish(&args.node, &settings, &node).await?);
+                wish.docker = Some(Box::pin(args.docker.wish(&args.node, &settings, &node)).await?);
             }
             Box::pin(install(&args, &mut node, &wish, &mut report)).await
         }
@@ -262,7 +262,7 @@ async fn install(
         node.carry_out(file, report)?;
     }
     match (args.restart, args.dry_run) {
-        (true, false) => restart(args, node, wish, report).await,
+        (true, false) => Box::pin(restart(args, node, wish, report)).await,
         (true, true) => {
             report.command("systemctl restart containerd")?;
             if wish.docker.is_some() { report.command("systemctl restart docker") } else { Ok(()) }

@@ -77,7 +77,7 @@ async fn uninstall(args: &UninstallArgs, node: &mut Node, report: &mut Report) -
     for file in first {
         node.carry_out(file, report)?;
     }
-    switch_back(&args.node, node, &whose, report).await?;
+    Box::pin(switch_back(&args.node, node, &whose, report)).await?;
     if let Some(unit) = unit {
         let words: &[&str] = if standing { &["disable", &unit] } else { &["disable", "--now", &unit] };
         switch::systemctl(words, args.node.dry_run, report).await?;
