@@ -11,7 +11,7 @@ use bus::Bus;
 use cache::Cache;
 use events::Sinks;
 use fetcher::{Fetcher, Switches};
-use frontend::Frontend;
+use frontend::{Early, Frontend};
 use lifecycle::Probe;
 use policy::Policies;
 use proto::{Event, EventKind, Role};
@@ -112,6 +112,10 @@ impl Embedded {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Embedded> {
+        let early = match settings.runs(Role::Frontend) {
+            true => Some(Early::open(&settings.frontend, &tasks, &shutdown)?),
+            false => None,
+        };
         let mut embedded = Embedded::on(Buses::connect(settings).await?, tasks, shutdown);
         embedded.start_identities(settings).await?;
         if settings.runs(Role::Events) {
@@ -130,8 +134,8 @@ impl Embedded {
         if settings.runs(Role::Cache) {
             embedded.start_cache(settings).await?;
         }
-        if settings.runs(Role::Frontend) {
-            embedded.start_frontend(settings, Some(settings.open_store()?)).await?;
+        if let Some(early) = early {
+            embedded.start_frontend(settings, early, Some(settings.open_store()?)).await?;
         }
         Keeper::start(settings, &embedded.tasks, embedded.shutdown.clone())?;
         Ok(embedded)
@@ -299,10 +303,16 @@ impl Embedded {
     }
 
     /// `store`: where the frontend may read directly when no cache answers.
-    pub async fn start_frontend(&mut self, settings: &Settings, store: Option<Store>) -> anyhow::Result<()> {
+    pub async fn start_frontend(
+        &mut self,
+        settings: &Settings,
+        early: Early,
+        store: Option<Store>,
+    ) -> anyhow::Result<()> {
         let (config, trusted) = (settings.frontend.clone(), settings.trusted()?);
         let frontend = Frontend::start(
             config,
+            early,
             store,
             self.bus_of(Role::Frontend),
             trusted,

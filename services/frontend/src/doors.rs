@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::descriptors::{Descriptors, Name};
+use crate::descriptors::Name;
+use crate::early::Early;
 use crate::ending::Ending;
 use crate::events::NodeEvents;
 use crate::image_service::Pulls;
@@ -30,57 +31,51 @@ pub(crate) struct Doors {
     image_service: Option<PathBuf>,
     runtime: PathBuf,
     state: PathBuf,
-    descriptors: Descriptors,
+    early: Early,
     ending: Ending,
     shutdown: CancellationToken,
 }
 
 impl Doors {
-    pub(crate) fn of(
-        config: &Config,
-        descriptors: &Descriptors,
-        ending: &Ending,
-        shutdown: &CancellationToken,
-    ) -> Doors {
+    pub(crate) fn of(config: &Config, early: Early, ending: &Ending, shutdown: &CancellationToken) -> Doors {
         Doors {
             snapshotter: config.snapshotter.clone(),
             image_service: config.image_service.clone(),
             runtime: config.runtime.clone(),
             state: config.state.clone(),
-            descriptors: descriptors.clone(),
+            early,
             ending: ending.clone(),
             shutdown: shutdown.clone(),
         }
     }
 
     pub(crate) fn open(
-        &self,
+        mut self,
         streaming: Streaming,
         credentials: Arc<Sources>,
         events: NodeEvents,
     ) -> anyhow::Result<()> {
-        if let Some(socket) = &self.snapshotter {
-            self.serve_snapshotter(socket, streaming)?;
+        if let Some(socket) = self.snapshotter.take() {
+            self.serve_snapshotter(&socket, streaming)?;
         }
-        if let Some(socket) = &self.image_service {
-            self.serve_image_service(socket, credentials, events)?;
+        if let Some(socket) = self.image_service.take() {
+            self.serve_image_service(&socket, credentials, events)?;
         }
         Ok(())
     }
 
-    fn serve_snapshotter(&self, socket: &Path, streaming: Streaming) -> anyhow::Result<()> {
+    fn serve_snapshotter(&mut self, socket: &Path, streaming: Streaming) -> anyhow::Result<()> {
         let snapshots = Snapshots::open(&self.state, streaming)?;
-        let listener = node::listen(socket, Name::SnapshotterSocket, &self.descriptors)?;
-        let shutdown = self.shutdown.clone();
-        tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
-        let cleaning = snapshots.clone();
-        self.ending.spawn(async move { cleaning.clean_up().await });
-        let ending = self.ending.clone();
-        self.ending.spawn(async move {
-            if let Err(error) = snapshots::serve(listener, snapshots, &ending, shutdown).await {
-                tracing::error!(%error, "the snapshotter's socket is no longer served");
+        let found = match self.early.snapshotter.take() {
+            Some(found) => found,
+            None => {
+                let listener = node::listen(socket, Name::SnapshotterSocket, &self.early.descriptors)?;
+                snapshots::answer(listener, &self.ending, self.shutdown.clone())
             }
-        });
+        };
+        found.send_replace(Some(snapshots.clone()));
+        tracing::info!(socket = %socket.display(), "serving containerd's snapshotter");
+        self.ending.spawn(async move { snapshots.clean_up().await });
         Ok(())
     }
 
@@ -90,7 +85,7 @@ impl Doors {
         credentials: Arc<Sources>,
         events: NodeEvents,
     ) -> anyhow::Result<()> {
-        let listener = node::listen(socket, Name::ImageServiceSocket, &self.descriptors)?;
+        let listener = node::listen(socket, Name::ImageServiceSocket, &self.early.descriptors)?;
         let shutdown = self.shutdown.clone();
         let runtime = self.runtime.clone();
         tracing::info!(socket = %socket.display(), runtime = %runtime.display(), "serving the image service");
@@ -109,7 +104,7 @@ impl Doors {
 /// say why. Without a container runtime to serve nothing is left to do.
 pub(crate) fn open_ordinary(
     config: &Config,
-    descriptors: &Descriptors,
+    early: Early,
     missing: Missing,
     bus: &Bus,
     tasks: &TaskTracker,
@@ -117,7 +112,7 @@ pub(crate) fn open_ordinary(
 ) -> anyhow::Result<()> {
     let why = format!("this machine cannot stream images: {missing}");
     let held = !matches!(fuse::holder::take(&config.state), Ok(None))
-        || !matches!(descriptors.take(Name::FuseConnection), Ok(None));
+        || !matches!(early.descriptors.take(Name::FuseConnection), Ok(None));
     // What a container reads through is not left alone: the next start may find what is missing.
     if config.snapshotter.is_none() || missing == Missing::Capability || held {
         return Err(missing).context("this machine cannot stream images");
@@ -125,7 +120,7 @@ pub(crate) fn open_ordinary(
     tracing::error!(why, "all images of this node are pulled as ever");
     let lock = node::lock(&config.state)?;
     let events = NodeEvents::new(bus.events().clone(), &config.node);
-    let doors = Doors::of(config, descriptors, &Ending::new(tasks.clone(), shutdown.clone()), &shutdown);
+    let doors = Doors::of(config, early, &Ending::new(tasks.clone(), shutdown.clone()), &shutdown);
     let credentials = Arc::new(Sources::open(&config.credentials)?);
     doors.open(Streaming::Impossible { why, events: events.clone() }, credentials, events)?;
     tasks.spawn(async move {

@@ -17,6 +17,7 @@ pub mod content;
 mod descriptors;
 mod doors;
 pub mod downloads;
+mod early;
 mod ending;
 mod events;
 mod fuse;
@@ -47,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
+pub use early::Early;
 pub use node::InUse;
 pub use reservation::{LEAST as MEMORY_LEAST, budget as memory_budget, node_memory, reservation};
 
@@ -76,20 +78,21 @@ pub struct Frontend {
 impl Frontend {
     /// Starts the node: checks the machine, takes its state folder, finds what an earlier process left, serves.
     ///
-    /// `store`: read when no cache has a chunk. `trusted`: keys believed beside those of the configuration.
+    /// `early`: of the same configuration. `store`: read when no cache has a chunk. `trusted`: keys believed beside those of the configuration.
     pub async fn start(
         config: Config,
+        early: Early,
         store: Option<Store>,
         bus: Bus,
         trusted: TrustedKeys,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Frontend> {
-        let descriptors = Descriptors::kept_by(config.holder.as_deref()).context("cannot ask the holder")?;
         if let Err(missing) = mount::probe::check() {
-            doors::open_ordinary(&config, &descriptors, missing, &bus, tasks, shutdown)?;
+            doors::open_ordinary(&config, early, missing, &bus, tasks, shutdown)?;
             return Ok(Frontend { socket: config.socket });
         }
+        let descriptors = early.descriptors.clone();
         let lock = node::lock(&config.state)?;
         let objects = Arc::new(Objects::open(&config.state)?);
         let (held, mounts) = take_over_or_prepare(&config, &objects, &descriptors)?;
@@ -110,7 +113,7 @@ impl Frontend {
         let credentials = Arc::new(Sources::open(&config.credentials)?);
         let ending = Ending::new(tasks.clone(), shutdown.clone());
         let (socket, exit_when_idle) = (config.socket.clone(), config.exit_when_idle);
-        let (holds, doors) = (config.hold, Doors::of(&config, &descriptors, &ending, &shutdown));
+        let (holds, doors) = (config.hold, Doors::of(&config, early, &ending, &shutdown));
         let switched_on = config.streaming;
         let shutdown_of_images = shutdown.clone();
         let images = Images::start(images::Parts {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::{Bus, Introduction, NatsConfig};
-use frontend::Frontend;
+use frontend::{Early, Frontend};
 use lifecycle::Probe;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,7 @@ async fn serve() -> anyhow::Result<()> {
     let about = "The node agent: mounts streamed images and brings their bytes";
     let Some(settings) = lifecycle::command_line::load::<Settings>("frontend", about)? else { return Ok(()) };
     let service = lifecycle::start("frontend", &settings.lifecycle).await?;
+    let early = Early::open(&settings.frontend, &service.tasks, &service.shutdown)?;
     let bus = Bus::connect(&settings.nats).await.context("cannot connect to NATS")?;
     let events = bus.events().clone();
     events.told_by("frontend", &settings.frontend.node);
@@ -67,7 +68,8 @@ async fn serve() -> anyhow::Result<()> {
     let (node, stop) = (settings.frontend.node.clone(), shutdown.clone());
     service.tasks.spawn(async move { stop.run_until_cancelled(present.be_present(&node, about)).await });
     service.depend_on(checks::CLOCK, checks::clock_probe(bus.clone()));
-    let frontend = Frontend::start(settings.frontend, store, bus, trusted, &service.tasks, shutdown).await?;
+    let frontend =
+        Frontend::start(settings.frontend, early, store, bus, trusted, &service.tasks, shutdown).await?;
     tracing::info!(socket = %frontend.socket().display(), "serving this node");
     let ended = service.run().await;
     events.settle(LINGER).await;

@@ -27,6 +27,7 @@ use crate::progress::Progress;
 use crate::runtime::ImageConfig;
 use crate::session::{self, Session};
 use crate::settings::Settings;
+use frontend::Early;
 
 pub const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -202,9 +203,11 @@ impl FreshNode {
                 .with_context(|| format!("create {}", folder.display()))?;
         }
         let bus = server.services.bus().clone();
-        let mut services = Embedded::new(bus, server.scratch.tasks(), CancellationToken::new());
+        let (tasks, shutdown) = (server.scratch.tasks(), CancellationToken::new());
+        let early = Early::open(&settings.frontend, &tasks, &shutdown)?;
+        let mut services = Embedded::new(bus, tasks, shutdown);
         // No way to the store but through the cache, and so through the link.
-        services.start_frontend(&settings, None).await?;
+        services.start_frontend(&settings, early, None).await?;
         let client = Node::connect(settings.node_socket()).await?;
         Ok(FreshNode { folder: folder.to_owned(), services, client })
     }

@@ -85,25 +85,32 @@ fn is_own(name: &str) -> bool {
 /// Listens on `path`, for the owner only. Where `descriptors` kept the socket of the process before, it is the same one, with all who
 /// connected meanwhile; else what an earlier process left there is replaced, which the lock makes safe.
 pub(crate) fn listen(path: &Path, name: Name, descriptors: &Descriptors) -> anyhow::Result<UnixListener> {
-    let new = made_as(path);
-    if let Some(kept) = kept(path, &new, name, descriptors) {
-        tracing::info!(socket = %path.display(), "going on with the socket of the process before");
-        // The next holder wants it, too.
-        if descriptors.have_a_holder()
-            && let Err(error) = descriptors.put(name, &kept)
-        {
-            tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
-        }
-        return kept
-            .set_nonblocking(true)
-            .and_then(|()| UnixListener::from_std(kept))
-            .with_context(listening(path));
+    if let Some(kept) = listen_again(path, name, descriptors)? {
+        return Ok(kept);
     }
-    let listener = bind(path, &new)?;
+    let listener = bind(path, &made_as(path))?;
     if let Err(error) = descriptors.put(name, &listener) {
         tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
     }
     Ok(listener)
+}
+
+/// The socket of the process before on `path`, if `descriptors` kept it.
+pub(crate) fn listen_again(
+    path: &Path,
+    name: Name,
+    descriptors: &Descriptors,
+) -> anyhow::Result<Option<UnixListener>> {
+    let Some(kept) = kept(path, &made_as(path), name, descriptors) else { return Ok(None) };
+    tracing::info!(socket = %path.display(), "going on with the socket of the process before");
+    // The next holder wants it, too.
+    if descriptors.have_a_holder()
+        && let Err(error) = descriptors.put(name, &kept)
+    {
+        tracing::warn!(%error, socket = %path.display(), "systemd does not store the socket");
+    }
+    let listener = kept.set_nonblocking(true).and_then(|()| UnixListener::from_std(kept));
+    listener.map(Some).with_context(listening(path))
 }
 
 /// Sockets are made under another name, so that nobody finds them before their mode is set.

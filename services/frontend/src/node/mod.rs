@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 use crate::ending::Ending;
 use crate::images::Images;
 pub use listen::InUse;
-pub(crate) use listen::{listen, lock};
+pub(crate) use listen::{listen, listen_again, lock};
 
 /// Events of a mount that wait for a slow listener; older news of an import is no loss.
 const EVENTS_QUEUED: usize = 16;

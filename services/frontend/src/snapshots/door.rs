@@ -2,8 +2,10 @@
 //! containerd, which owns the socket; it is root's as all of this is.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::pin::Pin;
-use std::time::SystemTime;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use futures::Stream;
 use proto::containerd::snapshots::snapshots_server::{Snapshots as Service, SnapshotsServer};
@@ -14,8 +16,13 @@ use proto::containerd::snapshots::{
     UpdateSnapshotResponse, UsageRequest, UsageResponse, ViewSnapshotRequest, ViewSnapshotResponse,
 };
 use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 
 use super::filter::Filter;
@@ -23,23 +30,69 @@ use super::ledger::{Kind, Snapshot};
 use super::{Labels, New, Snapshots};
 use crate::ending::Ending;
 
+/// How long a call waits for the snapshots of a process that starts; containerd gives most calls less.
+const FOUND_MAX: Duration = Duration::from_secs(60);
 /// Snapshots in one message of a list: some hundred KiB.
 const LIST_PART: usize = 200;
 /// The field of an update that means all labels.
 const LABELS: &str = "labels";
 
-/// Serves until `shutdown`; calls that are being answered then have a moment to finish.
-pub(crate) async fn serve(
+/// Serves until `shutdown`; calls that are being answered then have a moment to finish. Calls wait until the snapshots are found, which whoever
+/// gets this sends.
+pub(crate) fn answer(
     listener: UnixListener,
-    snapshots: Snapshots,
     ending: &Ending,
     shutdown: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    ending
+) -> watch::Sender<Option<Snapshots>> {
+    let (found, waiting) = watch::channel(None);
+    let served = ending
         .server()
-        .add_service(SnapshotsServer::new(snapshots))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
-        .await
+        .add_service(Sooner { found: waiting })
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned());
+    ending.spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the snapshotter's socket is no longer served");
+        }
+    });
+    found
+}
+
+/// The service, before there is one.
+#[derive(Clone, Debug)]
+struct Sooner {
+    found: watch::Receiver<Option<Snapshots>>,
+}
+
+impl Sooner {
+    async fn found(mut self) -> Option<Snapshots> {
+        let found = timeout(FOUND_MAX, self.found.wait_for(Option::is_some)).await;
+        found.ok()?.ok()?.clone()
+    }
+}
+
+impl NamedService for Sooner {
+    const NAME: &'static str = SnapshotsServer::<Snapshots>::NAME;
+}
+
+impl tower::Service<http::Request<Body>> for Sooner {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let found = self.clone().found();
+        Box::pin(async move {
+            match found.await {
+                Some(snapshots) => SnapshotsServer::new(snapshots).call(request).await,
+                None => Ok(Status::unavailable("the frontend has not found its snapshots yet: ask again")
+                    .into_http()),
+            }
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -186,7 +239,38 @@ fn info(name: String, snapshot: Snapshot) -> Info {
 
 #[cfg(test)]
 mod tests {
+    use hyper_util::rt::TokioIo;
+    use proto::containerd::snapshots::snapshots_client::SnapshotsClient;
+    use tokio::net::UnixStream;
+    use tokio_util::task::TaskTracker;
+    use tonic::transport::Endpoint;
+
     use super::*;
+    use crate::events::NodeEvents;
+    use crate::snapshots::Streaming;
+
+    #[tokio::test]
+    async fn a_call_waits_until_the_snapshots_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("snapshotter.sock");
+        let shutdown = CancellationToken::new();
+        let ending = Ending::new(TaskTracker::new(), shutdown.clone());
+        let found = answer(UnixListener::bind(&socket).unwrap(), &ending, shutdown);
+        let dial = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        // The server's first bytes come at once.
+        let channel = Endpoint::from_static("http://node").connect_with_connector(dial).await.unwrap();
+        let mut client = SnapshotsClient::new(channel);
+        let asked = StatSnapshotRequest { key: "none".to_owned(), ..StatSnapshotRequest::default() };
+        let mut call = std::pin::pin!(client.stat(asked));
+        assert!(futures::poll!(&mut call).is_pending());
+        let events = NodeEvents::new(bus::Bus::in_process().events().clone(), "node");
+        let streaming = Streaming::Impossible { why: "a test".to_owned(), events };
+        found.send_replace(Some(Snapshots::open(folder.path(), streaming).unwrap()));
+        assert_eq!(call.await.unwrap_err().code(), tonic::Code::NotFound);
+    }
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

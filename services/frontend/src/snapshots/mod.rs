@@ -33,7 +33,7 @@ use proto::containerd::types::Mount;
 use tonic::{Code, Status};
 
 pub(crate) use decide::Ordinary;
-pub(crate) use door::serve;
+pub(crate) use door::answer;
 use filter::Filter;
 use folders::Folders;
 use ledger::{Kind, Ledger, LedgerError, Snapshot, Streamed, Usage};

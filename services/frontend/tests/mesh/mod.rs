@@ -9,7 +9,7 @@ use std::time::Duration;
 use bus::Bus;
 use cache::Cache;
 use fetcher::Fetcher;
-use frontend::{Config, Frontend};
+use frontend::{Config, Early, Frontend};
 use hyper_util::rt::TokioIo;
 use proto::mount_event::Event;
 use proto::node_client::NodeClient;
@@ -114,7 +114,8 @@ impl Mesh {
         let socket = config.socket.clone();
         let trusted = vec![fetcher::verifying_key(&self.fetcher_config())?].into();
         let shutdown = running.shutdown.clone();
-        Frontend::start(config, None, self.bus.clone(), trusted, &running.tasks, shutdown).await?;
+        let early = Early::open(&config, &running.tasks, &shutdown)?;
+        Frontend::start(config, early, None, self.bus.clone(), trusted, &running.tasks, shutdown).await?;
         let dial = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
