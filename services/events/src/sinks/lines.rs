@@ -10,13 +10,15 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 /// Nobody else's: events name images, and who asked for them.
 const MODE: u32 = 0o600;
+/// Of folders that are made for it.
+const FOLDER_MODE: u32 = 0o700;
 /// How much of the end of a file is read for the ids in it: a batch of the longest events and more.
 const TAIL: u64 = 8 * 1024 * 1024;
 /// Ids that are remembered while the file is open. More are not in one batch, nor in several.
@@ -55,6 +57,9 @@ struct Id {
 impl Lines {
     pub(super) fn open(place: Place) -> io::Result<Lines> {
         let mut ids = HashSet::new();
+        if let Some(folder) = place.path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
+        }
         let mut file = create(&place.path)?;
         let regular = file.metadata()?.is_file();
         let mut len = 0;
@@ -167,7 +172,9 @@ mod tests {
     #[test]
     fn what_is_there_is_not_written_again_also_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let place = place(&folder, 1 << 20, 3);
+        let mut place = place(&folder, 1 << 20, 3);
+        // Nobody has made its folder.
+        place.path = folder.path().join("sub/folder/events.json");
         let mut file = Lines::open(place.clone()).unwrap();
         file.append(&lines(&["a", "b", "a"])).unwrap();
         drop(file);
