@@ -143,7 +143,11 @@ impl Buses {
         }
         let insecure = settings.nats.as_ref().is_some_and(|nats| nats.insecure)
             || settings.serve.nats.values().any(|nats| nats.insecure);
-        let insecure = [("nats.insecure", insecure), ("tls.insecure", settings.tls.insecure)];
+        let insecure = [
+            ("nats.insecure", insecure),
+            ("tls.insecure", settings.tls.insecure),
+            ("fetcher.push.tls.insecure", settings.fetcher.push.tls.insecure),
+        ];
         let about = || {
             let ready = service.ready.clone();
             Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure)

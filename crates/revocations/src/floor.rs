@@ -130,11 +130,16 @@ impl Revocations {
     /// The store's list as it stands, to be signed as the newest one: the store was restored from a backup, and its operator says so.
     pub async fn restored(&self) -> Result<List, Status> {
         let mut list = self.stored().await?;
-        let floor = self.shared.state().floor;
+        let state = self.shared.state();
+        let floor = state.floor;
         if list.epoch >= floor {
             return Err(Status::failed_precondition(
                 "the store's list of revocations is not older than the mesh knows",
             ));
+        }
+        // What this process read before the store went back is more than the store says.
+        if let Some(known) = state.known.as_ref().filter(|known| known.list.epoch > list.epoch) {
+            list = known.list.clone();
         }
         list.epoch = floor + 1;
         Ok(list)

@@ -22,14 +22,16 @@ async fn main() -> anyhow::Result<()> {
     let store = settings.store.open().with_context(|| format!("open the store {}", settings.store.url))?;
     let bus = bus::Bus::connect(&settings.nats).await.context("connect to NATS")?;
     service.depend_on(Probe::BUS, bus.probe());
+    let push = &settings.fetcher.push;
     let needs = checks::Needs {
         nats: vec![settings.nats.clone()],
         private: vec![("the signing key is its owner's alone", settings.fetcher.signing_key_file.clone())],
-        ..checks::Needs::default()
+        tls: push.listen.iter().map(|_| push.tls.clone()).collect(),
     };
     service.depend_on(Probe::STORE, store.probe());
     let ready = service.ready.clone();
-    let insecure = [("nats.insecure", settings.nats.insecure)];
+    let insecure =
+        [("nats.insecure", settings.nats.insecure), ("fetcher.push.tls.insecure", push.tls.insecure)];
     let about = bus::Introduction::of(lifecycle::VERSION, move || ready.check(), &insecure);
     let _there = bus.introduce(proto::Role::Fetcher, about).await?;
     let events = bus.events().clone();

@@ -30,6 +30,8 @@ use kubernetes::Reviewer;
 
 /// Requests that are worked on at a time; each signs twice and writes a small file. One more is told to come back.
 const REQUESTS_MAX: usize = 64;
+/// Tokens of pods that Kubernetes is asked about at the same time.
+const REVIEWS_MAX: usize = 16;
 /// A request: a token, a name and two keys.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// Streams of one connection: a node asks one thing.
@@ -93,8 +95,12 @@ pub async fn start(
     let listener = TcpListener::bind(config.listen).await.with_context(binding)?;
     let address = listener.local_addr().with_context(binding)?;
     let incoming = tls.listen("identity", listener, Clients::Any)?;
-    let service =
-        Service { issuer: Arc::new(issuer), reviewer, turns: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    let service = Service {
+        issuer: Arc::new(issuer),
+        reviewer,
+        reviews: Semaphore::new(REVIEWS_MAX),
+        turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
+    };
     let service = IdentityServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     let served = Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
@@ -116,6 +122,7 @@ struct Service {
     issuer: Arc<Issuer>,
     /// Of tokens of Kubernetes.
     reviewer: Option<Reviewer>,
+    reviews: Semaphore,
     turns: Arc<Semaphore>,
 }
 
@@ -130,13 +137,17 @@ impl Identity for Service {
         &self,
         request: Request<EnrollPodRequest>,
     ) -> Result<Response<IdentityReply>, Status> {
-        let (turn, request) = (self.turn()?, request.into_inner());
+        let request = request.into_inner();
         let EnrollPodRequest { token, node, key, nats_key, proof } = &request;
         if !proves(key, proof, token, node, nats_key) {
             return Err(Refusal::NoProof.status());
         }
         let reviewer = self.reviewer.as_ref().ok_or_else(|| Refusal::NoKubernetes.status())?;
+        // Anybody can have a token reviewed: a slow API server takes no turn from those who renew.
+        let review = self.reviews.try_acquire().map_err(|_| Refusal::Busy.status())?;
         let node = reviewer.node(token, node).await.map_err(|refused| Refusal::Pod(refused).status())?;
+        drop(review);
+        let turn = self.turn()?;
         let projects = reviewer.projects();
         self.work("enroll-pod", turn, move |issuer| {
             if issuer.is_revoked(&node) {

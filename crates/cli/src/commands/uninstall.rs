@@ -147,8 +147,16 @@ async fn switch_back(args: &NodeArgs, node: &Node, whose: &Whose, report: &mut R
         if namespace == NAMESPACE
             && let Some(places) = &whose.docker
         {
-            switch::systemctl(&["restart", systemd::DOCKER], false, report).await?;
-            engine::wait(&places.socket, false).await?;
+            let restarted = async {
+                switch::systemctl(&["restart", systemd::DOCKER], false, report).await?;
+                engine::wait(&places.socket, false).await
+            };
+            // Its configuration is what it was; an engine that is broken or gone keeps nobody from removing the rest.
+            if let Err(error) = restarted.await {
+                report.say(&format!(
+                    "Docker does not come up, which sluice is no part of any more: {error:#}"
+                ))?;
+            }
         }
         switch::forget_images(&mut client, &snapshotter, false, report).await?;
     }

@@ -37,6 +37,7 @@ pub struct Engine {
     containers: u64,
     containers_running: u64,
     images: u64,
+    live_restore_enabled: bool,
 }
 
 /// Which containerd it works with; only newer ones say so.
@@ -70,6 +71,12 @@ impl Engine {
         ensure!(
             !self.docker_root_dir.starts_with("/var/snap/"),
             "this engine is a snap, which sees none of sluice's sockets and mounts: install Docker from packages of Debian, Ubuntu or docker.com"
+        );
+        ensure!(
+            !self.live_restore_enabled || self.containers_running == 0 || self.is_switched(),
+            "this engine has live-restore, so the {} containers that run would go on out of its sight: stop them first, or take \
+             live-restore out of {DAEMON_CONFIG}",
+            self.containers_running
         );
         if let Some(containerd) = &self.containerd {
             ensure!(

@@ -97,7 +97,7 @@ fn a_gzip_bomb_against_the_declared_limit() -> anyhow::Result<()> {
 fn names_that_leave_the_root() -> anyhow::Result<()> {
     layer_refused(Tarball::new().file("../outside", b"x").finish(), &[".."])?;
     layer_refused(Tarball::new().file("a/../../outside", b"x").finish(), &[".."])?;
-    layer_refused(Tarball::new().file("/etc/passwd", b"x").finish(), &["absolute"])
+    layer_refused(Tarball::new().file("/../etc/passwd", b"x").finish(), &[".."])
 }
 
 #[test]

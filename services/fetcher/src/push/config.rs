@@ -34,7 +34,7 @@ pub struct Config {
     pub registries: BTreeMap<String, RegistryConfig>,
     /// Images that wait for their import. More are refused, and told again by their registry.
     pub queue: usize,
-    /// Imported at the same time, and always one less than `limits.imports_at_once`: pulls do not wait for pushes.
+    /// Imported at the same time, and one less than `limits.imports_at_once`, where that is more than one: pulls do not wait for pushes.
     pub at_once: usize,
 }
 

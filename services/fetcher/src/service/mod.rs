@@ -32,6 +32,7 @@ use proto::{Call, Role};
 use revocations::Revocations;
 use store::{ProjectStore, Store};
 use tls::sealing::SealingKey;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -78,6 +79,7 @@ pub(crate) struct Service {
     instance: Arc<str>,
     grants: Grants,
     rechecks: Rechecks,
+    recheck_turns: Semaphore,
     sealing: SealingKey,
     local_sources: bool,
     refused_after_deaths: Duration,
@@ -195,6 +197,7 @@ impl Service {
             instance: instance.clone(),
             sealing,
             rechecks: Rechecks { after: config.grant_recheck, grace: config.grant_recheck_grace },
+            recheck_turns: Semaphore::new(rechecks::ASKED_AT_ONCE),
             grants: Grants::new(keys, config.grant_ttl, config.grant_renewal, revocations),
             local_sources: config.local_sources,
             refused_after_deaths: config.limits.refused_after_deaths,

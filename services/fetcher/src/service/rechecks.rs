@@ -26,6 +26,9 @@ const ASK_MAX: Duration = Duration::from_secs(10);
 /// Renewals that asked a registry, by outcome (shown, denied, unproven).
 const RECHECKS: &str = "sluice_fetcher_grant_rechecks_total";
 
+/// Registries that are asked at the same time: one that does not answer holds up no renewal of others' images.
+pub(super) const ASKED_AT_ONCE: usize = 16;
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rechecks {
     /// Zero: never.
@@ -81,9 +84,12 @@ impl Service {
         let Some(name) = name else { return Ok(shown) };
         let place = self.place(&name);
         let (repository, manifest) = (place.repository.as_str(), grant.manifest_digest.as_str());
-        let word = match tokio::time::timeout(ASK_MAX, self.ask_registry(&name, record, image)).await {
-            Ok(word) => word?,
-            Err(_) => Word::Unproven(format!("no answer within {ASK_MAX:?}")),
+        let word = match self.recheck_turns.try_acquire() {
+            Ok(_turn) => match tokio::time::timeout(ASK_MAX, self.ask_registry(&name, record, image)).await {
+                Ok(word) => word?,
+                Err(_) => Word::Unproven(format!("no answer within {ASK_MAX:?}")),
+            },
+            Err(_) => Word::Unproven("too many registries are being asked".to_owned()),
         };
         let count = |outcome| metrics::counter!(RECHECKS, "outcome" => outcome).increment(1);
         match word {

@@ -125,7 +125,8 @@ impl Service {
             Some(Err(status)) => Err(status),
             Some(Ok(Outcome { image, summary, .. })) => {
                 let project = self.project(&ticket.question.project)?;
-                if ticket.question.layers == 0 {
+                // Of a part of what streamed when the project was switched off the end is known.
+                if ticket.holder.until_unix.is_none() {
                     self.projects.check(project.name())?;
                 }
                 self.resolved(&project, (ticket.question, &ticket.holder), image, summary).await

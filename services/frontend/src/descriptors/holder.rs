@@ -14,6 +14,7 @@ use std::fs;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -68,9 +69,12 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         lifecycle::private::make(folder)?;
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(ErrorKind::AlreadyExists, "something that is no socket stands there"));
+        }
+        _ => fs::remove_file(path)?,
     }
     // Its mode follows the umask, which leaves others nothing.
     UnixListener::bind(path)

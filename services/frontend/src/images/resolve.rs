@@ -252,7 +252,8 @@ pub(super) fn manifest_digest(text: &str) -> Result<ManifestDigest, Status> {
     text.parse().map_err(|error: NotAManifestDigest| Refusal::Invalid.status(error.to_string()))
 }
 
-/// Whether the mesh did not answer, as opposed to having refused.
+/// Whether the mesh did not answer, or had no time to, as opposed to having refused.
 pub(super) fn away(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+        || Refusal::of(status) == Some(Refusal::Busy)
 }
