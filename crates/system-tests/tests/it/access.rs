@@ -52,7 +52,7 @@ impl Page {
                     " --set serve.identity.listen=127.0.0.1:{} --set fetcher.local_sources=true",
                     self.identity
                 );
-                let served = if line.ends_with(" serve") { served } else { String::new() };
+                let served = if line.contains(" serve ") { served } else { String::new() };
                 format!(" --state {} --node {}{served}", state.display(), run.join("node.sock").display())
             }
             Some("fetcher") => " --set fetcher.local_sources=true".to_owned(),
