@@ -46,11 +46,13 @@ async fn each_event_is_a_line_over_a_restart_as_well() {
 #[tokio::test]
 async fn a_file_that_cannot_be_written_is_written_later() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("absent/events.json");
+    let path = folder.path().join("taken/events.json");
+    // Something else stands where its folder should.
+    std::fs::write(path.parent().unwrap(), "").unwrap();
     let service = Service::start(&[("file", file(&path))]).await;
     (0..5).for_each(|number| service.tell(event(EventKind::Fallback, "no-room", &number.to_string())));
     tokio::time::sleep(Duration::from_millis(500)).await;
-    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    std::fs::remove_file(path.parent().unwrap()).unwrap();
     let subjects: Vec<Value> = lines(&path, 5).await.iter().map(|line| line["subject"].clone()).collect();
     assert_eq!(subjects, ["0", "1", "2", "3", "4"]);
 }
