@@ -20,11 +20,7 @@ where
 {
     let matches = command(name, about).get_matches();
     if let Some((HEALTH, asked)) = matches.subcommand() {
-        if let Err(error) = ask(asked) {
-            // One line, whatever this process is told to say of other errors.
-            let _nobody_reads = writeln!(std::io::stderr(), "{name}: {error}");
-            std::process::exit(1);
-        }
+        ask(asked)?;
         return Ok(None);
     }
     evaluate(&matches)
