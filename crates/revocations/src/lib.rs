@@ -124,7 +124,7 @@ impl Revocations {
         revocations.remember().await;
         let (looking, listening) = (revocations.clone(), revocations.clone());
         let stop = shutdown.clone();
-        tasks.spawn(async move { stop.run_until_cancelled(looking.look_again()).await });
+        tasks.spawn(async move { stop.run_until_cancelled(Box::pin(looking.look_again())).await });
         tasks.spawn(async move { shutdown.run_until_cancelled(listening.listen(&bus)).await });
         revocations
     }

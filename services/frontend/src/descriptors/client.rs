@@ -21,8 +21,15 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Client {
     socket: PathBuf,
-    /// What holders are given, one of each name at most; and whether the one that lives has all of it.
-    kept: Mutex<(Vec<(Name, Arc<OwnedFd>)>, bool)>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// What holders are given, one of each name at most.
+    descriptors: Vec<(Name, Arc<OwnedFd>)>,
+    /// Whether the holder that lives has all of it.
+    given: bool,
 }
 
 impl Client {
@@ -38,12 +45,12 @@ impl Client {
         let descriptor = Arc::new(descriptor);
         {
             let mut kept = self.kept();
-            kept.0.retain(|(known, _)| *known != name);
-            kept.0.push((name, descriptor.clone()));
+            kept.descriptors.retain(|(known, _)| *known != name);
+            kept.descriptors.push((name, descriptor.clone()));
         }
         if let Err(error) = self.connect().and_then(|stream| give(&stream, name, &descriptor)) {
             tracing::warn!(%error, socket = %self.socket.display(), "the holder takes no descriptor: it is asked again");
-            self.kept().1 = false;
+            self.kept().given = false;
         }
     }
 
@@ -73,14 +80,14 @@ impl Client {
         let stream = self.connect()?;
         let all = {
             let mut kept = self.kept();
-            kept.1 = true;
-            kept.0.clone()
+            kept.given = true;
+            kept.descriptors.clone()
         };
         all.iter().try_for_each(|(name, descriptor)| give(&stream, *name, descriptor))?;
         Ok(stream)
     }
 
-    fn kept(&self) -> MutexGuard<'_, (Vec<(Name, Arc<OwnedFd>)>, bool)> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,7 +96,7 @@ impl Client {
 fn watch(client: &Weak<Client>) {
     let (mut holder, mut told): (Option<UnixStream>, bool) = (None, false);
     while let Some(client) = client.upgrade() {
-        if !client.kept().1 {
+        if !client.kept().given {
             holder = None;
         }
         let Some(stream) = &mut holder else {
