@@ -119,7 +119,8 @@ impl Repetition<'_> {
         let say = |what: &str| progress.note(&format!("round {}/{}: {what}", self.number, self.plan.rounds));
         let folder = self.scratch.path().join(format!("round-{}", self.number));
         std::fs::create_dir(&folder)?;
-        let server = Server::start(self.scratch, &folder, self.plan, self.source, self.carriers).await?;
+        let starting = Server::start(self.scratch, &folder, self.plan, self.source, self.carriers);
+        let server = Box::pin(starting).await?;
         let mut first = None;
         if self.plan.first {
             say("first pull: import through the link, mount, start");
