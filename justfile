@@ -32,11 +32,11 @@ test-kubernetes *ARGS: plugins
     cargo build --workspace --locked --bins --tests
     cargo nextest run --workspace --run-ignored all -E 'package(events) & test(/^cluster::/) + package(identity-service) & binary(pods)' "$@"
 
-# a machine with a systemd of its own: install, restart and kill sluice under a reader, reboot, uninstall; no part of `test`
-test-machine:
+# a machine with a systemd of its own: install, restart and kill sluice under a reader, reboot, uninstall; no part of `test`. `./just test-machine PACKAGE`: by a Debian package
+test-machine *PACKAGE: plugins
     scripts/setup build machine
     cargo build --workspace --bins
-    scripts/test-machine {{ target }}/debug/sluice
+    scripts/test-machine {{ target }}/debug/sluice "$@"
 
 # the Docker engine, switched to sluice and back: fetches an engine of a newer Debian first; no part of `test`. SLUICE_DOCKER=26 runs another one
 test-docker *ARGS:
